@@ -1,0 +1,331 @@
+"""The set loss of EoMT: bipartite matching of queries and targets, then classification and mask losses.
+
+All predictions of a step (one per query block and the last one) share their random points, so that matching and loss
+of all of them are computed in one go, with a single transfer from the device: the matching costs.
+
+Reference: "Masked-attention Mask Transformer for Universal Image Segmentation", https://arxiv.org/abs/2112.01527,
+sections 3.3 and 4.1, whose loss EoMT uses unchanged; the points are those of PointRend,
+https://arxiv.org/abs/1912.08193.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from .configuration_eomt import EomtConfig
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of maps at points; outside of a map there is 0.
+
+    Args:
+        maps: `(batch, channels, height, width)` float.
+        points: `(batch, num_points, 2)`, x and y as fractions of width and height.
+
+    Returns:
+        `(batch, channels, num_points)`.
+    """
+    grid = 2.0 * points[:, None] - 1.0  # (batch, 1, num_points, 2)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+
+
+class EomtLoss(nn.Module):
+    """Matches queries to targets and computes the three loss terms, in float32 whatever the model's dtype.
+
+    Args:
+        num_labels: number of classes; "no object" comes after them.
+        class_weight, mask_weight, dice_weight: weights of the three terms in the matching cost.
+        no_object_weight: weight of "no object" in the cross entropy.
+        num_points: number of points at which masks are compared.
+        oversample_ratio, importance_sample_ratio: `num_points * oversample_ratio` points are drawn, and the most
+            uncertain ones of them become `importance_sample_ratio` of a mask's points; the rest is drawn uniformly.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+    ):
+        super().__init__()
+        self.num_labels = num_labels
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.no_object_weight = no_object_weight
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        self.register_buffer("empty_weight", self.initial_empty_weight())
+        self.empty_weight: Tensor
+
+    @classmethod
+    def from_config(cls, config: EomtConfig) -> "EomtLoss":
+        """The loss with the weights and point counts of a configuration."""
+        return cls(
+            num_labels=config.num_labels or 0,
+            class_weight=config.class_weight,
+            mask_weight=config.mask_weight,
+            dice_weight=config.dice_weight,
+            no_object_weight=config.no_object_weight,
+            num_points=config.train_num_points,
+            oversample_ratio=config.oversample_ratio,
+            importance_sample_ratio=config.importance_sample_ratio,
+        )
+
+    def initial_empty_weight(self) -> Tensor:
+        """Weights of the classes in the cross entropy, `(num_labels + 1,)`."""
+        return torch.cat([torch.ones(self.num_labels), torch.tensor([self.no_object_weight])])
+
+    def forward(
+        self,
+        masks_queries_logits: Tensor,
+        class_queries_logits: Tensor,
+        mask_labels: Sequence[Tensor],
+        class_labels: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """
+        The three unweighted terms of one prediction.
+
+        Args:
+            masks_queries_logits: `(batch, num_queries, mask_height, mask_width)`.
+            class_queries_logits: `(batch, num_queries, num_labels + 1)`.
+            mask_labels: per image `(num_targets, height, width)`, bool, uint8 or float.
+            class_labels: per image `(num_targets,)` int64, each in `[0, num_labels)`.
+
+        Returns:
+            Scalars `loss_mask`, `loss_dice` and `loss_cross_entropy`.
+
+        Raises:
+            ValueError: targets that contradict each other or the configuration.
+            FloatingPointError: predictions that are not finite.
+        """
+        return self.for_predictions([(masks_queries_logits, class_queries_logits)], mask_labels, class_labels)[0]
+
+    def for_predictions(
+        self,
+        predictions: Sequence[tuple[Tensor, Tensor]],
+        mask_labels: Sequence[Tensor],
+        class_labels: Sequence[Tensor],
+    ) -> list[dict[str, Tensor]]:
+        """The terms of several predictions for the same targets; arguments and errors as in `forward`."""
+        # (predictions, batch, num_queries, mask_height, mask_width) and (predictions, batch, num_queries, labels + 1)
+        with torch.autocast(predictions[0][0].device.type, enabled=False):
+            mask_logits = torch.stack([masks for masks, _ in predictions]).float()
+            class_logits = torch.stack([classes for _, classes in predictions]).float()
+            self._check_targets(mask_labels, class_labels, batch_size=mask_logits.shape[1])
+            masks, labels, image_of_target = flatten_targets(mask_labels, class_labels, mask_logits.device)
+            query_of_target = self.match(mask_logits, class_logits, mask_labels, masks, class_labels)
+            cross_entropy = self.classification_loss(class_logits, labels, image_of_target, query_of_target)
+            mask_loss, dice_loss = self.mask_losses(mask_logits, masks, image_of_target, query_of_target)
+        return [
+            {"loss_mask": mask, "loss_dice": dice, "loss_cross_entropy": classification}
+            for mask, dice, classification in zip(
+                mask_loss.unbind(), dice_loss.unbind(), cross_entropy.unbind(), strict=True
+            )
+        ]
+
+    def _check_targets(self, mask_labels: Sequence[Tensor], class_labels: Sequence[Tensor], batch_size: int) -> None:
+        if not len(mask_labels) == len(class_labels) == batch_size:
+            raise ValueError(
+                f"A batch of {batch_size} images needs as many entries of mask_labels and class_labels, got "
+                f"{len(mask_labels)} and {len(class_labels)}."
+            )
+        for index, (masks, labels) in enumerate(zip(mask_labels, class_labels, strict=True)):
+            if masks.ndim != 3 or labels.ndim != 1 or len(masks) != len(labels):
+                raise ValueError(
+                    f"mask_labels[{index}] must be (num_targets, height, width) and class_labels[{index}] "
+                    f"(num_targets,), got {tuple(masks.shape)} and {tuple(labels.shape)}."
+                )
+            if masks.shape[1:] != mask_labels[0].shape[1:]:
+                raise ValueError(
+                    f"All masks of a batch must have the same size: mask_labels[0] has "
+                    f"{tuple(mask_labels[0].shape[1:])}, mask_labels[{index}] {tuple(masks.shape[1:])}."
+                )
+
+    @torch.no_grad()
+    def match(
+        self,
+        mask_logits: Tensor,
+        class_logits: Tensor,
+        mask_labels: Sequence[Tensor],
+        masks: Tensor,
+        class_labels: Sequence[Tensor],
+    ) -> Tensor:
+        """
+        Assigns to each target the query that fits it best, one query to one target at most.
+
+        Args:
+            mask_logits: `(predictions, batch, num_queries, mask_height, mask_width)`.
+            class_logits: `(predictions, batch, num_queries, num_labels + 1)`.
+            mask_labels, class_labels: per image, as in `forward`.
+            masks: all targets of the batch, `(all_targets, height, width)` float.
+
+        Returns:
+            `(predictions, all_targets)` int64: the query of each target, -1 for a target that got none because its
+            image has more targets than there are queries.
+        """
+        num_predictions = mask_logits.shape[0]
+        counts = [len(labels) for labels in class_labels]
+        costs = []
+        for image, image_masks in enumerate(masks.split(counts)):
+            points = torch.rand(1, self.num_points, 2, device=masks.device)
+            # (predictions * num_queries, num_points) and (num_targets, num_points)
+            logits = sample_points(mask_logits[:, image].flatten(0, 1)[None], points)[0]
+            targets = sample_points(image_masks[None], points)[0]
+            cost = self.mask_weight * pairwise_cross_entropy(logits, targets)
+            cost += self.dice_weight * pairwise_dice(logits, targets)
+            probabilities = class_logits[:, image].flatten(0, 1).softmax(-1)
+            labels = class_labels[image].to(masks.device).clamp(0, self.num_labels - 1)
+            cost -= self.class_weight * probabilities[:, labels]
+            costs.append(cost.flatten())
+        labels_in_range = torch.cat(
+            [((labels >= 0) & (labels < self.num_labels)).to(masks.device) for labels in class_labels]
+        )
+        # The one transfer of a step: every matching cost, and whether the labels are valid.
+        on_host = torch.cat([*costs, labels_in_range.float()]).cpu()
+        label_is_valid = on_host[len(on_host) - sum(counts) :].bool()
+        if not label_is_valid.all():
+            target = int((~label_is_valid).nonzero()[0])
+            image = next(i for i in range(len(counts)) if target < sum(counts[: i + 1]))
+            raise ValueError(
+                f"class_labels[{image}][{target - sum(counts[:image])}] is out of range: the model has "
+                f"{self.num_labels} classes, 0 to {self.num_labels - 1}."
+            )
+        if not on_host.isfinite().all():
+            raise FloatingPointError(
+                "The model's predictions are not finite (nan or inf), so they cannot be matched to the targets. "
+                "A lower learning rate, gradient clipping or bf16 instead of fp16 usually helps."
+            )
+        query_of_target = torch.full((num_predictions, sum(counts)), -1, dtype=torch.int64)
+        position = first = 0
+        for count in counts:
+            shape = (num_predictions, mask_logits.shape[2], count)
+            image_costs = on_host[position : position + shape[0] * shape[1] * shape[2]].view(shape)
+            for prediction, cost in enumerate(image_costs.numpy()):
+                queries, targets = linear_sum_assignment(cost)
+                query_of_target[prediction, first + torch.from_numpy(targets)] = torch.from_numpy(queries)
+            position += image_costs.numel()
+            first += count
+        return query_of_target.to(mask_logits.device, non_blocking=True)
+
+    def classification_loss(
+        self, class_logits: Tensor, labels: Tensor, image_of_target: Tensor, query_of_target: Tensor
+    ) -> Tensor:
+        """
+        Cross entropy of all queries, weighted mean; unmatched queries should say "no object".
+
+        Args:
+            class_logits: `(predictions, batch, num_queries, num_labels + 1)`.
+            labels, image_of_target: `(all_targets,)` int64.
+            query_of_target: `(predictions, all_targets)` int64, -1 where unmatched.
+
+        Returns:
+            `(predictions,)`.
+        """
+        num_predictions, batch_size, num_queries, _ = class_logits.shape
+        # One more query takes what the unmatched targets write.
+        expected = labels.new_full((num_predictions, batch_size, num_queries + 1), self.num_labels)
+        prediction = torch.arange(num_predictions, device=labels.device)[:, None]
+        expected[prediction, image_of_target, query_of_target % (num_queries + 1)] = labels.expand_as(query_of_target)
+        expected = expected[:, :, :num_queries].flatten(1)  # (predictions, batch * num_queries)
+        losses = F.cross_entropy(class_logits.flatten(1, 2).transpose(1, 2), expected, reduction="none")
+        weights = self.empty_weight.to(losses)[expected]
+        return (losses * weights).sum(1) / weights.sum(1)
+
+    def mask_losses(
+        self, mask_logits: Tensor, masks: Tensor, image_of_target: Tensor, query_of_target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Binary cross entropy and dice loss of the matched masks at sampled points, over the number of matched masks.
+
+        Args:
+            mask_logits: `(predictions, batch, num_queries, mask_height, mask_width)`.
+            masks: `(all_targets, height, width)` float.
+            image_of_target: `(all_targets,)` int64.
+            query_of_target: `(predictions, all_targets)` int64, -1 where unmatched.
+
+        Returns:
+            Two tensors `(predictions,)`.
+        """
+        num_predictions, num_targets = query_of_target.shape
+        matched = (query_of_target >= 0).float()
+        if num_targets == 0:  # keeps the graph, so that every process has gradients for every parameter
+            nothing = mask_logits.flatten(1).sum(1) * 0.0
+            self.num_matched(matched)
+            return nothing, nothing
+        prediction = torch.arange(num_predictions, device=masks.device)[:, None]
+        # (all_targets, predictions, mask_height, mask_width)
+        logits = mask_logits[prediction, image_of_target, query_of_target.clamp(min=0)].transpose(0, 1)
+        points = self.uncertain_points(logits.detach().flatten(0, 1))  # (all_targets * predictions, num_points, 2)
+        # All points of a target in one call, so that its full-size mask is never copied per prediction.
+        targets = sample_points(masks[:, None], points.view(num_targets, -1, 2)).view(num_targets, num_predictions, -1)
+        sampled = sample_points(logits.flatten(0, 1)[:, None], points).view(num_targets, num_predictions, -1)
+        cross_entropy = F.binary_cross_entropy_with_logits(sampled, targets, reduction="none").mean(-1)
+        probabilities = sampled.sigmoid()
+        intersection = (probabilities * targets).sum(-1)
+        dice = 1.0 - (2.0 * intersection + 1.0) / (probabilities.sum(-1) + targets.sum(-1) + 1.0)
+        num_masks = self.num_matched(matched)
+        # (all_targets, predictions) -> (predictions,)
+        return (cross_entropy * matched.T).sum(0) / num_masks, (dice * matched.T).sum(0) / num_masks
+
+    @torch.no_grad()
+    def uncertain_points(self, logits: Tensor) -> Tensor:
+        """
+        Points at which to compare masks, most of them where the prediction is unsure.
+
+        Args:
+            logits: `(num_masks, mask_height, mask_width)`.
+
+        Returns:
+            `(num_masks, num_points, 2)`, x and y as fractions of width and height.
+        """
+        num_uncertain = int(self.importance_sample_ratio * self.num_points)
+        num_drawn = int(self.oversample_ratio * self.num_points)
+        drawn = torch.rand(len(logits), num_drawn, 2, device=logits.device)
+        certainty = sample_points(logits[:, None], drawn)[:, 0].abs()
+        uncertain = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+        uncertain_points = drawn.gather(1, uncertain[:, :, None].expand(-1, -1, 2))
+        uniform_points = torch.rand(len(logits), self.num_points - num_uncertain, 2, device=logits.device)
+        return torch.cat([uncertain_points, uniform_points], dim=1)
+
+    @staticmethod
+    def num_matched(matched: Tensor) -> Tensor:
+        """Number of matched masks per prediction, `(predictions,)`: over all processes, per process, at least 1."""
+        count = matched.sum(1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(count)
+            count = count / torch.distributed.get_world_size()
+        return count.clamp(min=1.0)
+
+
+def flatten_targets(
+    mask_labels: Sequence[Tensor], class_labels: Sequence[Tensor], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets of all images in a row: masks `(all_targets, height, width)` float, labels and image indices."""
+    masks = torch.cat([masks.to(device) for masks in mask_labels]).float()
+    labels = torch.cat([labels.to(device) for labels in class_labels]).long()
+    counts = torch.tensor([len(labels) for labels in class_labels], device=device)
+    images = torch.arange(len(class_labels), device=device)
+    return masks, labels, images.repeat_interleave(counts, output_size=len(labels))
+
+
+def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross entropy of every mask `(num_masks, points)` with every target `(num_targets, points)`."""
+    # softplus(x) - x * t is the cross entropy of the logit x, so the sum over points is one matrix product.
+    return (F.softplus(logits).sum(1)[:, None] - logits @ targets.T) / logits.shape[1]
+
+
+def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of every mask `(num_masks, points)` with every target `(num_targets, points)`."""
+    probabilities = logits.sigmoid()
+    total = probabilities.sum(1)[:, None] + targets.sum(1)[None, :]
+    return 1.0 - (2.0 * probabilities @ targets.T + 1.0) / (total + 1.0)

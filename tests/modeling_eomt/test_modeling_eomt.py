@@ -1,0 +1,205 @@
+"""The model keeps its contract, and its checkpoints move to Transformers' own class and back."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from configuration_eomt import EomtConfig
+from modeling_eomt import EomtForUniversalSegmentation
+
+
+def targets(batch_size=1, size=(64, 64)):
+    masks = torch.zeros(2, *size, dtype=torch.bool)
+    masks[0, : size[0] // 2], masks[1, size[0] // 2 :] = True, True
+    return {"mask_labels": [masks] * batch_size, "class_labels": [torch.tensor([0, 2])] * batch_size}
+
+
+def randomised(model):
+    """A model whose every parameter differs from its initial value, so that none can be swapped unseen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_transformers_own_class_loads_what_is_saved_here(tiny_config, tmp_path, probability):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model.set_mask_probabilities([probability] * 2)
+    model.save_pretrained(tmp_path)
+    theirs, info = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = model(pixel_values), theirs.eval()(pixel_values)
+    torch.testing.assert_close(ours.masks_queries_logits, theirs.masks_queries_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.class_queries_logits, theirs.class_queries_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, rtol=1e-4, atol=1e-4)
+
+
+def test_what_transformers_own_class_saves_loads_here(tiny_config, tmp_path):
+    settings = {name: getattr(tiny_config, name) for name in ("hidden_size", "num_queries", "num_blocks", "id2label")}
+    theirs = transformers.EomtForUniversalSegmentation(
+        transformers.EomtConfig(**settings, num_hidden_layers=3, num_attention_heads=2, image_size=64)
+    )
+    theirs = randomised(theirs)
+    theirs.attn_mask_probs.copy_(torch.tensor([0.0, 1.0]))
+    theirs.save_pretrained(tmp_path)
+    model, info = EomtForUniversalSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert model.mask_probabilities == [0.0, 1.0]
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.eval()(pixel_values).masks_queries_logits,
+            theirs(pixel_values).masks_queries_logits,
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_mask_probabilities_survive_saving_and_state_dicts(tiny_config, tmp_path):
+    model = EomtForUniversalSegmentation(tiny_config)
+    assert model.mask_probabilities == [1.0, 1.0]
+    model.set_mask_probabilities([0.25, 1.0])
+    model.save_pretrained(tmp_path)
+    assert EomtForUniversalSegmentation.from_pretrained(tmp_path).mask_probabilities == [0.25, 1.0]
+    other = EomtForUniversalSegmentation(tiny_config)
+    other.load_state_dict(model.state_dict())
+    assert other.mask_probabilities == [0.25, 1.0]
+
+
+@pytest.mark.parametrize("probabilities", [[0.5], [0.5, 1.5], [0.1, 0.2, 0.3]])
+def test_impossible_mask_probabilities_are_refused(tiny_config, probabilities):
+    with pytest.raises(ValueError, match="2 mask probabilities"):
+        EomtForUniversalSegmentation(tiny_config).set_mask_probabilities(probabilities)
+
+
+def test_evaluation_masks_only_at_exactly_one(tiny_config):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    pixel_values = torch.randn(1, 3, 64, 64)
+
+    def logits(probabilities):
+        model.set_mask_probabilities(probabilities)
+        with torch.no_grad():
+            return model(pixel_values).masks_queries_logits
+
+    plain, almost, masked = logits([0.0, 0.0]), logits([0.999, 0.999]), logits([1.0, 1.0])
+    assert torch.equal(plain, almost)
+    assert not torch.allclose(plain, masked)
+
+
+def test_a_probability_in_between_masks_that_fraction_of_the_queries(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config)
+    mask_logits = torch.full((400, 7, 16, 16), -1.0)
+    allowed = model.query_attention_mask(mask_logits, (4, 4), 0.3)
+    assert allowed[:, :, : 7 + 3].all()  # queries and prefix tokens are never masked
+    restricted = ~allowed[:, :, 10:].any(-1)
+    assert restricted.float().mean().item() == pytest.approx(0.3, abs=0.03)  # 2800 draws: five standard errors
+    assert (allowed[:, :, 10:].all(-1) | restricted).all()
+
+
+def test_masked_attention_follows_the_resized_mask(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config)
+    mask_logits = torch.randn(2, 7, 16, 16)
+    allowed = model.query_attention_mask(mask_logits, (4, 4), 1.0)
+    assert torch.equal(allowed[:, :, 10:], F.interpolate(mask_logits, (4, 4), mode="bilinear").flatten(2) > 0)
+
+
+class LargestMask(TorchDispatchMode):
+    """Records every boolean tensor and every attention mask that a computation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bool_sizes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.bool:
+                self.bool_sizes.append(tensor.numel())
+        return output
+
+
+def test_no_mask_of_tokens_by_tokens_is_ever_built(tiny_config):
+    tiny_config.patch_size, tiny_config.num_upscale_blocks = 8, 1
+    model = EomtForUniversalSegmentation(tiny_config)
+    num_tokens = 7 + 3 + 64
+    with LargestMask() as recorded, torch.no_grad():
+        model.eval()(torch.randn(1, 3, 64, 64))
+    assert max(recorded.bool_sizes) == 7 * num_tokens  # queries x tokens, shared by all heads
+
+
+def test_without_masks_no_intermediate_prediction_is_made(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config).eval()
+    calls: list[int] = []
+    model.mask_head.register_forward_hook(lambda *_: calls.append(1))
+    for probabilities, expected in ([0.0, 0.0], 1), ([0.0, 1.0], 2), ([1.0, 1.0], 3):
+        model.set_mask_probabilities(probabilities)
+        calls.clear()
+        model(torch.randn(1, 3, 64, 64))
+        assert len(calls) == expected
+    model.set_mask_probabilities([0.0, 0.0])
+    calls.clear()
+    model.train()(torch.randn(1, 3, 64, 64), **targets())
+    assert len(calls) == 3  # auxiliary supervision
+
+
+@pytest.mark.parametrize("size", [(32, 128), (96, 64), (64, 64)])
+def test_any_size_divisible_by_the_patch_size_is_segmented_at_a_quarter(tiny_config, size):
+    model = EomtForUniversalSegmentation(tiny_config).eval()
+    outputs = model(torch.randn(1, 3, *size))
+    assert outputs.masks_queries_logits.shape == (1, 7, size[0] // 4, size[1] // 4)
+
+
+@pytest.mark.parametrize("size", [(60, 64), (64, 65)])
+def test_a_size_not_divisible_by_the_patch_size_is_refused_with_both_sizes(tiny_config, size):
+    with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]}.*16x16"):
+        EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, *size))
+
+
+def test_labels_come_in_pairs(tiny_config):
+    with pytest.raises(ValueError, match="together"):
+        EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, 64, 64), mask_labels=[torch.ones(1, 64, 64)])
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config).train()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model.zero_grad()
+        model(pixel_values, **targets()).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_hidden_states_and_attentions_on_request(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config).eval()
+    model.set_attn_implementation("eager")
+    outputs = model(torch.randn(1, 3, 64, 64), output_hidden_states=True, output_attentions=True)
+    assert [state.shape[1] for state in outputs.hidden_states] == [19, 19, 26, 26]
+    assert [attention.shape for attention in outputs.attentions] == [(1, 2, 19, 19), (1, 2, 26, 26), (1, 2, 26, 26)]
+
+
+def test_loading_for_other_classes_initialises_only_the_class_head_anew(tiny_config, tmp_path):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model.save_pretrained(tmp_path)
+    labels = {0: "a", 1: "b"}
+    other = EomtForUniversalSegmentation.from_pretrained(tmp_path, id2label=labels, ignore_mismatched_sizes=True)
+    assert other.class_predictor.weight.shape == (3, 32) and other.class_predictor.weight.isfinite().all()
+    assert other.criterion.empty_weight.tolist() == pytest.approx([1.0, 1.0, 0.1])
+    for name, parameter in model.named_parameters():
+        if not name.startswith("class_predictor"):
+            assert torch.equal(other.get_parameter(name), parameter), name
+
+
+def test_swiglu_is_refused_until_it_is_supported(tiny_config):
+    with pytest.raises(ValueError, match="not supported yet"):
+        EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "use_swiglu_ffn": True}))
