@@ -32,8 +32,8 @@ class EomtForUniversalSegmentationOutput(ModelOutput):
             Class logits of each query; the last class is "no object".
         masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`):
             Mask logits of each query.
-        last_hidden_state (`torch.Tensor` of shape `(batch, num_queries + num_prefix_tokens + num_patches, hidden_size)`):
-            Tokens after the final layer norm, queries first.
+        last_hidden_state (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`):
+            Tokens after the final layer norm: queries, prefix tokens, patches.
         hidden_states (`tuple[torch.Tensor]`, *optional*):
             With `output_hidden_states=True`: the tokens before the first block and after each block.
         attentions (`tuple[torch.Tensor]`, *optional*):
@@ -66,7 +66,7 @@ class EomtPreTrainedModel(PreTrainedModel):
     config_class = EomtConfig
     base_model_prefix = "eomt"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _no_split_modules = ["EomtLayer"]  # noqa: RUF012
     _supports_sdpa = True
@@ -221,13 +221,13 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")
         tokens, grid = self.embeddings(pixel_values)
-        num_queries, num_blocks = self.config.num_queries, self.config.num_blocks
+        first_query_block = len(self.layers) - self.config.num_blocks
         supervise_all = self.training and mask_labels is not None
         predictions: list[tuple[Tensor, Tensor]] = []  # (mask logits, class logits)
         hidden_states, attentions = [tokens], []
 
         for index, layer in enumerate(self.layers):
-            query_block = index - (len(self.layers) - num_blocks)
+            query_block = index - first_query_block
             query_mask = None
             if query_block == 0:
                 queries = self.query.weight.expand(len(tokens), -1, -1).to(tokens.dtype)

@@ -1,0 +1,30 @@
+# `make demo` and `make test` need Python 3.10 or newer and make, nothing else: they set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := outputs/shapes_demo
+DEMO_DATA := outputs/shapes_data
+
+.PHONY: demo test test-oldest lint clean
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[dev]
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python -m training_eomt.shapes $(DEMO_DATA) --num-train 2000 --num-validation 100 --num-test 8
+	$(BIN)/python run_segmentation.py --recipe recipes/shapes_demo.yaml --overwrite_output_dir \
+		--train_data $(DEMO_DATA)/train --validation_data $(DEMO_DATA)/validation --predict_data $(DEMO_DATA)/test \
+		--output_dir $(DEMO) --do_train --do_eval --do_predict
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .venv-oldest outputs

@@ -1,0 +1,62 @@
+"""Image processors of EoMT for both of Transformers' backends, torchvision and PIL."""
+
+from typing import Any
+
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import requires_backends
+
+from .pipeline_eomt import EomtImageSegmentationPipeline
+from .processor_mixin_eomt import EomtProcessorMixin
+
+
+class EomtImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    Settings beyond those of every image processor.
+
+    do_split_image: whether images are cut into windows (semantic segmentation) rather than padded.
+    ignore_index: id or class of the pixels in a segmentation map that belong to nothing.
+    do_reduce_labels: whether 0 in a segmentation map is background too and classes start at 1.
+    task: what the checkpoint was trained for: "panoptic".
+    stuff_classes: classes of which there is at most one segment per image.
+    threshold: class score above which a query can become a segment.
+    mask_threshold: probability from which a pixel is part of a mask.
+    overlap_mask_area_threshold: share of its mask that a query must keep against the others.
+    """
+
+    do_split_image: bool
+    ignore_index: int | None
+    do_reduce_labels: bool
+    task: str
+    stuff_classes: list[int] | None
+    threshold: float
+    mask_threshold: float
+    overlap_mask_area_threshold: float
+
+
+class EomtImageProcessor(EomtProcessorMixin, TorchvisionBackend):
+    """Image processor that resizes with torchvision, on any device."""
+
+    valid_kwargs = EomtImageProcessorKwargs
+
+    def __init__(self, **kwargs: Any) -> None:
+        requires_backends(self, ["torchvision"])
+        super().__init__(**kwargs)
+
+
+class EomtImageProcessorPil(EomtProcessorMixin, PilBackend):
+    """Image processor that resizes with PIL, as the reference implementation does; needs no torchvision."""
+
+    valid_kwargs = EomtImageProcessorKwargs
+
+
+# `save_pretrained` then copies the code: this file and what it imports, which is why the pipeline is imported here.
+EomtImageProcessor.register_for_auto_class()
+EomtImageProcessorPil.register_for_auto_class()
+
+__all__ = [
+    "EomtImageProcessor",
+    "EomtImageProcessorKwargs",
+    "EomtImageProcessorPil",
+    "EomtImageSegmentationPipeline",
+]

@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+"""Trains, evaluates and applies EoMT on your own pictures: the one command.
+
+    python run_segmentation.py --recipe recipes/shapes_demo.yaml --do_train --do_eval --do_predict
+
+A recipe is a YAML file of arguments; arguments of the command line come on top. `--help` lists them all.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from configuration_eomt import EomtConfig
+from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
+from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.augmentation import PanopticAugmentation
+from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.inputs import EvaluationInputs, TrainingInputs
+from training_eomt.prediction import pictures_to_segment, write_overlays
+from training_eomt.samples import LabelSpace
+from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
+from training_eomt.trainer import EomtTrainer
+
+
+logger = logging.getLogger("run_segmentation")
+
+
+def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
+    """Everything that can be known to be wrong before anything is loaded."""
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        raise ValueError("Nothing to do: give at least one of --do_train, --do_eval and --do_predict.")
+    evaluates = training_args.do_eval or training_args.eval_strategy != "no"
+    for needed, name in (
+        (training_args.do_train, "train_data"),
+        (evaluates, "validation_data"),
+        (training_args.do_predict, "predict_data"),
+    ):
+        if needed and getattr(data_args, name) is None:
+            raise ValueError(f"--{name} is missing.")
+    if training_args.output_dir is None:
+        raise ValueError("--output_dir is missing.")
+    if not training_args.do_train and model_args.model_name_or_path is None:
+        raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
+    output_dir = Path(training_args.output_dir)
+    keeps_going = training_args.resume_from_checkpoint or data_args.overwrite_output_dir
+    if training_args.do_train and output_dir.is_dir() and any(output_dir.iterdir()) and not keeps_going:
+        raise FileExistsError(
+            f"{output_dir} already holds something. Choose another --output_dir, continue with "
+            "--resume_from_checkpoint, or write into it with --overwrite_output_dir."
+        )
+
+
+def load_model(
+    model_args: ModelArguments, data_args: DataArguments, label_space: LabelSpace | None
+) -> tuple[Any, Any]:
+    """
+    The model and its image processor, new or from a checkpoint.
+
+    Args:
+        label_space: the training data's classes, or None to keep the checkpoint's.
+    """
+    settings: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    if label_space is not None:
+        size = {"shortest_edge": data_args.image_size, "longest_edge": data_args.image_size}
+        settings = {"task": data_args.task, "size": size, "stuff_classes": label_space.stuff_classes}
+        label2id = {name: label_id for label_id, name in label_space.id2label.items()}
+        labels = {"id2label": label_space.id2label, "label2id": label2id}
+    if model_args.model_name_or_path is None:
+        config = EomtConfig(image_size=data_args.image_size, **(model_args.model_config or {}), **labels)
+        return EomtForUniversalSegmentation(config), EomtImageProcessor(**settings)
+    model = EomtForUniversalSegmentation.from_pretrained(
+        model_args.model_name_or_path, ignore_mismatched_sizes=label_space is not None, **labels
+    )
+    return model, EomtImageProcessor.from_pretrained(model_args.model_name_or_path, **settings)
+
+
+def main(arguments: ScriptArguments) -> dict[str, float]:
+    """Runs what the arguments ask for and returns the metrics of the evaluation."""
+    model_args, data_args, training_args = arguments
+    check_arguments(model_args, data_args, training_args)
+    set_seed(training_args.seed)
+    output_dir = Path(training_args.output_dir)
+
+    train_data = validation_data = None
+    if training_args.do_train:
+        train_data = CocoPanopticDataset(data_args.train_data)
+    label_space = None if train_data is None else train_data.label_space
+    if data_args.validation_data is not None:
+        validation_data = CocoPanopticDataset(data_args.validation_data, label_space)
+    model, image_processor = load_model(model_args, data_args, label_space)
+    classes = label_space or (None if validation_data is None else validation_data.label_space)
+    if classes is not None and len(classes) != model.config.num_labels:
+        raise ValueError(
+            f"The model has {model.config.num_labels} classes, the data {data_args.validation_data} list "
+            f"{len(classes)}: they cannot be compared."
+        )
+
+    augmentation = None
+    if data_args.augmentation:
+        target_size = (data_args.image_size, data_args.image_size)
+        augmentation = PanopticAugmentation(target_size, tuple(data_args.scale_range))
+    trainer = EomtTrainer(
+        model=model,
+        args=training_args,
+        processing_class=image_processor,
+        train_dataset=None if train_data is None else TrainingInputs(train_data, image_processor, augmentation),
+        eval_dataset=None if validation_data is None else EvaluationInputs(validation_data, image_processor),
+    )
+    metrics: dict[str, float] = {}
+    if training_args.do_train:
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        output_dir.mkdir(parents=True, exist_ok=True)
+        report = {**metrics, "per_class": trainer.per_class}
+        (output_dir / "evaluation.json").write_text(json.dumps(report, indent=2))
+    if training_args.do_predict:
+        segmenter = EomtImageSegmentationPipeline(
+            model=trainer.accelerator.unwrap_model(model), image_processor=image_processor, device=training_args.device
+        )
+        pictures = pictures_to_segment(Path(data_args.predict_data), classes)
+        count = write_overlays(segmenter, pictures, output_dir / "predictions")
+        logger.info("Wrote %d pictures.", count)
+    report_results(metrics, training_args, output_dir)
+    return metrics
+
+
+def report_results(metrics: dict[str, float], training_args: Any, output_dir: Path) -> None:
+    """Says where everything is."""
+    print()
+    if "eval_pq" in metrics:
+        print(
+            f"Panoptic quality on the validation data: {metrics['eval_pq']:.3f} "
+            f"(things {metrics['eval_pq_things']:.3f}, stuff {metrics['eval_pq_stuff']:.3f})"
+        )
+    if training_args.do_predict:
+        print(f"Pictures: {(output_dir / 'predictions').resolve()}")
+    if training_args.do_train:
+        print("Use the model:\n")
+        print("    from transformers import pipeline")
+        print(f'    segmenter = pipeline("image-segmentation", model="{output_dir}", trust_remote_code=True)')
+        print('    segments = segmenter("picture.jpg")')
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        main(parse_arguments(sys.argv[1:]))
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"error: {error}")

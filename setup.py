@@ -1,0 +1,50 @@
+"""Packaging of eomt-transformers."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+
+PACKAGES = ["configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt", "training_eomt.metrics"]
+
+# Lower bounds are those that `make test-oldest` installs and tests.
+REQUIREMENTS = [
+    "accelerate>=1.12",
+    "datasets>=4.0",
+    "evaluate>=0.4.6",
+    "numpy>=2.0",
+    "pillow>=11.0",
+    "pycocotools>=2.0.10",
+    "pyyaml>=6.0.2",
+    "safetensors>=0.6",
+    "scipy>=1.14",
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "tqdm>=4.66",
+    "transformers>=5.17",
+]
+TEST = ["pytest>=8.0"]
+DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+
+setup(
+    name="eomt-transformers",
+    version="0.1.0",
+    description="EoMT, the Encoder-only Mask Transformer, for Hugging Face Transformers",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_data={package: ["py.typed"] for package in PACKAGES},
+    py_modules=["run_segmentation"],
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST, "dev": DEV},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

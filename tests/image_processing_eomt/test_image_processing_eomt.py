@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
+
+
+SETTINGS = {"size": 96, "stuff_classes": [1, 2], "threshold": 0.7, "ignore_index": 0, "do_reduce_labels": True}
+CODE = {"image_processing_eomt.py", "pipeline_eomt.py", "post_processing_eomt.py", "processor_mixin_eomt.py"}
+
+
+@pytest.fixture
+def remote_code_cache(tmp_path, monkeypatch):
+    """Remote code is copied to a folder of this test."""
+    folder = tmp_path / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_published_settings_are_the_defaults(backend):
+    processor = backend()
+    assert (processor.threshold, processor.mask_threshold, processor.overlap_mask_area_threshold) == (0.8, 0.5, 0.8)
+    assert (processor.ignore_index, processor.do_reduce_labels, processor.do_pad, processor.task) == (
+        255,
+        False,
+        True,
+        "panoptic",
+    )
+
+
+def test_settings_survive_saving(backend, tmp_path):
+    backend(**SETTINGS).save_pretrained(tmp_path)
+    loaded = backend.from_pretrained(tmp_path)
+    assert loaded.to_dict() == backend(**SETTINGS).to_dict()
+    assert (loaded.stuff_classes, loaded.threshold, loaded.ignore_index) == ([1, 2], 0.7, 0)
+
+
+def test_both_backends_save_the_same_file(tmp_path):
+    for name, processor_class in (("a", EomtImageProcessor), ("b", EomtImageProcessorPil)):
+        processor_class(**SETTINGS).save_pretrained(tmp_path / name)
+    saved = [json.loads((tmp_path / name / "preprocessor_config.json").read_text()) for name in "ab"]
+    assert saved[0] == saved[1]
+    assert saved[0]["size"] == {"shortest_edge": 96, "longest_edge": 96}
+
+
+def test_transformers_own_class_reads_a_saved_processor(backend, tmp_path):
+    backend(**SETTINGS).save_pretrained(tmp_path)
+    theirs = transformers.EomtImageProcessor.from_pretrained(tmp_path)
+    image = Image.new("RGB", (96, 48), "red")
+    ours = backend.from_pretrained(tmp_path)
+    # No resize happens at this size, so only the arithmetic of normalisation can differ.
+    pixel_values = [processor(image, return_tensors="pt")["pixel_values"] for processor in (ours, theirs)]
+    assert torch.allclose(*pixel_values, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torchvision", "pil"])
+def test_a_saved_processor_loads_and_saves_again_as_remote_code(name, tmp_path, remote_code_cache):
+    EomtImageProcessor(**SETTINGS).save_pretrained(tmp_path / "first")
+    loaded = AutoImageProcessor.from_pretrained(tmp_path / "first", trust_remote_code=True, backend=name)
+    assert type(loaded).__module__.startswith("transformers_modules")
+    assert (type(loaded).__name__, loaded.backend) == ("EomtImageProcessor" + ("Pil" if name == "pil" else ""), name)
+
+    loaded.save_pretrained(tmp_path / "second")
+    files = [{file.name for file in (tmp_path / folder).iterdir()} for folder in ("first", "second")]
+    assert files[0] == files[1]
+    assert files[0] > CODE
+    configs = [(tmp_path / folder / "preprocessor_config.json").read_text() for folder in ("first", "second")]
+    assert configs[0] == configs[1]
+    again = AutoImageProcessor.from_pretrained(tmp_path / "second", trust_remote_code=True, backend=name)
+    assert again.to_dict() == loaded.to_dict()
+
+
+def test_torchvision_is_not_needed():
+    code = """
+import sys, importlib.util
+sys.modules["torchvision"] = None
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name.startswith("torchvision") else find_spec(name, *args)
+from PIL import Image
+from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
+print(EomtImageProcessorPil(size=32)(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"].shape)
+try:
+    EomtImageProcessor()
+except ImportError:
+    print("asks for torchvision")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["torch.Size([1, 3, 32, 32])", "asks for torchvision"]

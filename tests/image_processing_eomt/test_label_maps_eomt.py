@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_processing_eomt.label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
+
+
+LABEL_MAP = torch.tensor([[0, 0, 2], [2, 255, 255]])
+
+
+def test_ids_are_classes_and_only_the_ignored_one_is_left_out():
+    masks, classes = masks_and_classes(LABEL_MAP, None, 255, False, (2, 3))
+    assert classes.tolist() == [0, 2]
+    assert masks.dtype == torch.bool
+    assert torch.equal(masks, torch.stack([LABEL_MAP == 0, LABEL_MAP == 2]))
+
+
+def test_without_ignore_index_every_id_counts():
+    assert masks_and_classes(LABEL_MAP, None, None, False, (2, 3))[1].tolist() == [0, 2, 255]
+
+
+def test_reduced_labels_leave_out_0_and_lower_the_others_but_not_the_ignored_one():
+    masks, classes = masks_and_classes(LABEL_MAP, None, 255, True, (2, 3))
+    assert classes.tolist() == [1]
+    assert torch.equal(masks[0], LABEL_MAP == 2)
+
+
+def test_instances_take_the_class_of_their_id_and_may_share_it():
+    masks, classes = masks_and_classes(torch.tensor([[7, 8, 9]]), {7: 3, 8: 3, 9: 0}, 255, False, (1, 3))
+    assert classes.tolist() == [3, 3, 0]
+    assert torch.equal(masks[:, 0], torch.eye(3, dtype=torch.bool))
+
+
+def test_an_ignored_id_needs_no_class_and_an_instance_of_the_ignored_class_is_left_out():
+    _, classes = masks_and_classes(torch.tensor([[255, 7, 8]]), {7: 255, 8: 1}, 255, False, (1, 3))
+    assert classes.tolist() == [1]
+
+
+def test_reduction_applies_to_the_class_of_an_instance():
+    _, classes = masks_and_classes(torch.tensor([[0, 7, 8]]), {7: 3, 8: 0}, 255, True, (1, 3))
+    assert classes.tolist() == [2]
+
+
+def test_padding_belongs_to_no_mask():
+    masks, _ = masks_and_classes(LABEL_MAP, None, 255, False, (4, 5))
+    assert masks.shape == (2, 4, 5)
+    assert masks.sum() == 4
+
+
+def test_a_map_of_nothing_gives_no_targets():
+    masks, classes = masks_and_classes(torch.full((2, 3), 255), None, 255, False, (4, 4))
+    assert masks.shape == (0, 4, 4)
+    assert masks.dtype == torch.bool
+    assert classes.shape == (0,)
+    assert classes.dtype == torch.int64
+
+
+@pytest.mark.parametrize("size", [(3, 5), (20, 31), (7, 9), (14, 4)])
+def test_nearest_resize_matches_pil(size):
+    label_map = np.random.default_rng(0).integers(0, 2**24, (7, 9), dtype=np.int32)
+    expected = Image.fromarray(label_map).resize(size[::-1], Image.Resampling.NEAREST)
+    assert np.array_equal(resize_nearest(torch.from_numpy(label_map), size), np.array(expected))
+
+
+def test_one_map_a_stack_and_a_list_of_any_kind_are_read():
+    array = LABEL_MAP.numpy().astype(np.uint8)
+    for given in (array, Image.fromarray(array), LABEL_MAP, [array], array[None], (LABEL_MAP.int(),)):
+        (label_map,) = as_label_maps(given)
+        assert torch.equal(label_map, LABEL_MAP)
+
+
+@pytest.mark.parametrize("label_map", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), torch.zeros(4, 4)])
+def test_colours_and_floats_are_not_label_maps(label_map):
+    with pytest.raises(ValueError, match="Segmentation map 1 must be"):
+        as_label_maps([np.zeros((4, 4), np.uint8), label_map])

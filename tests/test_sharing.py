@@ -1,0 +1,210 @@
+"""What is saved runs on a machine that has never heard of this project, and without trust in Transformers' classes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configuration_eomt import EomtConfig
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.inputs import EvaluationInputs, TrainingInputs
+from training_eomt.shapes import generate_shapes_dataset
+from training_eomt.trainer import EomtTrainer
+from training_eomt.training_arguments import EomtTrainingArguments
+
+
+# Makes this project unimportable, however it is installed, then runs what follows.
+WITHOUT_PROJECT = """
+import sys
+PROJECT = ("configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt", "run_segmentation")
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in PROJECT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_elsewhere(script: str, folder: Path, home: Path) -> dict:
+    """Runs a script that knows `folder` in a clean process and another working folder; returns what it printed."""
+    home.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    code = f"{WITHOUT_PROJECT}\nfolder = {str(folder)!r}\n{script}"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Output folder of a short training: the final model, and a checkpoint of the Trainer in `checkpoint-2`."""
+    directory = tmp_path_factory.mktemp("trained")
+    data = generate_shapes_dataset(directory / "data", 4, 2, 0, image_size=64)
+    train = CocoPanopticDataset(data / "train")
+    validation = CocoPanopticDataset(data / "validation", train.label_space)
+    processor = EomtImageProcessor(
+        size={"shortest_edge": 64, "longest_edge": 64}, stuff_classes=train.label_space.stuff_classes, threshold=0.0
+    )
+    config = EomtConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_blocks=1,
+        num_queries=8,
+        image_size=64,
+        train_num_points=64,
+        id2label=train.label_space.id2label,
+        label2id={name: label_id for label_id, name in train.label_space.id2label.items()},
+    )
+    arguments = EomtTrainingArguments(
+        output_dir=str(directory / "output"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        save_steps=2,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = EomtTrainer(
+        model=EomtForUniversalSegmentation(config),
+        args=arguments,
+        processing_class=processor,
+        train_dataset=TrainingInputs(train, processor, None),
+        eval_dataset=EvaluationInputs(validation, processor),
+    )
+    trainer.train()
+    trainer.save_model()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    image.save(directory / "output" / "picture.png")
+    return directory / "output"
+
+
+LOAD_EVERYTHING = """
+import json, torch
+from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageSegmentation,
+                          AutoModelForUniversalSegmentation, EomtForUniversalSegmentation, pipeline)
+trust = {"trust_remote_code": True}
+origins, logits = {}, []
+torch.manual_seed(0)
+pixel_values = torch.randn(2, 3, 64, 64)
+for auto in (AutoModel, AutoModelForUniversalSegmentation, AutoModelForImageSegmentation):
+    model = auto.from_pretrained(folder, **trust).eval()
+    origins[auto.__name__] = type(model).__module__.split(".")[0]
+    logits.append(model(pixel_values).masks_queries_logits)
+origins["AutoConfig"] = type(AutoConfig.from_pretrained(folder, **trust)).__module__.split(".")[0]
+for backend in ("torchvision", "pil"):
+    processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **trust)
+    origins[backend] = type(processor).__module__.split(".")[0] + "." + type(processor).__name__
+segmenter = pipeline("image-segmentation", model=folder, **trust)
+origins["pipeline"] = type(segmenter).__name__
+segments = segmenter(folder + "/picture.png", threshold=0.0, overlap_mask_area_threshold=0.0)
+batched = segmenter([folder + "/picture.png"] * 3, batch_size=2, threshold=0.0, overlap_mask_area_threshold=0.0)
+theirs = EomtForUniversalSegmentation.from_pretrained(folder).eval()
+print(json.dumps({
+    "origins": origins,
+    "segments": [[s["label"], list(s["mask"].size), s["mask"].mode] for s in segments],
+    "batched": [len(s) for s in batched],
+    "difference": max((other - theirs(pixel_values).masks_queries_logits).abs().max().item() for other in logits),
+    "project": [name for name in sys.modules if name.split(".")[0] in PROJECT],
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [".", "checkpoint-2"])
+def test_a_saved_folder_loads_everywhere_without_the_project(trained, tmp_path, checkpoint):
+    folder = trained / checkpoint
+    if checkpoint != ".":
+        (folder / "picture.png").write_bytes((trained / "picture.png").read_bytes())
+    result = run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home")
+    origins = result["origins"]
+    assert origins.pop("torchvision") == "transformers_modules.EomtImageProcessor"
+    assert origins.pop("pil") == "transformers_modules.EomtImageProcessorPil"
+    assert origins.pop("pipeline") == "EomtImageSegmentationPipeline"
+    assert set(origins.values()) == {"transformers_modules"}
+    assert all(size == [70, 50] and mode == "L" for _, size, mode in result["segments"])
+    assert result["batched"] == [len(result["segments"])] * 3
+    assert result["difference"] < 1e-4
+    assert result["project"] == []
+
+
+SAVE_AGAIN = """
+import json
+from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
+again = folder + "-again"
+AutoModelForUniversalSegmentation.from_pretrained(folder, trust_remote_code=True).save_pretrained(again)
+AutoImageProcessor.from_pretrained(folder, trust_remote_code=True).save_pretrained(again)
+print(json.dumps(again))
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_saved_again_from_remote_code_still_loads(trained, tmp_path):
+    again = Path(run_elsewhere(SAVE_AGAIN, trained, tmp_path / "home"))
+    (again / "picture.png").write_bytes((trained / "picture.png").read_bytes())
+    result = run_elsewhere(LOAD_EVERYTHING, again, tmp_path / "other")
+    assert result["origins"]["pipeline"] == "EomtImageSegmentationPipeline"
+    assert result["origins"]["AutoModelForImageSegmentation"] == "transformers_modules"
+
+
+WITHOUT_TRUST = """
+import json
+from transformers import pipeline
+found = {}
+for trust in (False, None):
+    segmenter = pipeline("image-segmentation", model=folder, trust_remote_code=trust)  # None asks, and gets no answer
+    segmenter(folder + "/picture.png")
+    parts = (segmenter, segmenter.model, segmenter.image_processor)
+    found[str(trust)] = sorted({type(part).__module__.split(".")[0] for part in parts})
+print()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_without_trust_the_pipeline_falls_back_to_transformers_own_classes(trained, tmp_path):
+    assert run_elsewhere(WITHOUT_TRUST, trained, tmp_path / "home") == {
+        "False": ["transformers"],
+        "None": ["transformers"],
+    }
+
+
+@pytest.mark.parametrize("checkpoint", [".", "checkpoint-2"])
+def test_the_saved_files_are_the_real_ones(trained, checkpoint):
+    folder = trained / checkpoint
+    assert "class EomtConfig(" in (folder / "configuration_eomt.py").read_text()
+    assert (folder / "pipeline_eomt.py").exists()
+    assert not list(folder.glob("*.bin"))
+    config = json.loads((folder / "config.json").read_text())
+    assert "custom_pipelines" not in config
+    assert sorted(config["auto_map"]) == [
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForImageSegmentation",
+        "AutoModelForUniversalSegmentation",
+    ]
+
+
+def test_a_trained_model_is_saved_without_masks(trained):
+    assert EomtForUniversalSegmentation.from_pretrained(trained).mask_probabilities == [0.0]

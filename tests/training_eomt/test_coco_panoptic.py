@@ -1,0 +1,169 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.samples import LabelSpace
+from training_eomt.shapes import generate_shapes_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small data set that tests may damage."""
+    return generate_shapes_dataset(tmp_path / "shapes", num_train=2, num_validation=0, num_test=0) / "train"
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads((folder / "panoptic.json").read_text())
+    change(content)
+    (folder / "panoptic.json").write_text(json.dumps(content))
+
+
+def test_real_coco_segments_have_the_areas_and_classes_that_the_json_states(coco_sample):
+    dataset = CocoPanopticDataset(coco_sample)
+    annotations = json.loads((coco_sample / "panoptic.json").read_text())["annotations"]
+    assert [len(dataset[i].targets) for i in range(len(dataset))] == [18, 32]
+    assert len(dataset.label_space) == 133 and len(dataset.label_space.stuff_classes) == 53
+    for i, annotation in enumerate(annotations):
+        sample = dataset[i]
+        assert sample.image.mode == "RGB" and sample.image_id == annotation["image_id"]
+        assert sample.file_name == annotation["file_name"].replace(".png", ".jpg")
+        assert sample.masks().shape == (len(sample.targets), *sample.size)
+        assert sample.masks().sum((1, 2)).tolist() == [info["area"] for info in annotation["segments_info"]]
+        assert sample.masks().sum(0).max() == 1
+        for target, info in zip(sample.targets, annotation["segments_info"]):
+            assert dataset.categories[target.label_id].id == info["category_id"]
+            assert target.iscrowd == bool(info["iscrowd"])
+
+
+def test_coco_own_layout_reads_the_same_samples(folder, tmp_path):
+    coco = tmp_path / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    shutil.copytree(folder / "images", coco / "train2017")
+    shutil.copytree(folder / "panoptic", coco / "annotations" / "panoptic_train2017")
+    shutil.copy(folder / "panoptic.json", coco / "annotations" / "panoptic_train2017.json")
+    dataset = CocoPanopticDataset(coco / "annotations" / "panoptic_train2017.json")
+    expected = CocoPanopticDataset(folder)
+    assert len(dataset) == 2
+    np.testing.assert_array_equal(np.asarray(dataset[1].image), np.asarray(expected[1].image))
+    np.testing.assert_array_equal(dataset[1].masks(), expected[1].masks())
+
+
+def test_void_pixels_belong_to_no_target_and_crowds_are_kept(folder):
+    dataset = CocoPanopticDataset(folder)
+    png_path = folder / "panoptic" / dataset.annotations[0]["file_name"]
+    png = np.array(Image.open(png_path))
+    png[:5] = 0
+    Image.fromarray(png).save(png_path)
+    edit(folder, lambda content: content["annotations"][0]["segments_info"][0].update(iscrowd=1))
+    sample = CocoPanopticDataset(folder)[0]
+    assert not sample.masks()[:, :5].any() and sample.masks()[:, 5:].any(0).all()
+    assert [target.iscrowd for target in sample.targets][:2] == [True, False]
+
+
+def test_a_validation_set_takes_the_label_ids_of_the_training_set(folder):
+    own = CocoPanopticDataset(folder)
+    reversed_space = LabelSpace(own.categories[::-1])
+    given = CocoPanopticDataset(folder, label_space=reversed_space)
+    assert given.label_space is reversed_space
+    assert [t.label_id for t in given[0].targets] == [5 - t.label_id for t in own[0].targets]
+
+
+def test_a_category_that_the_training_set_lacks_is_an_error_that_names_it(folder):
+    things_only = LabelSpace(CocoPanopticDataset(folder).categories[:4])
+    with pytest.raises(ValueError, match=r"panoptic\.json: segment \d+ of 000000\.png has category_id 5.*training"):
+        CocoPanopticDataset(folder, label_space=things_only)
+
+
+@pytest.mark.parametrize("name", ["images", "panoptic"])
+def test_every_missing_file_is_found_at_construction(folder, name):
+    (folder / name / "000001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}/000001\.png is missing \(1 of 2 files"):
+        CocoPanopticDataset(folder)
+
+
+@pytest.mark.parametrize("name", ["images", "panoptic", "panoptic.json"])
+def test_a_missing_part_is_named_with_the_layouts_that_are_read(folder, name):
+    (folder / name).rename(folder / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=rf"{name} \(.*\) is missing.*annotations/panoptic_NAME\.json"):
+        CocoPanopticDataset(folder)
+
+
+def test_an_instances_file_is_recognised(coco_sample, tmp_path):
+    copy = shutil.copytree(coco_sample, tmp_path / "coco")
+    shutil.copy(copy / "instances.json", copy / "panoptic.json")
+    with pytest.raises(ValueError, match=r"holds instance annotations.*panoptic JSON"):
+        CocoPanopticDataset(copy)
+
+
+def duplicate_category(content):
+    content["categories"][1]["id"] = 1
+
+
+def unknown_category(content):
+    content["annotations"][1]["segments_info"][0]["category_id"] = 77
+
+
+def unknown_image(content):
+    content["annotations"][1]["image_id"] = 55
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda content: content.pop("categories"), r"not COCO panoptic: it has no 'categories'"),
+        (lambda content: content["annotations"][1].pop("segments_info"), r"annotation 1 .*no 'segments_info'"),
+        (lambda content: content["categories"][2].pop("isthing"), r"category 2 .*no 'isthing'"),
+        (duplicate_category, r"panoptic\.json: Category id 1 .*'circle'.*'square'"),
+        (unknown_category, r"segment 2654435 of 000001\.png has category_id 77.*'categories'"),
+        (unknown_image, r"annotation 1 \(000001\.png\) .*image_id 55"),
+    ],
+)
+def test_a_json_file_that_is_wrong_is_an_error_that_says_where(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(ValueError, match=message):
+        CocoPanopticDataset(folder)
+
+
+def test_invalid_json_is_named(folder):
+    (folder / "panoptic.json").write_text("{")
+    with pytest.raises(ValueError, match=r"panoptic\.json is not valid JSON"):
+        CocoPanopticDataset(folder)
+
+
+def test_a_listed_segment_without_pixels_is_an_error(folder):
+    segment = {"id": 99, "category_id": 1}
+    edit(folder, lambda content: content["annotations"][0]["segments_info"].append(segment))
+    with pytest.raises(ValueError, match=r"000000\.png: segment 99.*no pixels"):
+        CocoPanopticDataset(folder)[0]
+
+
+def test_pixels_of_an_unlisted_segment_are_an_error(folder):
+    edit(folder, lambda content: content["annotations"][0]["segments_info"].pop(0))
+    with pytest.raises(ValueError, match=r"000000\.png: \d+ pixels have segment id 2654435.*does not list"):
+        CocoPanopticDataset(folder)[0]
+
+
+def test_a_segment_id_listed_twice_is_an_error(folder):
+    edit(folder, lambda c: c["annotations"][0]["segments_info"].append(c["annotations"][0]["segments_info"][0]))
+    with pytest.raises(ValueError, match=r"000000\.png.*one id"):
+        CocoPanopticDataset(folder)[0]
+
+
+def test_picture_and_png_of_different_sizes_are_an_error_that_names_both(folder):
+    Image.new("RGB", (50, 40)).save(folder / "images" / "000000.png")
+    with pytest.raises(ValueError, match=r"images/000000\.png is 40x50 .*panoptic/000000\.png is 96x96"):
+        CocoPanopticDataset(folder)[0]
+
+
+@pytest.mark.parametrize("name", ["images", "panoptic"])
+def test_a_truncated_file_is_an_error_that_names_it(folder, name):
+    path = folder / name / "000000.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=rf"{name}/000000\.png cannot be decoded"):
+        CocoPanopticDataset(folder)[0]

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from training_eomt.samples import Category, LabelSpace, Sample, Target, encode_masks
+
+
+def test_masks_survive_run_length_encoding():
+    segment_map = np.random.default_rng(0).integers(0, 4, (13, 29))
+    rles = encode_masks(segment_map, [3, 1])
+    sample = Sample(1, Image.new("RGB", (29, 13)), [Target(rle, 0) for rle in rles])
+    masks = sample.masks()
+    assert sample.size == (13, 29) and masks.dtype == bool
+    np.testing.assert_array_equal(masks, np.stack([segment_map == 3, segment_map == 1]))
+
+
+def test_a_sample_without_targets_has_zero_masks_of_its_size():
+    assert Sample("empty", Image.new("RGB", (29, 13))).masks().shape == (0, 13, 29)
+
+
+def test_label_ids_are_contiguous_in_listed_order():
+    space = LabelSpace((Category(90, "cup", True), Category(7, "sky", False), Category(12, "dog", True)))
+    assert len(space) == 3
+    assert space.label_ids == {90: 0, 7: 1, 12: 2}
+    assert space.id2label == {0: "cup", 1: "sky", 2: "dog"}
+    assert space.stuff_classes == [1]
+
+
+def test_two_categories_with_one_id_are_an_error_that_names_both():
+    with pytest.raises(ValueError, match=r"id 7 .*'cup'.*'sky'"):
+        LabelSpace((Category(7, "cup", True), Category(7, "sky", False)))

@@ -1,0 +1,90 @@
+"""Pictures for people: input, target and prediction side by side, with a legend of the classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from image_processing_eomt import class_color, draw_segmentation
+
+from .inputs import segment_map
+from .samples import Sample
+
+
+MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller pictures are enlarged by a whole factor
+MARGIN = 12
+TEXT_SIZE = 15
+BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
+
+# A segmentation: the map of segment ids, and what each segment is.
+Segmentation = tuple[np.ndarray, list[dict[str, Any]]]
+
+
+def target_segmentation(sample: Sample) -> Segmentation:
+    """The targets of a sample, crowds included."""
+    info = [{"id": index, "label_id": target.label_id} for index, target in enumerate(sample.targets)]
+    return segment_map(sample, with_crowds=True), info
+
+
+def predicted_segmentation(
+    segments: Sequence[Mapping[str, Any]], size: tuple[int, int], label2id: Any
+) -> Segmentation:
+    """What the segmentation pipeline returned for a picture of `(height, width)` pixels."""
+    segmentation, info = np.full(size, -1, dtype=np.int64), []
+    for index, segment in enumerate(segments):
+        segmentation[np.asarray(segment["mask"]) > 0] = index
+        info.append({"id": index, "label_id": label2id[segment["label"]], "score": segment["score"]})
+    return segmentation, info
+
+
+def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], id2label: Any) -> Image.Image:
+    """
+    The picture and segmentations of it in a row, above a legend of the classes that occur.
+
+    Args:
+        image: the picture.
+        segmentations: caption -> segmentation of the picture.
+        id2label: class names.
+    """
+    factor = max(1, -(-MIN_PANEL_SIZE // max(image.size)))
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    panels = {"input": image}
+    for caption, (segmentation, info) in segmentations.items():
+        enlarged = segmentation.repeat(factor, axis=0).repeat(factor, axis=1)
+        panels[caption] = draw_segmentation(image, enlarged, info, id2label)
+
+    font = ImageFont.load_default(size=TEXT_SIZE)
+    width = len(panels) * (image.width + MARGIN) + MARGIN
+    rows = _legend_rows({s["label_id"] for _, info in segmentations.values() for s in info}, id2label, font, width)
+    line = TEXT_SIZE + MARGIN
+    figure = Image.new("RGB", (width, line + image.height + MARGIN + line * len(rows) + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(figure)
+    for index, (caption, panel) in enumerate(panels.items()):
+        left = MARGIN + index * (image.width + MARGIN)
+        draw.text((left, MARGIN / 2), caption, fill=INK, font=font)
+        figure.paste(panel, (left, line))
+    top = line + image.height + MARGIN
+    for row in rows:
+        left = MARGIN
+        for label_id, name, entry_width in row:
+            draw.rectangle((left, top + 1, left + TEXT_SIZE, top + 1 + TEXT_SIZE), fill=class_color(label_id))
+            draw.text((left + TEXT_SIZE + 6, top), name, fill=INK, font=font)
+            left += entry_width
+        top += line
+    return figure
+
+
+def _legend_rows(label_ids: set[int], id2label: Any, font: Any, width: int) -> list[list[tuple[int, str, int]]]:
+    """Legend entries `(label id, name, width in pixels)`, broken into rows that fit into `width`."""
+    rows: list[list[tuple[int, str, int]]] = [[]]
+    used = MARGIN
+    for label_id in sorted(label_ids):
+        name = id2label[label_id]
+        entry_width = TEXT_SIZE + 6 + int(font.getlength(name)) + 2 * MARGIN
+        if rows[-1] and used + entry_width > width:
+            rows.append([])
+            used = MARGIN
+        rows[-1].append((label_id, name, entry_width))
+        used += entry_width
+    return rows

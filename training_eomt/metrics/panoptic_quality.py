@@ -1,0 +1,176 @@
+"""Panoptic quality (Kirillov et al., 2019, https://arxiv.org/abs/1801.00868) with panopticapi's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+from .streaming import State, StreamingMetric, mean
+
+
+VOID = -1
+
+
+class PanopticQuality(StreamingMetric):
+    """PQ, SQ and RQ over all classes, things and stuff, and per class. Values are fractions, not percent.
+
+    A prediction and a reference are one image each, as `post_process_panoptic_segmentation` returns them:
+    - `segmentation`: `(height, width)` integer map of segment ids (array or tensor), -1 where nothing is (void);
+    - `segments_info`: for each segment `id`, `label_id` (or `category_id`; a contiguous label id either way), and for
+      references optionally `iscrowd`.
+
+    As in panopticapi:
+    - pixels that are void in the reference do not count in the IoU;
+    - segments match when they share a class and their IoU exceeds 0.5;
+    - crowd segments never match and are never missed;
+    - an unmatched prediction is no false positive if more than half of it lies in void or in a crowd of its class;
+    - a class without matched, missed or superfluous segments is left out of the means.
+
+    Args:
+        num_labels: number of classes.
+        stuff_classes: label ids of the classes that are not things.
+
+    Raises:
+        ValueError: on adding an image: sizes differ, or map, `segments_info` and `num_labels` contradict each other.
+
+    ```py
+    >>> metric = PanopticQuality(num_labels=133, stuff_classes=[80, 81])
+    >>> metric.add(prediction=prediction, reference=reference)
+    >>> metric.compute()["pq"]
+    ```
+    """
+
+    def __init__(self, num_labels: int, stuff_classes: Iterable[int] = ()) -> None:
+        self.num_labels = num_labels
+        self.stuff_classes = frozenset(stuff_classes)
+        super().__init__()
+
+    def _info(self) -> evaluate.MetricInfo:
+        segment = {"id": datasets.Value("int64"), "label_id": datasets.Value("int64")}
+        image = {"segmentation": datasets.Array2D((None, None), "int64"), "segments_info": datasets.List(segment)}
+        return evaluate.MetricInfo(
+            description="Panoptic quality with panopticapi's treatment of void and crowd regions.",
+            citation="Kirillov et al., Panoptic Segmentation, CVPR 2019",
+            features=datasets.Features({"predictions": image, "references": image}),
+        )
+
+    def empty_state(self) -> State:
+        """`iou` (summed over matches), `tp`, `fp` and `fn`, each `(num_labels,)` and 0."""
+        return {
+            "iou": np.zeros(self.num_labels, dtype=np.float64),
+            "tp": np.zeros(self.num_labels, dtype=np.int64),
+            "fp": np.zeros(self.num_labels, dtype=np.int64),
+            "fn": np.zeros(self.num_labels, dtype=np.int64),
+        }
+
+    def image_state(self, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> State:
+        """The statistics of one image, as in `empty_state`."""
+        target_map, target_ids, target_classes = self._parse(reference, "reference")
+        predicted_map, predicted_ids, predicted_classes = self._parse(prediction, "prediction")
+        if target_map.shape != predicted_map.shape:
+            raise ValueError(f"Reference is {target_map.shape} and prediction {predicted_map.shape} pixels.")
+        is_crowd = np.array([bool(info.get("iscrowd", 0)) for info in reference["segments_info"]], dtype=bool)
+
+        # Pixels in each pair of segments: (1 + num_targets, 1 + num_predictions), void first.
+        overlap = _count_pairs(
+            _positions(target_map, target_ids, "reference"),
+            _positions(predicted_map, predicted_ids, "prediction"),
+            (len(target_ids) + 1, len(predicted_ids) + 1),
+        )
+        target_areas = overlap.sum(1)[1:]
+        predicted_areas = overlap.sum(0)[1:]
+        void_overlap = overlap[0, 1:]
+        intersections = overlap[1:, 1:]
+        _check_not_empty(target_areas, target_ids, "reference")
+        _check_not_empty(predicted_areas, predicted_ids, "prediction")
+
+        unions = target_areas[:, None] + predicted_areas[None] - intersections - void_overlap[None]
+        # A prediction that lies in void altogether has no intersection; its union is a target's area, never 0.
+        ious = intersections / unions
+        comparable = (target_classes[:, None] == predicted_classes[None]) & ~is_crowd[:, None]
+        matches = comparable & (ious > 0.5)
+
+        ignored = void_overlap.copy()
+        # Where an image has several crowds of one class, panopticapi counts the last one listed.
+        crowd_of_class = {target_classes[i]: i for i in np.flatnonzero(is_crowd)}
+        for j, label_id in enumerate(predicted_classes):
+            if label_id in crowd_of_class:
+                ignored[j] += intersections[crowd_of_class[label_id], j]
+
+        missed = ~matches.any(1) & ~is_crowd
+        superfluous = ~matches.any(0) & (2 * ignored <= predicted_areas)
+        matched_targets, _ = np.nonzero(matches)
+        matched_classes = target_classes[matched_targets]
+        return {
+            "iou": np.bincount(matched_classes, weights=ious[matches], minlength=self.num_labels),
+            "tp": np.bincount(matched_classes, minlength=self.num_labels),
+            "fp": np.bincount(predicted_classes[superfluous], minlength=self.num_labels),
+            "fn": np.bincount(target_classes[missed], minlength=self.num_labels),
+        }
+
+    def result(self, state: State) -> dict[str, Any]:
+        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: a dictionary by label id.
+
+        A mean over no class is NaN.
+        """
+        per_class = {}
+        for label_id in range(self.num_labels):
+            iou, tp = float(state["iou"][label_id]), int(state["tp"][label_id])
+            fp, fn = int(state["fp"][label_id]), int(state["fn"][label_id])
+            if tp + fp + fn == 0:
+                continue
+            weight = tp + fp / 2 + fn / 2
+            quality = {"pq": iou / weight, "sq": iou / tp if tp else 0.0, "rq": tp / weight}
+            per_class[label_id] = {**quality, "iou": iou, "tp": tp, "fp": fp, "fn": fn}
+
+        groups = {
+            "": list(per_class),
+            "_things": [label_id for label_id in per_class if label_id not in self.stuff_classes],
+            "_stuff": [label_id for label_id in per_class if label_id in self.stuff_classes],
+        }
+        result: dict[str, Any] = {
+            f"{name}{suffix}": mean(per_class[label_id][name] for label_id in label_ids)
+            for suffix, label_ids in groups.items()
+            for name in ("pq", "sq", "rq")
+        }
+        return {**result, "per_class": per_class}
+
+    def _parse(self, image: Mapping[str, Any], role: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The map as int64, and the ids and classes of its segments, `(num_segments,)` each."""
+        segmentation = image["segmentation"]
+        if isinstance(segmentation, torch.Tensor):
+            segmentation = segmentation.cpu().numpy()
+        infos = image["segments_info"]
+        ids = np.array([info["id"] for info in infos], dtype=np.int64)
+        classes = np.array([info.get("label_id", info.get("category_id")) for info in infos], dtype=np.int64)
+        if len(np.unique(ids)) < len(ids):
+            raise ValueError(f"Segment ids of the {role} are not unique: {ids.tolist()}.")
+        if len(ids) and (classes.min() < 0 or classes.max() >= self.num_labels):
+            raise ValueError(f"Label ids of the {role} must lie in 0..{self.num_labels - 1}, got {classes.tolist()}.")
+        return np.asarray(segmentation).astype(np.int64), ids, classes
+
+
+def _positions(segment_map: np.ndarray, ids: np.ndarray, role: str) -> np.ndarray:
+    """Replaces segment ids by their position in `ids`, from 1; void becomes 0. Flat: `(height * width,)`."""
+    found, inverse = np.unique(segment_map, return_inverse=True)
+    position = {VOID: 0, **{int(segment_id): i for i, segment_id in enumerate(ids, start=1)}}
+    unknown = [int(segment_id) for segment_id in found if int(segment_id) not in position]
+    if unknown:
+        raise ValueError(f"The {role}'s map holds segment ids {unknown}, which its segments_info does not list.")
+    return np.array([position[int(segment_id)] for segment_id in found], dtype=np.int64)[inverse.ravel()]
+
+
+def _count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How often each pair of numbers occurs at the same place: `shape` int64."""
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _check_not_empty(areas: np.ndarray, ids: np.ndarray, role: str) -> None:
+    if not areas.all():
+        empty = ids[areas == 0].tolist()
+        raise ValueError(f"The {role}'s segments {empty} are listed in its segments_info but have no pixels.")

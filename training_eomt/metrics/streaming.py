@@ -1,0 +1,81 @@
+"""An `evaluate.Metric` that sums statistics image by image, in memory only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import evaluate
+import numpy as np
+
+
+State = dict[str, np.ndarray]
+
+
+class StreamingMetric(evaluate.Metric):
+    """Base of the metrics whose statistics add up: over images, batches and processes.
+
+    `evaluate` itself writes every prediction to an Arrow file and reads all of them back in `compute`. Nothing is
+    stored here: each image is reduced to its statistics as it is added, and nothing touches the disk or the network.
+
+    Several processes: each adds its own images, then one merges the others' `state()` and calls `compute()`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state = self.empty_state()
+
+    @abstractmethod
+    def empty_state(self) -> State:
+        """Statistics of no image at all: arrays of zeros."""
+
+    @abstractmethod
+    def image_state(self, prediction: Any, reference: Any) -> State:
+        """Statistics of one image."""
+
+    @abstractmethod
+    def result(self, state: State) -> dict[str, Any]:
+        """The metric's values."""
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Adds one image."""
+        self.merge(self.image_state(prediction, reference))
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Adds several images, given as two sequences of the same length."""
+        if len(predictions) != len(references):
+            raise ValueError(f"Got {len(predictions)} predictions for {len(references)} references.")
+        for prediction, reference in zip(predictions, references):
+            self.add(prediction=prediction, reference=reference)
+
+    def state(self) -> State:
+        """A copy of the statistics so far: a plain dictionary of arrays, to pickle, gather and `merge`."""
+        return {name: values.copy() for name, values in self._state.items()}
+
+    def merge(self, *states: Mapping[str, np.ndarray]) -> None:
+        """Adds statistics that another process, or `image_state`, returned."""
+        for state in states:
+            for name, values in self._state.items():
+                values += state[name]
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Returns the values over all images added or merged so far, and forgets them.
+
+        Args:
+            predictions, references: images to add first, as in `add_batch`.
+        """
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        result = self.result(self._state)
+        self._state = self.empty_state()
+        return result
+
+    def _build_data_dir(self) -> str:
+        return ""  # where `evaluate` would make its cache folder
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean, or NaN of nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,93 @@
+"""Learning rates: layer-wise decay over the ViT, two-stage warm-up, polynomial decay.
+
+Section 4.1 of the paper: the new parameters warm up first while the ViT waits, then the ViT does.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+_BACKBONE = re.compile(r"(embeddings|layers|layernorm)\.")
+
+
+def is_backbone(name: str) -> bool:
+    """Whether a parameter belongs to the ViT and not to what EoMT adds to it."""
+    return _BACKBONE.match(name) is not None
+
+
+def layerwise_learning_rates(
+    model: PreTrainedModel, learning_rate: float, layer_decay: float, decay_query_blocks: bool = True
+) -> dict[str, float]:
+    """
+    The base learning rate of every parameter.
+
+    Block i of n has `learning_rate * layer_decay ** (n - 1 - i)`, the embeddings that of block 0; the final norm and
+    everything that is not ViT has `learning_rate`.
+
+    Args:
+        model: an EoMT model.
+        learning_rate: rate of the last block and of the new parameters.
+        layer_decay: factor per block, 1 for none.
+        decay_query_blocks: whether the blocks that process the queries decay too; otherwise they all have
+            `learning_rate`.
+
+    Returns:
+        Parameter name -> learning rate.
+    """
+    num_layers, num_blocks = model.config.num_hidden_layers, model.config.num_blocks
+    rates = {}
+    for name, _ in model.named_parameters():
+        layer = num_layers - 1
+        if name.startswith("embeddings."):
+            layer = 0
+        elif match := re.match(r"layers\.(\d+)\.", name):
+            layer = int(match[1])
+        undecayed = not decay_query_blocks and layer >= num_layers - num_blocks
+        rates[name] = learning_rate * (1.0 if undecayed else layer_decay ** (num_layers - 1 - layer))
+    return rates
+
+
+def two_stage_warmup_poly(
+    step: int, total_steps: int, warmup_steps: tuple[int, int], power: float, is_backbone: bool
+) -> float:
+    """
+    What a base learning rate is multiplied with at a step.
+
+    Args:
+        step: optimiser steps done so far.
+        total_steps: optimiser steps of the whole training.
+        warmup_steps: length of the new parameters' linear warm-up, during which the ViT stands still, and of the
+            ViT's, which follows.
+        power: exponent of the polynomial decay to 0 that follows a warm-up.
+        is_backbone: whether the parameter belongs to the ViT.
+    """
+    start, length = (warmup_steps[0], warmup_steps[1]) if is_backbone else (0, warmup_steps[0])
+    if step < start:
+        return 0.0
+    if step < start + length:
+        return (step - start) / length
+    return (1.0 - min((step - start - length) / max(total_steps - start - length, 1), 1.0)) ** power
+
+
+def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> Iterator[dict[str, Any]]:
+    """
+    Groups for an optimiser: parameters of the same learning rate and the same part of the model.
+
+    Args:
+        model: the model.
+        rates: parameter name -> learning rate.
+        weight_decay: weight decay of all groups.
+
+    Yields:
+        `params`, `lr`, `weight_decay` and `is_backbone` of each group.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((is_backbone(name), rates[name]), []).append(parameter)
+    for (backbone, rate), parameters in groups.items():
+        yield {"params": parameters, "lr": rate, "weight_decay": weight_decay, "is_backbone": backbone}
