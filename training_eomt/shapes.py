@@ -26,8 +26,8 @@ STUFF = ("grass", "water")
 CATEGORIES = tuple(Category(i, name, name in THINGS) for i, name in enumerate(THINGS + STUFF, start=1))
 SPLITS = ("train", "validation", "test")
 
-# Hues of each kind of shape, as fractions of the colour circle: crimson to red, orange, yellow, purple to pink. None is
-# close to grass or water; saturation and brightness vary widely.
+# Hues of each kind of shape, as fractions of the colour circle: crimson to red, orange, yellow, purple to pink. None
+# is close to grass or water; saturation and brightness vary widely.
 HUES = {"circle": (0.95, 1.02), "square": (0.04, 0.10), "triangle": (0.12, 0.17), "star": (0.76, 0.90)}
 SATURATION, BRIGHTNESS = (0.55, 0.95), (0.55, 1.0)
 GRASS_COLOUR = np.array([85, 140, 60], dtype=np.float32)
