@@ -49,7 +49,7 @@ class EomtConfig(PreTrainedConfig):
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
             Dropout after the embeddings.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the truncated normal that initialises the ViT.
+            Standard deviation of the initial class token, register tokens and position embeddings.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6):
             Epsilon of the blocks' and the final layer norm.
         image_size (`int` or `tuple[int, int]`, *optional*, defaults to 640):

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from .configuration_eomt import EomtConfig
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
-from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
+from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale, EomtPositionEmbeddings
 
 
 @dataclass
@@ -73,40 +73,31 @@ class EomtPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The ViT like DINOv2 (truncated normal), everything new like the original (PyTorch's defaults)."""
-        std = self.config.initializer_range
-        if isinstance(module, EomtEmbeddings):
-            init.trunc_normal_(module.cls_token, std=std)
-            init.trunc_normal_(module.register_tokens, std=std)
-            init.trunc_normal_(module.position_embeddings.weight, std=std)
-            init_like_pytorch(module.patch_embeddings.projection)
-        elif isinstance(module, EomtLayer):
-            for linear in module.modules():
-                if isinstance(linear, nn.Linear):
-                    init.trunc_normal_(linear.weight, std=std)
-                    init.zeros_(linear.bias)
-        elif isinstance(module, EomtLayerScale):
-            init.constant_(module.lambda1, self.config.layerscale_value)
+        """Initialises the parameters that belong to `module` itself; loaded ones are left alone.
+
+        Linear layers, convolutions and queries start as PyTorch starts them, as in the original.
+        """
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1.0 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, EomtEmbeddings):
+            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            init.trunc_normal_(module.register_tokens, std=self.config.initializer_range)
+        elif isinstance(module, EomtPositionEmbeddings):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.Embedding):  # the queries
+            init.normal_(module.weight)
+        elif isinstance(module, EomtLayerScale):
+            init.constant_(module.lambda1, self.config.layerscale_value)
         elif isinstance(module, EomtLoss):
             init.copy_(module.empty_weight, module.initial_empty_weight())
         elif isinstance(module, EomtForUniversalSegmentation):
             init.ones_(module.attn_mask_probs)
-            init.normal_(module.query.weight)
-            for name in ("class_predictor", "mask_head", "upscale_block"):
-                for layer in getattr(module, name).modules():
-                    if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                        init_like_pytorch(layer)
-
-
-def init_like_pytorch(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """What `reset_parameters` does, through Transformers' functions that leave loaded weights alone."""
-    init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
-    if layer.bias is not None:
-        bound = 1.0 / math.sqrt(layer.weight[0].numel())
-        init.uniform_(layer.bias, -bound, bound)
 
 
 class EomtForUniversalSegmentation(EomtPreTrainedModel):

@@ -51,32 +51,37 @@ class EomtPatchEmbeddings(nn.Module):
         return self.projection(pixel_values.to(self.projection.weight.dtype))
 
 
-class EomtEmbeddings(nn.Module):
-    """Class token, register tokens and patch tokens; learned position embeddings on the patches only."""
+class EomtPositionEmbeddings(nn.Embedding):
+    """Learned position embeddings of a grid of patches."""
 
     def __init__(self, config: EomtConfig):
-        super().__init__()
         image_size, patch_size = as_pair(config.image_size), as_pair(config.patch_size)
         self.trained_grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
-        self.num_prefix_tokens = 1 + config.num_register_tokens
+        super().__init__(self.trained_grid[0] * self.trained_grid[1], config.hidden_size)
 
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
-        self.patch_embeddings = EomtPatchEmbeddings(config)
-        self.position_embeddings = nn.Embedding(self.trained_grid[0] * self.trained_grid[1], config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def position_embeddings_for(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings of a `(rows, columns)` patch grid, `(rows * columns, hidden_size)`.
+    def forward(self, grid: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """Embeddings of a `(rows, columns)` grid, `(rows * columns, hidden_size)`.
 
         Exact at the trained grid, resampled (bicubic, antialiased, in float32) at any other.
         """
-        weight = self.position_embeddings.weight
         if grid == self.trained_grid:
-            return weight
-        trained = weight.float().unflatten(0, self.trained_grid).permute(2, 0, 1)  # (hidden_size, rows, columns)
+            return self.weight
+        trained = self.weight.float().unflatten(0, self.trained_grid).permute(2, 0, 1)  # (hidden_size, rows, columns)
         resampled = F.interpolate(trained[None], size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return resampled[0].flatten(1).T.to(weight.dtype)
+        return resampled[0].flatten(1).T.to(self.weight.dtype)
+
+
+class EomtEmbeddings(nn.Module):
+    """Class token, register tokens and patch tokens; position embeddings on the patches only."""
+
+    def __init__(self, config: EomtConfig):
+        super().__init__()
+        self.num_prefix_tokens = 1 + config.num_register_tokens
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
+        self.patch_embeddings = EomtPatchEmbeddings(config)
+        self.position_embeddings = EomtPositionEmbeddings(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """
@@ -89,7 +94,7 @@ class EomtEmbeddings(nn.Module):
         """
         patches = self.patch_embeddings(pixel_values)
         batch_size, _, rows, columns = patches.shape
-        patches = patches.flatten(2).transpose(1, 2) + self.position_embeddings_for((rows, columns))
+        patches = patches.flatten(2).transpose(1, 2) + self.position_embeddings((rows, columns))
         prefix = torch.cat([self.cls_token, self.register_tokens], dim=1).expand(batch_size, -1, -1)
         return self.dropout(torch.cat([prefix, patches], dim=1)), (rows, columns)
 

@@ -20,9 +20,9 @@ VOID = -1
 def segment_map(sample: Sample, with_crowds: bool) -> np.ndarray:
     """`(height, width)` int64: the index of the target at each pixel, `VOID` where there is none (or only a crowd)."""
     segments = np.full(sample.size, VOID, dtype=np.int64)
-    for index, (target, mask) in enumerate(zip(sample.targets, sample.masks(), strict=True)):
+    for index, target in enumerate(sample.targets):
         if with_crowds or not target.iscrowd:
-            segments[mask] = index
+            segments[target.mask()] = index
     return segments
 
 

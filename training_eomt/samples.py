@@ -74,6 +74,10 @@ class Target:
     label_id: int
     iscrowd: bool = False
 
+    def mask(self) -> np.ndarray:
+        """The mask, decoded: `(height, width)` bool."""
+        return coco_mask.decode(self.rle).view(bool)
+
 
 @dataclass
 class Sample:

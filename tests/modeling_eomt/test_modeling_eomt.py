@@ -203,3 +203,30 @@ def test_loading_for_other_classes_initialises_only_the_class_head_anew(tiny_con
 def test_swiglu_is_refused_until_it_is_supported(tiny_config):
     with pytest.raises(ValueError, match="not supported yet"):
         EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "use_swiglu_ffn": True}))
+
+
+def test_every_parameter_is_initialised_even_when_built_without_memory(tiny_config):
+    """`from_pretrained` builds on the meta device, then fills what the checkpoint does not have."""
+    with torch.device("meta"):
+        model = EomtForUniversalSegmentation(tiny_config)
+    model.to_empty(device="cpu")
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data.fill_(torch.nan)
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.initialize_weights()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert tensor.isfinite().all(), name
+    assert model.query.weight.std().item() == pytest.approx(1.0, abs=0.15)  # 224 draws: three standard errors
+    assert model.embeddings.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("missing", ["embeddings.position_embeddings", "layers.1.mlp", "mask_head", "query"])
+def test_only_what_a_checkpoint_lacks_is_initialised_anew(tiny_config, tmp_path, missing):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(missing)}
+    model.save_pretrained(tmp_path, state_dict=dict(kept))
+    loaded = EomtForUniversalSegmentation.from_pretrained(tmp_path).state_dict()
+    for name, tensor in loaded.items():
+        assert tensor.isfinite().all() and tensor.abs().max() < 10, name
+        assert tensor.equal(kept[name]) if name in kept else not tensor.equal(model.state_dict()[name]), name

@@ -1,0 +1,65 @@
+"""Samples become what the model takes, with nothing lost on the way."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_processing_eomt import EomtImageProcessorPil
+from training_eomt.augmentation import PanopticAugmentation
+from training_eomt.inputs import VOID, EvaluationInputs, TrainingInputs, collate, segment_map
+from training_eomt.samples import Sample, Target, encode_masks
+
+
+@pytest.fixture
+def sample():
+    """A 32x48 picture: two things of one class, a crowd, and a void last column."""
+    segments = np.zeros((32, 48), dtype=np.int64)
+    segments[:, 16:32], segments[:, 32:47], segments[:, 47] = 1, 2, 3
+    rles = encode_masks(segments, [0, 1, 2])
+    targets = [Target(rles[0], 4), Target(rles[1], 4), Target(rles[2], 1, iscrowd=True)]
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    return Sample("sample", Image.fromarray(pixels), targets)
+
+
+@pytest.fixture
+def processor():
+    return EomtImageProcessorPil(size=96)
+
+
+def test_the_segment_map_numbers_targets_and_leaves_out_crowds_on_request(sample):
+    with_crowds, without = segment_map(sample, True), segment_map(sample, False)
+    assert np.unique(with_crowds).tolist() == [VOID, 0, 1, 2] and np.unique(without).tolist() == [VOID, 0, 1]
+    assert (without[:, 32:] == VOID).all() and (with_crowds[:, 47] == VOID).all()
+
+
+def test_training_without_augmentation_sees_what_the_processor_makes(sample, processor):
+    example = TrainingInputs([sample], processor, None)[0]
+    expected = processor(sample.image, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(example["pixel_values"], expected)
+    assert example["class_labels"].tolist() == [4, 4]  # crowds are not trained on
+    # Enlarged by two and padded from 64 to 96 rows: padding belongs to nothing.
+    assert example["mask_labels"].sum((1, 2)).tolist() == [64 * 32, 64 * 32]
+
+
+def test_augmented_pictures_are_normalised_like_all_others(sample, processor):
+    augmentation = PanopticAugmentation((32, 48), (1.0, 1.0), horizontal_flip=False)
+    example = TrainingInputs([sample], processor, augmentation)[0]
+    expected = processor(sample.image, size=(32, 48), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=1e-5)
+
+
+def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
+    reference = EvaluationInputs([sample], processor)[0]["reference"]
+    assert reference["segmentation"].shape == (32, 48)
+    assert [info["iscrowd"] for info in reference["segments_info"]] == [False, False, True]
+    assert [info["label_id"] for info in reference["segments_info"]] == [4, 4, 1]
+
+
+def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
+    empty = Sample("empty", sample.image, [])
+    inputs = TrainingInputs([sample, empty], processor, None)
+    batch = collate([inputs[0], inputs[1]])
+    assert batch["pixel_values"].shape == (2, 3, 96, 96)
+    assert [len(masks) for masks in batch["mask_labels"]] == [2, 0]
+    assert batch["mask_labels"][1].shape == (0, 96, 96)

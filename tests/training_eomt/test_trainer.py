@@ -1,0 +1,146 @@
+"""The Trainer optimises as the paper says and measures the model as it is deployed."""
+
+import pytest
+import torch
+
+from configuration_eomt import EomtConfig
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.inputs import EvaluationInputs, TrainingInputs
+from training_eomt.metrics import PanopticQuality
+from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
+from training_eomt.shapes import generate_shapes_dataset
+from training_eomt.trainer import EomtTrainer
+from training_eomt.training_arguments import EomtTrainingArguments
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    data = generate_shapes_dataset(tmp_path / "data", 4, 3, 0, image_size=(40, 64))
+    train = CocoPanopticDataset(data / "train")
+    validation = CocoPanopticDataset(data / "validation", train.label_space)
+    processor = EomtImageProcessor(size=64, stuff_classes=train.label_space.stuff_classes, threshold=0.0)
+
+    def make(**settings):
+        torch.manual_seed(0)
+        config = EomtConfig(
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_blocks=2,
+            num_queries=8,
+            image_size=64,
+            train_num_points=64,
+            id2label=train.label_space.id2label,
+        )
+        arguments = {
+            "output_dir": str(tmp_path / "output"),
+            "max_steps": 3,
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": 2,
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **settings,
+        }
+        return EomtTrainer(
+            model=EomtForUniversalSegmentation(config),
+            args=EomtTrainingArguments(**arguments),
+            processing_class=processor,
+            train_dataset=TrainingInputs(train, processor, None),
+            eval_dataset=EvaluationInputs(validation, processor),
+        )
+
+    return make
+
+
+def test_every_parameter_is_optimised_at_its_own_rate(make_trainer):
+    trainer = make_trainer(learning_rate=1e-3, layer_decay=0.5, weight_decay=0.05)
+    optimizer = trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(num_training_steps=100, optimizer=optimizer)
+    expected = layerwise_learning_rates(trainer.model, 1e-3, 0.5)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for _ in range(20):
+        optimizer.step()
+        scheduler.step()
+    for group in optimizer.param_groups:
+        multiplier = two_stage_warmup_poly(20, 100, (5, 10), 0.9, group["is_backbone"])
+        for parameter in group["params"]:
+            assert group["lr"] == pytest.approx(expected[names[id(parameter)]] * multiplier)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_masks_fade_out_during_training(make_trainer):
+    trainer = make_trainer(max_steps=6)
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda model, _: seen.append(model.mask_probabilities))
+    trainer.train()
+    assert seen[0] == [1.0, 1.0] and seen[-1] == [0.0, 0.0]
+    assert trainer.model.mask_probabilities == [0.0, 0.0]
+
+
+def test_without_annealing_the_models_own_probabilities_stay(make_trainer):
+    trainer = make_trainer(mask_annealing=False)
+    trainer.model.set_mask_probabilities([0.5, 1.0])
+    trainer.train()
+    assert trainer.model.mask_probabilities == [0.5, 1.0]
+
+
+def test_evaluation_is_unmasked_at_original_size_and_leaves_the_model_as_it_was(make_trainer):
+    trainer = make_trainer()
+    trainer.model.set_mask_probabilities([0.5, 1.0])
+    metrics = trainer.evaluate()
+    assert trainer.model.mask_probabilities == [0.5, 1.0]
+
+    model, processor = trainer.model.eval(), trainer.image_processor
+    model.set_mask_probabilities([0.0, 0.0])
+    metric = PanopticQuality(6, processor.stuff_classes)
+    for sample, example in zip(trainer.eval_dataset.samples, trainer.eval_dataset, strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(sample.image, return_tensors="pt"))
+        prediction = processor.post_process_panoptic_segmentation(outputs, target_sizes=[sample.size])[0]
+        assert example["reference"]["segmentation"].shape == sample.size
+        metric.add(prediction=prediction, reference=example["reference"])
+    expected = metric.compute()
+    assert metrics["eval_pq"] == pytest.approx(expected["pq"])
+    assert trainer.per_class == expected["per_class"]
+    assert metrics["eval_loss"] > 0
+
+
+def test_evaluating_twice_gives_the_same_quality(make_trainer):
+    trainer = make_trainer()
+    assert trainer.evaluate()["eval_pq"] == trainer.evaluate()["eval_pq"]
+
+
+def test_training_learns(make_trainer):
+    trainer = make_trainer(
+        max_steps=40, learning_rate=3e-3, layer_decay=1.0, max_grad_norm=1.0, backbone_warmup_steps=2, logging_steps=10
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_stopped_and_resumed_training_ends_with_the_same_weights(make_trainer, tmp_path):
+    whole = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
+    whole.train()
+    resumed = make_trainer(max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "output" / "checkpoint-2"))
+    for (name, parameter), other in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        torch.testing.assert_close(parameter, other[1], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "total_steps", "stages"),
+    [
+        ({}, 88692, (500, 1000)),  # as published
+        ({}, 1000, (50, 100)),
+        ({"new_parameters_warmup_steps": 0.1, "backbone_warmup_steps": 7}, 200, (20, 7)),
+        ({"new_parameters_warmup_steps": 0, "backbone_warmup_steps": 0}, 200, (0, 0)),
+    ],
+)
+def test_the_warmup_follows_from_the_length_of_training(tmp_path, settings, total_steps, stages):
+    arguments = EomtTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, **settings)
+    assert arguments.warmup_stages(total_steps) == stages
