@@ -195,7 +195,7 @@ def test_the_saved_files_are_the_real_ones(trained, checkpoint):
     folder = trained / checkpoint
     assert "class EomtConfig(" in (folder / "configuration_eomt.py").read_text()
     assert (folder / "pipeline_eomt.py").exists()
-    assert not list(folder.glob("*.bin"))
+    assert (folder / "model.safetensors").exists() and not (folder / "pytorch_model.bin").exists()
     config = json.loads((folder / "config.json").read_text())
     assert "custom_pipelines" not in config
     assert sorted(config["auto_map"]) == [
