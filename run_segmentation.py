@@ -7,14 +7,16 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 """
 
 import json
-import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from configuration_eomt import EomtConfig
+from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.augmentation import PanopticAugmentation
@@ -26,7 +28,8 @@ from training_eomt.script_arguments import DataArguments, ModelArguments, Script
 from training_eomt.trainer import EomtTrainer
 
 
-logger = logging.getLogger("run_segmentation")
+NEW_MODEL_IMAGE_SIZE = 640
+REPORT, PICTURES = "evaluation.json", "predictions"  # in the output folder
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
@@ -46,36 +49,47 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     output_dir = Path(training_args.output_dir)
-    keeps_going = training_args.resume_from_checkpoint or data_args.overwrite_output_dir
-    if training_args.do_train and output_dir.is_dir() and any(output_dir.iterdir()) and not keeps_going:
-        raise FileExistsError(
-            f"{output_dir} already holds something. Choose another --output_dir, continue with "
-            "--resume_from_checkpoint, or write into it with --overwrite_output_dir."
-        )
+    written = [output_dir] if training_args.do_train else []
+    written += [output_dir / REPORT] if training_args.do_eval else []
+    written += [output_dir / PICTURES] if training_args.do_predict else []
+    for path in written:
+        exists = any(path.iterdir()) if path.is_dir() else path.exists()
+        if exists and not (training_args.resume_from_checkpoint or data_args.overwrite_output_dir):
+            raise FileExistsError(
+                f"{path} already holds something. Choose another --output_dir, continue a training with "
+                "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
+            )
 
 
 def load_model(
     model_args: ModelArguments, data_args: DataArguments, label_space: LabelSpace | None
-) -> tuple[Any, Any]:
+) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
     """
     The model and its image processor, new or from a checkpoint.
 
     Args:
-        label_space: the training data's classes, or None to keep the checkpoint's.
+        model_args, data_args: the arguments.
+        label_space: the training data's classes, or None where nothing is trained: then the checkpoint's stay.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"task": data_args.task, "do_pad": True, "do_split_image": False}
     labels: dict[str, Any] = {}
     if label_space is not None:
-        size = {"shortest_edge": data_args.image_size, "longest_edge": data_args.image_size}
-        settings = {"task": data_args.task, "size": size, "stuff_classes": label_space.stuff_classes}
+        settings["stuff_classes"] = label_space.stuff_classes
         label2id = {name: label_id for label_id, name in label_space.id2label.items()}
         labels = {"id2label": label_space.id2label, "label2id": label2id}
+    image_size = data_args.image_size
     if model_args.model_name_or_path is None:
-        config = EomtConfig(image_size=data_args.image_size, **(model_args.model_config or {}), **labels)
-        return EomtForUniversalSegmentation(config), EomtImageProcessor(**settings)
+        image_size = image_size or NEW_MODEL_IMAGE_SIZE
+        config = EomtConfig(image_size=image_size, **(model_args.model_config or {}), **labels)
+        return EomtForUniversalSegmentation(config), EomtImageProcessor(size=image_size, **settings)
     model = EomtForUniversalSegmentation.from_pretrained(
         model_args.model_name_or_path, ignore_mismatched_sizes=label_space is not None, **labels
     )
+    if label_space is not None:
+        model.set_image_size(image_size or model.config.image_size)
+        image_size = model.config.image_size
+    if image_size is not None:
+        settings["size"] = image_size
     return model, EomtImageProcessor.from_pretrained(model_args.model_name_or_path, **settings)
 
 
@@ -89,21 +103,19 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     train_data = validation_data = None
     if training_args.do_train:
         train_data = CocoPanopticDataset(data_args.train_data)
-    label_space = None if train_data is None else train_data.label_space
+    model, image_processor = load_model(model_args, data_args, train_data.label_space if train_data else None)
+    id2label = model.config.id2label
     if data_args.validation_data is not None:
-        validation_data = CocoPanopticDataset(data_args.validation_data, label_space)
-    model, image_processor = load_model(model_args, data_args, label_space)
-    classes = label_space or (None if validation_data is None else validation_data.label_space)
-    if classes is not None and len(classes) != model.config.num_labels:
-        raise ValueError(
-            f"The model has {model.config.num_labels} classes, the data {data_args.validation_data} list "
-            f"{len(classes)}: they cannot be compared."
-        )
+        validation_data = CocoPanopticDataset(data_args.validation_data, id2label)
+        if image_processor.stuff_classes is None:  # as in checkpoints that Transformers' own processor wrote
+            image_processor.stuff_classes = validation_data.label_space.stuff_classes
 
+    pictures = None
+    if training_args.do_predict:
+        pictures = pictures_to_segment(Path(data_args.predict_data), id2label)
     augmentation = None
     if data_args.augmentation:
-        target_size = (data_args.image_size, data_args.image_size)
-        augmentation = PanopticAugmentation(target_size, tuple(data_args.scale_range))
+        augmentation = PanopticAugmentation(as_pair(model.config.image_size), tuple(data_args.scale_range))
     trainer = EomtTrainer(
         model=model,
         args=training_args,
@@ -113,21 +125,24 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     )
     metrics: dict[str, float] = {}
     if training_args.do_train:
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        resume_from = training_args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint=True if resume_from in ("True", "true") else resume_from)
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
         metrics = trainer.evaluate()
+    if not trainer.is_world_process_zero():
+        return metrics
+    if training_args.do_eval:
         output_dir.mkdir(parents=True, exist_ok=True)
-        report = {**metrics, "per_class": trainer.per_class}
-        (output_dir / "evaluation.json").write_text(json.dumps(report, indent=2))
-    if training_args.do_predict:
+        per_class = {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
+        measured = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # JSON has no NaN
+        (output_dir / REPORT).write_text(json.dumps({**measured, "per_class": per_class}, indent=2))
+    if pictures is not None:
         segmenter = EomtImageSegmentationPipeline(
             model=trainer.accelerator.unwrap_model(model), image_processor=image_processor, device=training_args.device
         )
-        pictures = pictures_to_segment(Path(data_args.predict_data), classes)
-        count = write_overlays(segmenter, pictures, output_dir / "predictions")
-        logger.info("Wrote %d pictures.", count)
+        write_overlays(segmenter, pictures, output_dir / PICTURES)
     report_results(metrics, training_args, output_dir)
     return metrics
 
@@ -150,8 +165,9 @@ def report_results(metrics: dict[str, float], training_args: Any, output_dir: Pa
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         main(parse_arguments(sys.argv[1:]))
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

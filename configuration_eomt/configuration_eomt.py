@@ -150,9 +150,10 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}."
             )
-        if self.num_blocks > self.num_hidden_layers:
+        if not 1 <= self.num_blocks <= self.num_hidden_layers:
             raise ValueError(
-                f"num_blocks={self.num_blocks} query blocks do not fit in num_hidden_layers={self.num_hidden_layers}."
+                f"num_blocks={self.num_blocks} query blocks: there must be at least one, and at most "
+                f"num_hidden_layers={self.num_hidden_layers}."
             )
         image_size, patch_size = as_pair(self.image_size), as_pair(self.patch_size)
         if image_size[0] % patch_size[0] or image_size[1] % patch_size[1]:

@@ -59,8 +59,9 @@ def masks_and_classes(
     """
     One mask and one class per id in a map.
 
-    Pixels equal to `ignore_index` belong to nothing. With `do_reduce_labels`, neither does what is 0 (as an id or as a
-    class), and every other class is one less. Padding belongs to no mask.
+    Pixels equal to `ignore_index` belong to nothing, unless `id_to_class` gives that id a class. With
+    `do_reduce_labels`, neither does what is 0 (as an id or as a class), and every other class is one less. Padding
+    belongs to no mask.
 
     Args:
         label_map: `(height, width)` int64 ids.
@@ -76,7 +77,8 @@ def masks_and_classes(
     ids: list[int] = torch.unique(label_map).tolist()
     kept_ids, classes = [], []
     for id_ in ids:
-        if id_ == ignore_index or (do_reduce_labels and id_ == 0):
+        has_class = id_to_class is not None and id_ in id_to_class
+        if (id_ == ignore_index and not has_class) or (do_reduce_labels and id_ == 0):
             continue
         label = id_ if id_to_class is None else id_to_class[id_]
         if label == ignore_index or (do_reduce_labels and label == 0):

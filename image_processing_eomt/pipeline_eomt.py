@@ -18,9 +18,9 @@ class EomtImageSegmentationPipeline(ImageSegmentationPipeline):
     Image segmentation with the checkpoint's own task, thresholds and stuff classes, for every batch size.
 
     Calling it takes one image (a URL, a path or a PIL image), a list, a generator or a data set, and optionally
-    `subtask`, `threshold`, `mask_threshold`, `overlap_mask_area_threshold` and `timeout` (seconds). Each image gives a
-    list of dicts: `score`, `label` (the class name) and `mask`, a PIL image of mode "L" in the original size, 255
-    inside of the segment. A `subtask` that is not supported is a `ValueError`.
+    `subtask`, `threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes` and `timeout` (seconds).
+    Each image gives a list of dicts: `score`, `label` (the class name) and `mask`, a PIL image of mode "L" in the
+    original size, 255 inside of the segment. A `subtask` that is not supported is a `ValueError`.
     """
 
     image_processor: Any
@@ -29,7 +29,10 @@ class EomtImageSegmentationPipeline(ImageSegmentationPipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if kwargs.get("subtask") is not None:
             check_task(kwargs["subtask"])
-        return super()._sanitize_parameters(**kwargs)
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        if "stuff_classes" in kwargs:
+            postprocess["stuff_classes"] = kwargs["stuff_classes"]
+        return preprocess, forward, postprocess
 
     def preprocess(  # type: ignore[override]
         self, image: Any, subtask: str | None = None, timeout: float | None = None
@@ -51,11 +54,11 @@ class EomtImageSegmentationPipeline(ImageSegmentationPipeline):
         }
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: dict[str, Tensor], subtask: str | None = None, **thresholds: float | None
+        self, model_outputs: dict[str, Tensor], subtask: str | None = None, **settings: Any | None
     ) -> list[dict[str, Any]]:
         """The segments of one image."""
         result = self.image_processor.post_process(
-            SimpleNamespace(**model_outputs), model_outputs["target_size"], task=subtask, **thresholds
+            SimpleNamespace(**model_outputs), model_outputs["target_size"], task=subtask, **settings
         )[0]
         segmentation = result["segmentation"].numpy()
         return [

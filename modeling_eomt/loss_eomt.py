@@ -297,11 +297,15 @@ class EomtLoss(nn.Module):
         uniform_points = torch.rand(len(logits), self.num_points - num_uncertain, 2, device=logits.device)
         return torch.cat([uncertain_points, uniform_points], dim=1)
 
-    @staticmethod
-    def num_matched(matched: Tensor) -> Tensor:
-        """Number of matched masks per prediction, `(predictions,)`: over all processes, per process, at least 1."""
+    def num_matched(self, matched: Tensor) -> Tensor:
+        """
+        Number of matched masks per prediction, `(predictions,)`, at least 1.
+
+        In training the mean over all processes, so that each mask counts the same wherever it is. In evaluation
+        processes may have different numbers of batches, so they do not wait for each other.
+        """
         count = matched.sum(1)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(count)
             count = count / torch.distributed.get_world_size()
         return count.clamp(min=1.0)

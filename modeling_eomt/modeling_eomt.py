@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_eomt import EomtConfig
+from .configuration_eomt import EomtConfig, as_pair
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale, EomtPositionEmbeddings
@@ -169,6 +169,23 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         with torch.no_grad():
             self.attn_mask_probs.copy_(torch.tensor(probabilities))
 
+    def set_image_size(self, image_size: int | tuple[int, int]) -> None:
+        """
+        Prepares the model for training at another size: resamples the position embeddings once.
+
+        Args:
+            image_size: height and width of the training images in pixels, one int for a square.
+
+        Raises:
+            ValueError: the patch size does not divide it.
+        """
+        (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(self.config.patch_size)
+        if height % patch_height or width % patch_width:
+            raise ValueError(f"image_size={image_size} is not divisible by patch_size={self.config.patch_size}.")
+        if (height, width) != as_pair(self.config.image_size):
+            self.embeddings.position_embeddings.set_trained_grid((height // patch_height, width // patch_width))
+            self.config.image_size = image_size
+
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
@@ -211,6 +228,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         """
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")
+        for index, masks in enumerate(mask_labels or []):
+            if masks.shape[-2:] != pixel_values.shape[-2:]:
+                raise ValueError(
+                    f"mask_labels[{index}] is {tuple(masks.shape[-2:])} and pixel_values "
+                    f"{tuple(pixel_values.shape[-2:])} (height, width): masks must have their picture's size."
+                )
         tokens, grid = self.embeddings(pixel_values)
         first_query_block = len(self.layers) - self.config.num_blocks
         supervise_all = self.training and mask_labels is not None

@@ -40,6 +40,10 @@ class EomtPatchEmbeddings(nn.Module):
         Raises:
             ValueError: wrong number of channels, or a size that the patch size does not divide.
         """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values must be (batch, num_channels, height, width), got shape {tuple(pixel_values.shape)}."
+            )
         num_channels, height, width = pixel_values.shape[1:]
         if num_channels != self.num_channels:
             raise ValueError(f"The model takes {self.num_channels} channels, pixel_values has {num_channels}.")
@@ -69,6 +73,13 @@ class EomtPositionEmbeddings(nn.Embedding):
         trained = self.weight.float().unflatten(0, self.trained_grid).permute(2, 0, 1)  # (hidden_size, rows, columns)
         resampled = F.interpolate(trained[None], size=grid, mode="bicubic", antialias=True, align_corners=False)
         return resampled[0].flatten(1).T.to(self.weight.dtype)
+
+    @torch.no_grad()
+    def set_trained_grid(self, grid: tuple[int, int]) -> None:
+        """Resamples the embeddings for good."""
+        self.weight = nn.Parameter(self(grid).contiguous(), requires_grad=self.weight.requires_grad)
+        self.num_embeddings = len(self.weight)
+        self.trained_grid = grid
 
 
 class EomtEmbeddings(nn.Module):

@@ -1,11 +1,14 @@
 """The one command: it trains, evaluates and draws, and says clearly what is wrong before it starts."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from PIL import Image
 
 import run_segmentation
@@ -136,11 +139,93 @@ def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
         run([*words, *extra])
 
 
-def test_a_model_with_other_classes_than_the_data_is_not_evaluated(words, shapes, tmp_path, tiny_config):
+def test_a_model_without_the_datas_classes_is_not_evaluated(words, tmp_path, tiny_config):
     EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "cats")
     run_segmentation.EomtImageProcessor(size=64).save_pretrained(tmp_path / "cats")
-    with pytest.raises(ValueError, match=r"The model has 3 classes, the data .* list 6"):
+    with pytest.raises(ValueError, match=r"Category 'circle' is not a class of the model .*cat, dog, sky"):
         run([*words, "--do_eval", "--model_name_or_path", str(tmp_path / "cats"), "--model_config", "{}"])
+
+
+def test_predictions_that_cannot_be_made_are_refused_before_training(words, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run([*words, "--do_train", "--do_predict", "--predict_data", "nowhere"])
+    assert not (tmp_path / "output").exists()
+
+
+def test_results_are_not_overwritten_without_being_asked(words, tmp_path):
+    run([*words, "--do_train"])
+    at = words.index("--model_config")
+    again = [*words[:at], *words[at + 2 :], "--model_name_or_path", str(tmp_path / "output")]
+    again += ["--output_dir", str(tmp_path / "results"), "--do_eval", "--do_predict"]
+    run(again)
+    with pytest.raises(FileExistsError, match=r"evaluation\.json already holds something"):
+        run(again)
+    (tmp_path / "results" / "evaluation.json").unlink()
+    with pytest.raises(FileExistsError, match=r"predictions already holds something"):
+        run(again)
+    run([*again, "--overwrite_output_dir"])
+
+
+def test_stuff_comes_from_the_data_where_the_checkpoint_does_not_know(words, tmp_path):
+    run([*words, "--do_train"])
+    settings = tmp_path / "output" / "preprocessor_config.json"
+    content = json.loads(settings.read_text())
+    assert content.pop("stuff_classes") == [4, 5]
+    settings.write_text(json.dumps(content))
+    at = words.index("--model_config")
+    again = [*words[:at], *words[at + 2 :], "--model_name_or_path", str(tmp_path / "output")]
+    metrics = run([*again, "--output_dir", str(tmp_path / "results"), "--do_eval"])
+    assert "eval_pq_stuff" in metrics and not math.isnan(metrics["eval_pq_stuff"])
+
+
+def test_fine_tuning_at_another_size_changes_the_models_size(words, tmp_path):
+    run([*words, "--do_train"])
+    at = words.index("--model_config")
+    tune = [*words[:at], *words[at + 2 :], "--model_name_or_path", str(tmp_path / "output")]
+    run([*tune, "--output_dir", str(tmp_path / "tuned"), "--image_size", "96", "--do_train"])
+    theirs = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path / "tuned")
+    assert theirs.config.image_size == 96
+    assert run_segmentation.EomtImageProcessor.from_pretrained(tmp_path / "tuned").size["longest_edge"] == 96
+    theirs(torch.zeros(1, 3, 96, 96))
+
+
+def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
+    steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    run([*steps, "--max_steps", "1"])
+    capsys.readouterr()
+    run([*steps, "--max_steps", "3", "--resume_from_checkpoint", "true"])
+    assert capsys.readouterr().out.count("'loss'") == 2  # the second and the third step
+    assert (tmp_path / "output" / "checkpoint-3").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(words, tmp_path):
+    """Three pictures on two processes, one of which has nothing to do in the last step."""
+    run([*words, "--do_train", "--max_steps", "20", "--learning_rate", "0.003", "--max_grad_norm", "1"])
+    data = generate_shapes_dataset(tmp_path / "three", 0, 3, 0, image_size=64) / "validation"
+    results = []
+    for processes in (1, 2):
+        output = tmp_path / f"results{processes}"
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        command += ["--standalone", "run_segmentation.py", "--do_eval", "--use_cpu", "true"]
+        command += ["--model_name_or_path", str(tmp_path / "output"), "--validation_data", str(data)]
+        command += ["--output_dir", str(output), "--per_device_eval_batch_size", "1", "--report_to", "none"]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        results.append(json.loads((output / "evaluation.json").read_text()))
+    assert results[0]["eval_pq"] == pytest.approx(results[1]["eval_pq"], abs=1e-6)
+    assert results[0]["per_class"] == results[1]["per_class"]
+
+
+@pytest.mark.slow
+def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
+    """A tenth of the demo: where things are and which ground they lie on is learnt first."""
+    data = generate_shapes_dataset(tmp_path / "shapes", 200, 40, 0)
+    arguments = {"train_data": data / "train", "validation_data": data / "validation", "output_dir": tmp_path / "demo"}
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    recipe = ["--recipe", str(ROOT / "recipes" / "shapes_demo.yaml"), "--max_steps", "60", "--use_cpu", "true"]
+    metrics = run([*recipe, *words, "--do_train", "--do_eval"])
+    assert metrics["eval_pq_stuff"] > 0.8 and metrics["eval_pq_things"] > 0.1
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def trained(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("trained")
     data = generate_shapes_dataset(directory / "data", 4, 2, 0, image_size=64)
     train = CocoPanopticDataset(data / "train")
-    validation = CocoPanopticDataset(data / "validation", train.label_space)
+    validation = CocoPanopticDataset(data / "validation", train.label_space.id2label)
     processor = EomtImageProcessor(
         size={"shortest_edge": 64, "longest_edge": 64}, stuff_classes=train.label_space.stuff_classes, threshold=0.0
     )

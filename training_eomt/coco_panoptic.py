@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .samples import Category, LabelSpace, Sample, Target, encode_masks
+from .samples import Category, LabelSpace, Sample, Target, encode_masks, read_rgb
 
 
 class CocoPanopticDataset(Dataset[Sample]):
@@ -27,28 +28,30 @@ class CocoPanopticDataset(Dataset[Sample]):
         path: a folder that holds `images/`, `panoptic/` and `panoptic.json`; or a JSON file in COCO's own layout, such
             as `annotations/panoptic_train2017.json`, with PNGs in `annotations/panoptic_train2017/` and pictures in
             `train2017/` beside `annotations/`.
-        label_space: the training set's, for a validation set, so that label ids mean the same in both. By default the
-            classes that the JSON file lists.
+        id2label: a model's classes, to which the data's categories are matched by name. By default the categories
+            become the classes, in the order in which the JSON file lists them.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: the JSON file is not COCO panoptic, or contradicts itself or `label_space`. Reading a sample: the
+        ValueError: the JSON file is not COCO panoptic, or contradicts itself or `id2label`. Reading a sample: the
             PNG, the picture and the JSON file contradict each other, or a file cannot be decoded.
     """
 
-    def __init__(self, path: str | Path, label_space: LabelSpace | None = None) -> None:
+    def __init__(self, path: str | Path, id2label: Mapping[int, str] | None = None) -> None:
         self.json_path, self.image_folder, self.panoptic_folder = _locate(Path(path))
         content = _read_json(self.json_path)
         self.categories = tuple(_categories(content, self.json_path))
         self.annotations: list[dict[str, Any]] = content["annotations"]
+        names = () if id2label is None else tuple(id2label[label_id] for label_id in range(len(id2label)))
         try:
-            own_label_space = LabelSpace(self.categories)
+            self.label_space = LabelSpace(self.categories, names)
         except ValueError as error:
             raise ValueError(f"{self.json_path}: {error}") from error
-        self.label_space = own_label_space if label_space is None else label_space
 
         self._images: dict[int | str, dict[str, Any]] = {image["id"]: image for image in content["images"]}
-        self._check_annotations(known_categories=own_label_space.label_ids)
+        if not self.annotations:
+            raise ValueError(f"{self.json_path} has no annotations: there is no picture to read.")
+        self._check_annotations()
         self._check_files_exist()
 
     def __len__(self) -> int:
@@ -57,9 +60,9 @@ class CocoPanopticDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]
         file_name = self._images[annotation["image_id"]]["file_name"]
-        image = _read_rgb(self.image_folder / file_name)
+        image = read_rgb(self.image_folder / file_name)
         png_path = self.panoptic_folder / annotation["file_name"]
-        png = _read_rgb(png_path)
+        png = read_rgb(png_path)
         if image.size != png.size:
             raise ValueError(
                 f"{self.image_folder / file_name} is {_size(image)} and its annotation {png_path} is {_size(png)}. "
@@ -74,7 +77,7 @@ class CocoPanopticDataset(Dataset[Sample]):
         ]
         return Sample(annotation["image_id"], image, targets, file_name)
 
-    def _check_annotations(self, known_categories: dict[int, int]) -> None:
+    def _check_annotations(self) -> None:
         for index, annotation in enumerate(self.annotations):
             if annotation["image_id"] not in self._images:
                 raise ValueError(
@@ -82,16 +85,12 @@ class CocoPanopticDataset(Dataset[Sample]):
                     f"{annotation['image_id']!r}, which is not among 'images'. Add the image or drop the annotation."
                 )
             for segment in annotation["segments_info"]:
-                category_id = segment["category_id"]
-                for categories, place in (
-                    (known_categories, "among the file's 'categories'"),
-                    (self.label_space.label_ids, "in the label space that was passed (the training set's)"),
-                ):
-                    if category_id not in categories:
-                        raise ValueError(
-                            f"{self.json_path}: segment {segment['id']} of {annotation['file_name']} has category_id "
-                            f"{category_id}, which is not {place}. Add the category or drop the segment."
-                        )
+                if segment["category_id"] not in self.label_space.label_ids:
+                    raise ValueError(
+                        f"{self.json_path}: segment {segment['id']} of {annotation['file_name']} has category_id "
+                        f"{segment['category_id']}, which is not among the file's 'categories'. Add the category or "
+                        "drop the segment."
+                    )
 
     def _check_files_exist(self) -> None:
         pictures = {self._images[annotation["image_id"]]["file_name"] for annotation in self.annotations}
@@ -112,6 +111,10 @@ class CocoPanopticDataset(Dataset[Sample]):
         if len(listed) < len(segments):
             raise ValueError(
                 f"{png_path}: the JSON file lists two segments with one id. Ids must be unique in a picture."
+            )
+        if 0 in listed:
+            raise ValueError(
+                f"{png_path}: the JSON file lists a segment with id 0, which means void. Give it another id."
             )
         painted = set(np.unique(segment_map).tolist()) - {0}
         if absent := sorted(listed - painted):
@@ -177,14 +180,6 @@ def _require(entry: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in keys:
         if key not in entry:
             raise ValueError(f"{where} is not COCO panoptic: it has no {key!r}, only {sorted(entry)}.")
-
-
-def _read_rgb(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:  # PIL's own kinds of it cover unknown formats and truncated files
-        raise ValueError(f"{path} cannot be decoded: {error}. Replace the file.") from error
 
 
 def _segment_map(png: Image.Image) -> np.ndarray:

@@ -28,9 +28,10 @@ def target_segmentation(sample: Sample) -> Segmentation:
 
 
 def predicted_segmentation(
-    segments: Sequence[Mapping[str, Any]], size: tuple[int, int], label2id: Any
+    segments: Sequence[Mapping[str, Any]], size: tuple[int, int], id2label: Mapping[int, str]
 ) -> Segmentation:
     """What the segmentation pipeline returned for a picture of `(height, width)` pixels."""
+    label2id = {name: label_id for label_id, name in id2label.items()}
     segmentation, info = np.full(size, -1, dtype=np.int64), []
     for index, segment in enumerate(segments):
         segmentation[np.asarray(segment["mask"]) > 0] = index

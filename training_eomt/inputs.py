@@ -33,6 +33,7 @@ def processed(sample: Sample, image_processor: ImageProcessor) -> dict[str, Any]
         segmentation_maps=[segment_map(sample, with_crowds=False)],
         instance_id_to_semantic_id={index: target.label_id for index, target in enumerate(sample.targets)},
         ignore_index=VOID,
+        do_reduce_labels=False,
         return_tensors="pt",
     )
     return {name: features[name][0] for name in ("pixel_values", "mask_labels", "class_labels")}
@@ -43,7 +44,7 @@ class TrainingInputs(Dataset):
 
     Args:
         samples: data set of [`Sample`].
-        image_processor: gives the normalisation and, without augmentation, the size.
+        image_processor: normalises and, without augmentation, resizes and pads.
         augmentation: random augmentation of a sample, or None to train on pictures as they are deployed.
     """
 
@@ -56,8 +57,6 @@ class TrainingInputs(Dataset):
         self.samples = samples
         self.image_processor = image_processor
         self.augmentation = augmentation
-        self._mean = torch.tensor(image_processor.image_mean).view(3, 1, 1) / image_processor.rescale_factor
-        self._std = torch.tensor(image_processor.image_std).view(3, 1, 1) / image_processor.rescale_factor
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,7 +66,8 @@ class TrainingInputs(Dataset):
         if self.augmentation is None:
             return processed(sample, self.image_processor)
         image, masks, labels = self.augmentation(sample)
-        return {"pixel_values": (image - self._mean) / self._std, "mask_labels": masks, "class_labels": labels}
+        pixel_values = self.image_processor.preprocess(image, do_resize=False, do_pad=False)["pixel_values"][0]
+        return {"pixel_values": pixel_values, "mask_labels": masks, "class_labels": labels}
 
 
 class EvaluationInputs(Dataset):
@@ -95,5 +95,8 @@ class EvaluationInputs(Dataset):
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch: `pixel_values` stacked, everything else in lists, since images differ in their number of targets."""
     batch: dict[str, Any] = {name: [example[name] for example in examples] for name in examples[0]}
+    sizes = {tuple(pixel_values.shape) for pixel_values in batch["pixel_values"]}
+    if len(sizes) > 1:
+        raise ValueError(f"Pictures of a batch must have one size, got {sorted(sizes)}: set the processor's do_pad.")
     batch["pixel_values"] = torch.stack(batch["pixel_values"])
     return batch

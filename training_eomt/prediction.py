@@ -1,6 +1,6 @@
 """Segmenting pictures with a finished model and drawing the result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +9,34 @@ from tqdm import tqdm
 
 from .coco_panoptic import CocoPanopticDataset
 from .figures import predicted_segmentation, side_by_side, target_segmentation
-from .samples import LabelSpace, Sample
+from .samples import Sample, read_rgb
 
 
-def pictures_to_segment(path: Path, label_space: LabelSpace | None) -> Iterator[tuple[Sample, bool]]:
+def pictures_to_segment(path: Path, id2label: Mapping[int, str]) -> Iterator[tuple[Sample, bool]]:
     """
     The pictures of a folder, or of COCO panoptic data together with their targets.
 
     Args:
         path: a folder of pictures, or what [`CocoPanopticDataset`] takes.
-        label_space: the model's classes as the training data named them, or None where that is not known.
+        id2label: the model's classes.
 
-    Yields:
-        A sample, and whether its targets are known.
+    Returns:
+        An iterator of samples, and whether their targets are known.
 
     Raises:
         FileNotFoundError: no such folder, or no picture in it.
+        ValueError: a picture that cannot be decoded, while iterating.
     """
     if path.suffix == ".json" or (path / "panoptic.json").exists():
-        dataset = CocoPanopticDataset(path, label_space)
-        yield from ((dataset[index], True) for index in range(len(dataset)))
-        return
+        dataset = CocoPanopticDataset(path, id2label)
+        return ((dataset[index], True) for index in range(len(dataset)))
     if not path.is_dir():
         raise FileNotFoundError(f"predict_data {path} is neither a folder of pictures nor COCO panoptic data.")
-    readable = Image.registered_extensions()
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in readable)
     if not files:
         raise FileNotFoundError(f"predict_data {path} holds no pictures.")
-    for file in files:
-        with Image.open(file) as image:
-            yield Sample(file.stem, image.convert("RGB"), file_name=file.name), False
+    return ((Sample(file.stem, read_rgb(file, upright=True), file_name=file.name), False) for file in files)
 
 
 def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], directory: Path) -> int:
@@ -55,11 +53,14 @@ def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], dire
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = segmenter.model.config
-    count = 0
+    written: set[str] = set()
     for sample, has_targets in tqdm(pictures, desc="Segmenting", unit="picture"):
         segmentations = {"target": target_segmentation(sample)} if has_targets else {}
-        segmentations["prediction"] = predicted_segmentation(segmenter(sample.image), sample.size, config.label2id)
+        segmentations["prediction"] = predicted_segmentation(segmenter(sample.image), sample.size, config.id2label)
         figure = side_by_side(sample.image, segmentations, config.id2label)
-        figure.save(directory / f"{Path(sample.file_name).stem}.png")
-        count += 1
-    return count
+        name = f"{Path(sample.file_name).stem}.png"
+        if name in written:  # as for a.jpg and a.png, or x/1.jpg and y/1.jpg
+            name = f"{sample.file_name.replace('/', '_')}.png"
+        figure.save(directory / name)
+        written.add(name)
+    return len(written)

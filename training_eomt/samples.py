@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 
@@ -23,41 +25,59 @@ class Category:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a data set, numbered without gaps in the order in which they are listed.
+    """What a data set's categories are for a model: label ids without gaps.
+
+    Args:
+        categories: the data set's categories.
+        names: the model's classes in order, to which categories are matched by name. By default the categories
+            themselves, in the order in which they are listed.
 
     Raises:
-        ValueError: two categories share an id.
+        ValueError: two categories share an id or a name, or the model has no such class.
     """
 
     categories: tuple[Category, ...]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names: dict[int, str] = {}
+        by_id: dict[int, Category] = {}
+        by_name: dict[str, Category] = {}
         for category in self.categories:
-            if category.id in names:
+            if (other := by_id.setdefault(category.id, category)) is not category:
                 raise ValueError(
-                    f"Category id {category.id} is used twice, for {names[category.id]!r} and for {category.name!r}. "
+                    f"Category id {category.id} is used twice, for {other.name!r} and for {category.name!r}. "
                     "Give every category its own id."
                 )
-            names[category.id] = category.name
+            if (other := by_name.setdefault(category.name, category)) is not category:
+                raise ValueError(
+                    f"Categories {other.id} and {category.id} are both called {category.name!r}. "
+                    "Give every category its own name."
+                )
+        if not self.names:
+            object.__setattr__(self, "names", tuple(by_name))
+        if unknown := [name for name in by_name if name not in self.names]:
+            raise ValueError(
+                f"Category {unknown[0]!r} is not a class of the model ({len(unknown)} of {len(by_name)} categories "
+                f"are not). Its classes: {', '.join(self.names)}."
+            )
 
     def __len__(self) -> int:
-        return len(self.categories)
+        return len(self.names)
 
     @cached_property
     def label_ids(self) -> dict[int, int]:
-        """The contiguous label id of every category id."""
-        return {category.id: label_id for label_id, category in enumerate(self.categories)}
+        """The label id of every category id."""
+        return {category.id: self.names.index(category.name) for category in self.categories}
 
     @property
     def id2label(self) -> dict[int, str]:
         """The name of every label id, as a model configuration stores it."""
-        return {label_id: category.name for label_id, category in enumerate(self.categories)}
+        return dict(enumerate(self.names))
 
     @property
     def stuff_classes(self) -> list[int]:
-        """Label ids of the classes that are not things."""
-        return [label_id for label_id, category in enumerate(self.categories) if not category.isthing]
+        """Label ids of the categories that are not things, ascending."""
+        return sorted(self.label_ids[category.id] for category in self.categories if not category.isthing)
 
 
 @dataclass
@@ -109,3 +129,30 @@ def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[di
     masks = columns_first == np.asarray(segment_ids)[:, None, None]  # (num_segments, width, height)
     # pycocotools wants (height, width, num_segments) with columns first in memory, which is this view.
     return coco_mask.encode(masks.astype(np.uint8).transpose(2, 1, 0))
+
+
+def read_rgb(path: Path, upright: bool = False) -> Image.Image:
+    """
+    A picture file as RGB.
+
+    Args:
+        path: the file.
+        upright: turn the picture as its EXIF orientation says. Annotated pictures stay as they are stored, since that
+            is what their annotations were drawn on.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as stored:
+            image = (ImageOps.exif_transpose(stored) if upright else stored).convert("RGB")
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:  # PIL raises them all
+        raise ValueError(f"{path} cannot be decoded: {error}. Replace the file.") from error
+    image.info.pop("exif", None)  # or the next reader would turn it (again)
+    return image

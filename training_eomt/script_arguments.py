@@ -3,13 +3,15 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+from configuration_eomt import EomtConfig
 
 from .training_arguments import EomtTrainingArguments
 
@@ -28,9 +30,20 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
-        if self.model_config and self.model_name_or_path:
+            try:
+                self.model_config = json.loads(self.model_config)
+            except ValueError as error:
+                raise ValueError(f"model_config {self.model_config!r} is not a JSON object: {error}") from error
+        if not self.model_config:
+            return
+        if self.model_name_or_path:
             raise ValueError("model_config describes a new model, model_name_or_path names an existing one: give one.")
+        if not isinstance(self.model_config, dict):
+            raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
+        for owner, names in (("--image_size", ["image_size"]), ("the data", ["id2label", "label2id", "num_labels"])):
+            if given := [name for name in names if name in self.model_config]:
+                raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
+        check_names(self.model_config, EomtConfig, "model_config")
 
 
 @dataclass
@@ -49,7 +62,10 @@ class DataArguments:
         default=None, metadata={"help": "Pictures to segment: a folder of pictures, or data given as train_data."}
     )
     task: str = field(default="panoptic", metadata={"help": "Kind of segmentation.", "choices": ["panoptic"]})
-    image_size: int = field(default=640, metadata={"help": "Side of the model's square input in pixels."})
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the model's square input in pixels. Default: the checkpoint's, 640 for a new one."},
+    )
     augmentation: bool = field(default=True, metadata={"help": "Flip, scale and crop training pictures at random."})
     scale_range: list[float] = field(
         default_factory=lambda: [0.1, 2.0],
@@ -62,6 +78,15 @@ class DataArguments:
     def __post_init__(self) -> None:
         if len(self.scale_range) != 2:
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
+
+
+def check_names(given: Mapping[str, Any], kinds: Any, where: str) -> None:
+    """Refuses names that are not fields of the given dataclass (or any of a list), with a suggestion."""
+    known = [f.name for kind in (kinds if isinstance(kinds, list) else [kinds]) for f in dataclasses.fields(kind)]
+    for name in given:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{where}: there is no {name!r}." + (f" Did you mean {similar[0]!r}?" if similar else ""))
 
 
 ScriptArguments = tuple[ModelArguments, DataArguments, EomtTrainingArguments]
@@ -89,14 +114,17 @@ def parse_arguments(arguments: Sequence[str]) -> ScriptArguments:
 
 def recipe_words(path: Path) -> list[str]:
     """The command line that says what a recipe says."""
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
-    known = [field.name for kind in _KINDS for field in dataclasses.fields(kind)]
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} is not a recipe: it must map names of arguments to values.")
+    check_names(recipe, _KINDS, str(path))
     words = []
     for name, value in recipe.items():
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {similar[0]!r}?" if similar else ""
-            raise ValueError(f"{path}: there is no argument {name!r}.{hint}")
+        if value is None:  # as if it were not there
+            continue
         words.append(f"--{name}")
         if isinstance(value, list):
             words.extend(str(item) for item in value)

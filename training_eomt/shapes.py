@@ -258,14 +258,11 @@ def main() -> None:
     if len(arguments.image_size) > 2:
         parser.error("--image-size takes one or two numbers")
     image_size = (arguments.image_size[0], arguments.image_size[-1])
-    directory = generate_shapes_dataset(
-        arguments.directory,
-        arguments.num_train,
-        arguments.num_validation,
-        arguments.num_test,
-        image_size,
-        arguments.seed,
-    )
+    counts = (arguments.num_train, arguments.num_validation, arguments.num_test)
+    try:
+        directory = generate_shapes_dataset(arguments.directory, *counts, image_size, arguments.seed)
+    except (ValueError, FileExistsError) as error:
+        parser.error(str(error))
     print(f"Shapes data set in {directory}")
 
 

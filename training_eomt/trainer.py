@@ -22,8 +22,8 @@ class EomtTrainer(Trainer):
     """
     Trains an EoMT model as the paper does, and measures panoptic quality at the pictures' own size.
 
-    Evaluation runs without masks, as the model is deployed, and keeps only the statistics that the metric needs: its
-    memory does not grow with the number of pictures.
+    While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
+    statistics that the metric needs: its memory does not grow with the number of pictures.
 
     Args:
         model: an EoMT model.
@@ -85,10 +85,11 @@ class EomtTrainer(Trainer):
         return PanopticQuality(config.num_labels, self.image_processor.stuff_classes or [])
 
     @contextmanager
-    def _without_masks(self) -> Iterator[None]:
+    def _as_deployed(self) -> Iterator[None]:
         model = self.accelerator.unwrap_model(self.model)
         probabilities = model.mask_probabilities
-        model.set_mask_probabilities([0.0] * len(probabilities))
+        if self.is_in_train and self.args.mask_annealing:
+            model.set_mask_probabilities([0.0] * len(probabilities))
         try:
             yield
         finally:
@@ -104,7 +105,7 @@ class EomtTrainer(Trainer):
     ) -> EvalLoopOutput:
         self._metric = self._new_metric()
         self._loss_sum, self._num_images = 0.0, 0
-        with self._without_masks():
+        with self._as_deployed():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )

@@ -44,6 +44,9 @@ class EomtTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Whether masked attention fades out block by block; otherwise masks stay as in the model."},
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter is used in every step, so there is nothing to look for."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has no effect: nothing is removed."})
 
     def __post_init__(self) -> None:

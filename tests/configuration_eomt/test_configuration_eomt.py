@@ -30,7 +30,8 @@ def test_every_setting_survives_saving(tmp_path, tiny_config):
         ({"image_size": 100}, "image_size=100 is not divisible by patch_size=16"),
         ({"image_size": (64, 72)}, r"image_size=\(64, 72\) is not divisible"),
         ({"hidden_size": 100, "num_attention_heads": 3}, "hidden_size=100 is not divisible by num_attention_heads=3"),
-        ({"num_blocks": 5, "num_hidden_layers": 4}, "num_blocks=5 query blocks do not fit"),
+        ({"num_blocks": 0}, "num_blocks=0 query blocks: there must be at least one"),
+        ({"num_blocks": 5, "num_hidden_layers": 4}, "num_blocks=5 query blocks.* at most num_hidden_layers=4"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(settings, message):

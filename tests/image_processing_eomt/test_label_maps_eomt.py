@@ -9,6 +9,11 @@ from image_processing_eomt.label_maps_eomt import as_label_maps, masks_and_class
 LABEL_MAP = torch.tensor([[0, 0, 2], [2, 255, 255]])
 
 
+def test_an_id_that_the_mapping_lists_is_never_ignored():
+    masks, classes = masks_and_classes(torch.tensor([[255, 7]]), {255: 3, 7: 1}, 255, False, (1, 2))
+    assert classes.tolist() == [1, 3] and masks.tolist() == [[[False, True]], [[True, False]]]
+
+
 def test_ids_are_classes_and_only_the_ignored_one_is_left_out():
     masks, classes = masks_and_classes(LABEL_MAP, None, 255, False, (2, 3))
     assert classes.tolist() == [0, 2]

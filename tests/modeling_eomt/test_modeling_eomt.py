@@ -7,7 +7,9 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt import EomtConfig
+from configuration_eomt.configuration_eomt import as_pair
 from modeling_eomt import EomtForUniversalSegmentation
+from modeling_eomt.vit_eomt import EomtAttention
 
 
 def targets(batch_size=1, size=(64, 64)):
@@ -108,8 +110,25 @@ def test_masked_attention_follows_the_resized_mask(tiny_config):
     assert torch.equal(allowed[:, :, 10:], F.interpolate(mask_logits, (4, 4), mode="bilinear").flatten(2) > 0)
 
 
+def test_masks_only_ever_reach_query_rows(tiny_config, monkeypatch):
+    model = EomtForUniversalSegmentation(tiny_config).train()
+    rows: list[int] = []
+    attend = EomtAttention.attend
+
+    def recorded(self, query, key, value, mask):
+        if mask is not None:
+            assert mask.dtype == torch.bool and mask.shape == (1, 1, query.shape[2], key.shape[2])
+            rows.append(query.shape[2])
+        return attend(self, query, key, value, mask)
+
+    monkeypatch.setattr(EomtAttention, "attend", recorded)
+    model.set_mask_probabilities([1.0, 0.5])
+    model(torch.randn(1, 3, 64, 64), **targets())
+    assert rows == [7, 7]
+
+
 class LargestMask(TorchDispatchMode):
-    """Records every boolean tensor and every attention mask that a computation makes."""
+    """Records the size of every boolean tensor that a computation makes."""
 
     def __init__(self):
         super().__init__()
@@ -158,6 +177,33 @@ def test_any_size_divisible_by_the_patch_size_is_segmented_at_a_quarter(tiny_con
 def test_a_size_not_divisible_by_the_patch_size_is_refused_with_both_sizes(tiny_config, size):
     with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]}.*16x16"):
         EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(96, 64), 32])
+def test_a_model_set_to_another_size_still_loads_in_transformers_own_class(tiny_config, tmp_path, size):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model.set_mask_probabilities([0.0, 0.0])
+    pixel_values = torch.randn(1, 3, *as_pair(size))
+    with torch.no_grad():
+        before = model(pixel_values).masks_queries_logits
+        model.set_image_size(size)
+        torch.testing.assert_close(model(pixel_values).masks_queries_logits, before)
+    model.save_pretrained(tmp_path)
+    assert as_pair(EomtForUniversalSegmentation.from_pretrained(tmp_path).config.image_size) == as_pair(size)
+    if isinstance(size, int):  # theirs takes square images only
+        theirs = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(theirs(pixel_values).masks_queries_logits, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_the_patches_cannot_be_set(tiny_config):
+    with pytest.raises(ValueError, match="image_size=70 is not divisible by patch_size=16"):
+        EomtForUniversalSegmentation(tiny_config).set_image_size(70)
+
+
+def test_masks_of_another_size_than_their_picture_are_refused(tiny_config):
+    wrong = {"mask_labels": [torch.ones(1, 17, 23)], "class_labels": [torch.tensor([0])]}
+    with pytest.raises(ValueError, match=r"mask_labels\[0\] is \(17, 23\) and pixel_values \(64, 64\)"):
+        EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, 64, 64), **wrong)
 
 
 def test_labels_come_in_pairs(tiny_config):

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from training_eomt.coco_panoptic import CocoPanopticDataset
-from training_eomt.samples import LabelSpace
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -66,18 +65,25 @@ def test_void_pixels_belong_to_no_target_and_crowds_are_kept(folder):
     assert [target.iscrowd for target in sample.targets][:2] == [True, False]
 
 
-def test_a_validation_set_takes_the_label_ids_of_the_training_set(folder):
+def test_categories_are_matched_to_a_models_classes_by_name(folder):
     own = CocoPanopticDataset(folder)
-    reversed_space = LabelSpace(own.categories[::-1])
-    given = CocoPanopticDataset(folder, label_space=reversed_space)
-    assert given.label_space is reversed_space
-    assert [t.label_id for t in given[0].targets] == [5 - t.label_id for t in own[0].targets]
+    names = ["sand", *reversed(list(own.label_space.id2label.values()))]
+    edit(folder, lambda content: [category.update(id=category["id"] + 100) for category in content["categories"]])
+    edit(folder, shift_categories)
+    matched = CocoPanopticDataset(folder, id2label=dict(enumerate(names)))
+    assert [t.label_id for t in matched[0].targets] == [6 - t.label_id for t in own[0].targets]
+    assert len(matched.label_space) == 7 and matched.label_space.stuff_classes == [1, 2]
 
 
-def test_a_category_that_the_training_set_lacks_is_an_error_that_names_it(folder):
-    things_only = LabelSpace(CocoPanopticDataset(folder).categories[:4])
-    with pytest.raises(ValueError, match=r"panoptic\.json: segment \d+ of 000000\.png has category_id 5.*training"):
-        CocoPanopticDataset(folder, label_space=things_only)
+def shift_categories(content):
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] += 100
+
+
+def test_a_category_that_the_model_lacks_is_an_error_that_names_it(folder):
+    with pytest.raises(ValueError, match=r"panoptic\.json: Category 'triangle' is not a class of the model \(4 of 6"):
+        CocoPanopticDataset(folder, id2label={0: "circle", 1: "square"})
 
 
 @pytest.mark.parametrize("name", ["images", "panoptic"])

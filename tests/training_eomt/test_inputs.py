@@ -49,6 +49,19 @@ def test_augmented_pictures_are_normalised_like_all_others(sample, processor):
     torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=1e-5)
 
 
+def test_label_settings_meant_for_files_do_not_touch_targets(sample):
+    processor = EomtImageProcessorPil(size=96, do_reduce_labels=True, ignore_index=0)
+    example = TrainingInputs([sample], processor, None)[0]
+    assert example["class_labels"].tolist() == [4, 4]
+
+
+def test_pictures_of_different_sizes_are_not_batched(sample):
+    processor = EomtImageProcessorPil(size=96, do_pad=False)
+    narrow = Sample("narrow", sample.image.resize((8, 32)))
+    with pytest.raises(ValueError, match="must have one size"):
+        collate([TrainingInputs([picture], processor, None)[0] for picture in (sample, narrow)])
+
+
 def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
     reference = EvaluationInputs([sample], processor)[0]["reference"]
     assert reference["segmentation"].shape == (32, 48)

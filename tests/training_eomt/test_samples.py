@@ -26,6 +26,11 @@ def test_label_ids_are_contiguous_in_listed_order():
     assert space.stuff_classes == [1]
 
 
+def test_categories_with_one_name_are_an_error():
+    with pytest.raises(ValueError, match="Categories 7 and 8 are both called 'cup'"):
+        LabelSpace((Category(7, "cup", True), Category(8, "cup", False)))
+
+
 def test_two_categories_with_one_id_are_an_error_that_names_both():
     with pytest.raises(ValueError, match=r"id 7 .*'cup'.*'sky'"):
         LabelSpace((Category(7, "cup", True), Category(7, "sky", False)))

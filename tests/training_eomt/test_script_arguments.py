@@ -27,7 +27,37 @@ def test_every_recipe_sets_what_it_says_and_the_command_line_comes_on_top(recipe
 def test_a_misspelt_recipe_is_refused_with_a_suggestion(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rat: 0.1\n")
-    with pytest.raises(
-        ValueError, match=r"recipe\.yaml: there is no argument 'learning_rat'. Did you mean 'learning_"
-    ):
+    with pytest.raises(ValueError, match=r"recipe\.yaml: there is no 'learning_rat'. Did you mean 'learning_"):
         parse_arguments(["--recipe", str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "not a recipe"), ("- task", "not a recipe"), ("task: [", "is not YAML")],
+)
+def test_what_is_not_a_recipe_is_named(tmp_path, content, message):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(content)
+    with pytest.raises(ValueError, match=rf"recipe\.yaml.*{message}"):
+        parse_arguments(["--recipe", str(recipe)])
+
+
+def test_an_empty_value_leaves_the_default(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model_name_or_path:\n")
+    assert parse_arguments(["--recipe", str(recipe)])[0].model_name_or_path is None
+
+
+@pytest.mark.parametrize(
+    ("model_config", "message"),
+    [
+        ('{"num_querys": 3}', "Did you mean 'num_queries'"),
+        ('{"image_size": 64}', "comes from --image_size"),
+        ('{"id2label": {"0": "cat"}}', "comes from the data"),
+        ("[1]", "not an object"),
+        ("{", "not a JSON object"),
+    ],
+)
+def test_a_model_configuration_that_cannot_be_is_refused(model_config, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--model_config", model_config])

@@ -19,7 +19,7 @@ from training_eomt.training_arguments import EomtTrainingArguments
 def make_trainer(tmp_path):
     data = generate_shapes_dataset(tmp_path / "data", 4, 3, 0, image_size=(40, 64))
     train = CocoPanopticDataset(data / "train")
-    validation = CocoPanopticDataset(data / "validation", train.label_space)
+    validation = CocoPanopticDataset(data / "validation", train.label_space.id2label)
     processor = EomtImageProcessor(size=64, stuff_classes=train.label_space.stuff_classes, threshold=0.0)
 
     def make(**settings):
@@ -88,14 +88,24 @@ def test_without_annealing_the_models_own_probabilities_stay(make_trainer):
     assert trainer.model.mask_probabilities == [0.5, 1.0]
 
 
-def test_evaluation_is_unmasked_at_original_size_and_leaves_the_model_as_it_was(make_trainer):
+def test_while_masks_fade_out_the_model_is_measured_without_them(make_trainer):
+    trainer = make_trainer(max_steps=2, eval_strategy="steps", eval_steps=1)
+    seen: dict[str, list[list[float]]] = {"train": [], "eval": []}
+    trainer.model.register_forward_pre_hook(
+        lambda model, _: seen["train" if model.training else "eval"].append(model.mask_probabilities)
+    )
+    trainer.train()
+    assert seen["train"][0] == [1.0, 1.0] and set(map(tuple, seen["eval"])) == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize("probabilities", [[0.0, 0.0], [0.5, 1.0]])
+def test_a_finished_model_is_measured_as_it_is_at_original_size(make_trainer, probabilities):
     trainer = make_trainer()
-    trainer.model.set_mask_probabilities([0.5, 1.0])
+    trainer.model.set_mask_probabilities(probabilities)
     metrics = trainer.evaluate()
-    assert trainer.model.mask_probabilities == [0.5, 1.0]
+    assert trainer.model.mask_probabilities == probabilities
 
     model, processor = trainer.model.eval(), trainer.image_processor
-    model.set_mask_probabilities([0.0, 0.0])
     metric = PanopticQuality(6, processor.stuff_classes)
     for sample, example in zip(trainer.eval_dataset.samples, trainer.eval_dataset, strict=True):
         with torch.no_grad():
