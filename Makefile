@@ -8,6 +8,7 @@ DEMO_DATA := outputs/shapes_data
 .PHONY: demo test test-oldest lint clean
 
 $(VENV)/installed: setup.py
+	@echo "Setting up $(VENV): this downloads a few GB of packages and takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[dev]
 	touch $@
