@@ -1,4 +1,4 @@
-"""The set loss of EoMT: bipartite matching of queries and targets, then classification and mask losses.
+"""The set loss of EoMT: queries are matched to targets, then classification and mask losses compare them.
 
 All predictions of a step (one per query block and the last one) share their random points, so that matching and loss
 of all of them are computed in one go, with a single transfer from the device: the matching costs.
@@ -12,24 +12,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig
-
-
-def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of maps at points; outside of a map there is 0.
-
-    Args:
-        maps: `(batch, channels, height, width)` float.
-        points: `(batch, num_points, 2)`, x and y as fractions of width and height.
-
-    Returns:
-        `(batch, channels, num_points)`.
-    """
-    grid = 2.0 * points[:, None] - 1.0  # (batch, 1, num_points, 2)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+from .matching_eomt import match_queries, sample_points
 
 
 class EomtLoss(nn.Module):
@@ -123,7 +109,7 @@ class EomtLoss(nn.Module):
             class_logits = torch.stack([classes for _, classes in predictions]).float()
             self._check_targets(mask_labels, class_labels, batch_size=mask_logits.shape[1])
             masks, labels, image_of_target = flatten_targets(mask_labels, class_labels, mask_logits.device)
-            query_of_target = self.match(mask_logits, class_logits, mask_labels, masks, class_labels)
+            query_of_target = self.match(mask_logits, class_logits, masks, class_labels)
             cross_entropy = self.classification_loss(class_logits, labels, image_of_target, query_of_target)
             mask_loss, dice_loss = self.mask_losses(mask_logits, masks, image_of_target, query_of_target)
         return [
@@ -151,71 +137,20 @@ class EomtLoss(nn.Module):
                     f"{tuple(mask_labels[0].shape[1:])}, mask_labels[{index}] {tuple(masks.shape[1:])}."
                 )
 
-    @torch.no_grad()
     def match(
-        self,
-        mask_logits: Tensor,
-        class_logits: Tensor,
-        mask_labels: Sequence[Tensor],
-        masks: Tensor,
-        class_labels: Sequence[Tensor],
+        self, mask_logits: Tensor, class_logits: Tensor, masks: Tensor, class_labels: Sequence[Tensor]
     ) -> Tensor:
-        """
-        Assigns to each target the query that fits it best, one query to one target at most.
-
-        Args:
-            mask_logits: `(predictions, batch, num_queries, mask_height, mask_width)`.
-            class_logits: `(predictions, batch, num_queries, num_labels + 1)`.
-            mask_labels, class_labels: per image, as in `forward`.
-            masks: all targets of the batch, `(all_targets, height, width)` float.
-
-        Returns:
-            `(predictions, all_targets)` int64: the query of each target, -1 for a target that got none because its
-            image has more targets than there are queries.
-        """
-        num_predictions = mask_logits.shape[0]
-        counts = [len(labels) for labels in class_labels]
-        costs = []
-        for image, image_masks in enumerate(masks.split(counts)):
-            points = torch.rand(1, self.num_points, 2, device=masks.device)
-            # (predictions * num_queries, num_points) and (num_targets, num_points)
-            logits = sample_points(mask_logits[:, image].flatten(0, 1)[None], points)[0]
-            targets = sample_points(image_masks[None], points)[0]
-            cost = self.mask_weight * pairwise_cross_entropy(logits, targets)
-            cost += self.dice_weight * pairwise_dice(logits, targets)
-            probabilities = class_logits[:, image].flatten(0, 1).softmax(-1)
-            labels = class_labels[image].to(masks.device).clamp(0, self.num_labels - 1)
-            cost -= self.class_weight * probabilities[:, labels]
-            costs.append(cost.flatten())
-        labels_in_range = torch.cat(
-            [((labels >= 0) & (labels < self.num_labels)).to(masks.device) for labels in class_labels]
+        """[`match_queries`] with the weights and number of points of this loss."""
+        return match_queries(
+            mask_logits,
+            class_logits,
+            masks,
+            class_labels,
+            class_weight=self.class_weight,
+            mask_weight=self.mask_weight,
+            dice_weight=self.dice_weight,
+            num_points=self.num_points,
         )
-        # The one transfer of a step: every matching cost, and whether the labels are valid.
-        on_host = torch.cat([*costs, labels_in_range.float()]).cpu()
-        label_is_valid = on_host[len(on_host) - sum(counts) :].bool()
-        if not label_is_valid.all():
-            target = int((~label_is_valid).nonzero()[0])
-            image = next(i for i in range(len(counts)) if target < sum(counts[: i + 1]))
-            raise ValueError(
-                f"class_labels[{image}][{target - sum(counts[:image])}] is out of range: the model has "
-                f"{self.num_labels} classes, 0 to {self.num_labels - 1}."
-            )
-        if not on_host.isfinite().all():
-            raise FloatingPointError(
-                "The model's predictions are not finite (nan or inf), so they cannot be matched to the targets. "
-                "A lower learning rate, gradient clipping or bf16 instead of fp16 usually helps."
-            )
-        query_of_target = torch.full((num_predictions, sum(counts)), -1, dtype=torch.int64)
-        position = first = 0
-        for count in counts:
-            shape = (num_predictions, mask_logits.shape[2], count)
-            image_costs = on_host[position : position + shape[0] * shape[1] * shape[2]].view(shape)
-            for prediction, cost in enumerate(image_costs.numpy()):
-                queries, targets = linear_sum_assignment(cost)
-                query_of_target[prediction, first + torch.from_numpy(targets)] = torch.from_numpy(queries)
-            position += image_costs.numel()
-            first += count
-        return query_of_target.to(mask_logits.device, non_blocking=True)
 
     def classification_loss(
         self, class_logits: Tensor, labels: Tensor, image_of_target: Tensor, query_of_target: Tensor
@@ -320,16 +255,3 @@ def flatten_targets(
     counts = torch.tensor([len(labels) for labels in class_labels], device=device)
     images = torch.arange(len(class_labels), device=device)
     return masks, labels, images.repeat_interleave(counts, output_size=len(labels))
-
-
-def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross entropy of every mask `(num_masks, points)` with every target `(num_targets, points)`."""
-    # softplus(x) - x * t is the cross entropy of the logit x, so the sum over points is one matrix product.
-    return (F.softplus(logits).sum(1)[:, None] - logits @ targets.T) / logits.shape[1]
-
-
-def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every mask `(num_masks, points)` with every target `(num_targets, points)`."""
-    probabilities = logits.sigmoid()
-    total = probabilities.sum(1)[:, None] + targets.sum(1)[None, :]
-    return 1.0 - (2.0 * probabilities @ targets.T + 1.0) / (total + 1.0)

@@ -56,7 +56,7 @@ def test_terms_have_the_originals_mean_over_random_points(golden_loss):
 def test_matched_pairs_are_the_originals(golden_loss):
     loss, (mask_logits, class_logits, mask_labels, class_labels), statistics = golden_loss
     masks, _, _ = flatten_targets(mask_labels, class_labels, mask_logits.device)
-    query_of_target = loss.match(mask_logits[None], class_logits[None], mask_labels, masks, class_labels)[0]
+    query_of_target = loss.match(mask_logits[None], class_logits[None], masks, class_labels)[0]
     first = 0
     for labels, expected in zip(class_labels, statistics["assignment"], strict=True):
         queries = query_of_target[first : first + len(labels)].tolist()
