@@ -43,7 +43,7 @@ class ModelArguments:
         for owner, names in (("--image_size", ["image_size"]), ("the data", ["id2label", "label2id", "num_labels"])):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
-        check_names(self.model_config, EomtConfig, "model_config")
+        check_names(self.model_config, [EomtConfig], "model_config")
 
 
 @dataclass
@@ -80,9 +80,9 @@ class DataArguments:
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
 
 
-def check_names(given: Mapping[str, Any], kinds: Any, where: str) -> None:
-    """Refuses names that are not fields of the given dataclass (or any of a list), with a suggestion."""
-    known = [f.name for kind in (kinds if isinstance(kinds, list) else [kinds]) for f in dataclasses.fields(kind)]
+def check_names(given: Mapping[str, Any], kinds: Sequence[Any], where: str) -> None:
+    """Refuses names that are not fields of any of the given dataclasses, with a suggestion."""
+    known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     for name in given:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)
