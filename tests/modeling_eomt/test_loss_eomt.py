@@ -138,3 +138,23 @@ def test_predictions_that_are_not_finite_are_named_instead_of_matched(tiny_confi
     mask_logits[0, 3] = math.nan
     with pytest.raises(FloatingPointError, match="not finite"):
         loss(mask_logits, torch.zeros(1, 7, 4), [torch.ones(1, 8, 8)], [torch.tensor([0])])
+
+
+def count_matched(rank, folder, config):
+    """What one of two processes divides its mask losses by, in training and in evaluation."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    loss = EomtLoss.from_config(config)
+    matched = torch.ones(2, 3 if rank == 0 else 1)  # two predictions; three masks here, one there
+    counts = [loss.train().num_matched(matched).tolist()]
+    if rank == 0:  # in evaluation a process may be alone with its batch
+        counts.append(loss.eval().num_matched(matched).tolist())
+    (folder / f"counts{rank}.json").write_text(json.dumps(counts))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_every_process_divides_by_the_mean_number_of_masks(tiny_config, tmp_path):
+    """Not by their number times the number of processes again, which would make the loss grow with it."""
+    torch.multiprocessing.spawn(count_matched, args=(tmp_path, tiny_config), nprocs=2)
+    assert json.loads((tmp_path / "counts0.json").read_text()) == [[2.0, 2.0], [3.0, 3.0]]
+    assert json.loads((tmp_path / "counts1.json").read_text()) == [[2.0, 2.0]]
