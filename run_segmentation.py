@@ -156,7 +156,7 @@ def report_results(metrics: dict[str, float], training_args: Any, output_dir: Pa
             f"(things {metrics['eval_pq_things']:.3f}, stuff {metrics['eval_pq_stuff']:.3f})"
         )
     if training_args.do_predict:
-        print(f"Pictures: {(output_dir / 'predictions').resolve()}")
+        print(f"Pictures: {(output_dir / PICTURES).resolve()}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")

@@ -32,6 +32,21 @@ def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def patch_grid(
+    image_size: int | list[int] | tuple[int, int], patch_size: int | list[int] | tuple[int, int]
+) -> tuple[int, int]:
+    """
+    `(rows, columns)` of patches in an image; sizes in pixels, one int for a square or `(height, width)`.
+
+    Raises:
+        ValueError: the patch size does not divide the image size.
+    """
+    (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(patch_size)
+    if height % patch_height or width % patch_width:
+        raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}.")
+    return height // patch_height, width // patch_width
+
+
 class EomtConfig(PreTrainedConfig):
     r"""
     Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
@@ -155,9 +170,7 @@ class EomtConfig(PreTrainedConfig):
                 f"num_blocks={self.num_blocks} query blocks: there must be at least one, and at most "
                 f"num_hidden_layers={self.num_hidden_layers}."
             )
-        image_size, patch_size = as_pair(self.image_size), as_pair(self.patch_size)
-        if image_size[0] % patch_size[0] or image_size[1] % patch_size[1]:
-            raise ValueError(f"image_size={self.image_size} is not divisible by patch_size={self.patch_size}.")
+        patch_grid(self.image_size, self.patch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -172,4 +185,4 @@ class EomtConfig(PreTrainedConfig):
 
 EomtConfig.register_for_auto_class()
 
-__all__ = ["EomtConfig", "as_pair"]
+__all__ = ["EomtConfig", "as_pair", "patch_grid"]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_eomt import EomtConfig, as_pair
+from .configuration_eomt import EomtConfig, as_pair, patch_grid
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale, EomtPositionEmbeddings
@@ -179,11 +179,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Raises:
             ValueError: the patch size does not divide it.
         """
-        (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(self.config.patch_size)
-        if height % patch_height or width % patch_width:
-            raise ValueError(f"image_size={image_size} is not divisible by patch_size={self.config.patch_size}.")
-        if (height, width) != as_pair(self.config.image_size):
-            self.embeddings.position_embeddings.set_trained_grid((height // patch_height, width // patch_width))
+        grid = patch_grid(image_size, self.config.patch_size)
+        if as_pair(image_size) != as_pair(self.config.image_size):
+            self.embeddings.position_embeddings.set_trained_grid(grid)
             self.config.image_size = image_size
 
     def get_input_embeddings(self) -> nn.Module:
@@ -234,11 +232,16 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                     f"mask_labels[{index}] is {tuple(masks.shape[-2:])} and pixel_values "
                     f"{tuple(pixel_values.shape[-2:])} (height, width): masks must have their picture's size."
                 )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         tokens, grid = self.embeddings(pixel_values)
         first_query_block = len(self.layers) - self.config.num_blocks
         supervise_all = self.training and mask_labels is not None
         predictions: list[tuple[Tensor, Tensor]] = []  # (mask logits, class logits)
-        hidden_states, attentions = [tokens], []
+        hidden_states = [tokens] if output_hidden_states else None
+        attentions: list[Any] | None = [] if output_attentions else None
 
         for index, layer in enumerate(self.layers):
             query_block = index - first_query_block
@@ -254,8 +257,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 if masked:
                     query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, probability)
             tokens, probabilities = layer(tokens, query_mask)
-            hidden_states.append(tokens)
-            attentions.append(probabilities)
+            if hidden_states is not None:
+                hidden_states.append(tokens)
+            if attentions is not None:
+                attentions.append(probabilities)
 
         sequence_output = self.layernorm(tokens)
         predictions.append(self.predict(sequence_output, grid))
@@ -263,17 +268,13 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         loss = loss_dict = None
         if mask_labels is not None and class_labels is not None:
             loss, loss_dict = self.compute_loss(predictions, mask_labels, class_labels)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
         output = EomtForUniversalSegmentationOutput(
             loss=loss,
             class_queries_logits=predictions[-1][1],
             masks_queries_logits=predictions[-1][0],
             last_hidden_state=sequence_output,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
             patch_offsets=patch_offsets,
             loss_dict=loss_dict,
             auxiliary_logits=[

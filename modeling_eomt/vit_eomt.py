@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_eomt import EomtConfig, as_pair
+from .configuration_eomt import EomtConfig, as_pair, patch_grid
 
 
 class EomtPatchEmbeddings(nn.Module):
@@ -59,8 +59,7 @@ class EomtPositionEmbeddings(nn.Embedding):
     """Learned position embeddings of a grid of patches."""
 
     def __init__(self, config: EomtConfig):
-        image_size, patch_size = as_pair(config.image_size), as_pair(config.patch_size)
-        self.trained_grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
+        self.trained_grid = patch_grid(config.image_size, config.patch_size)
         super().__init__(self.trained_grid[0] * self.trained_grid[1], config.hidden_size)
 
     def forward(self, grid: tuple[int, int]) -> Tensor:  # type: ignore[override]

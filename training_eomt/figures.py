@@ -8,23 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from image_processing_eomt import class_color, draw_segmentation
 
-from .inputs import segment_map
-from .samples import Sample
-
 
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller pictures are enlarged by a whole factor
 MARGIN = 12
 TEXT_SIZE = 15
 BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 
-# A segmentation: the map of segment ids, and what each segment is.
-Segmentation = tuple[np.ndarray, list[dict[str, Any]]]
-
-
-def target_segmentation(sample: Sample) -> Segmentation:
-    """The targets of a sample, crowds included."""
-    info = [{"id": index, "label_id": target.label_id} for index, target in enumerate(sample.targets)]
-    return segment_map(sample, with_crowds=True), info
+# What post-processing returns too: `segmentation`, the map of segment ids, and `segments_info`.
+Segmentation = Mapping[str, Any]
 
 
 def predicted_segmentation(
@@ -36,7 +27,7 @@ def predicted_segmentation(
     for index, segment in enumerate(segments):
         segmentation[np.asarray(segment["mask"]) > 0] = index
         info.append({"id": index, "label_id": label2id[segment["label"]], "score": segment["score"]})
-    return segmentation, info
+    return {"segmentation": segmentation, "segments_info": info}
 
 
 def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], id2label: Any) -> Image.Image:
@@ -51,13 +42,14 @@ def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], 
     factor = max(1, -(-MIN_PANEL_SIZE // max(image.size)))
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     panels = {"input": image}
-    for caption, (segmentation, info) in segmentations.items():
-        enlarged = segmentation.repeat(factor, axis=0).repeat(factor, axis=1)
-        panels[caption] = draw_segmentation(image, enlarged, info, id2label)
+    for caption, result in segmentations.items():
+        enlarged = result["segmentation"].repeat(factor, axis=0).repeat(factor, axis=1)
+        panels[caption] = draw_segmentation(image, enlarged, result["segments_info"], id2label)
 
     font = ImageFont.load_default(size=TEXT_SIZE)
     width = len(panels) * (image.width + MARGIN) + MARGIN
-    rows = _legend_rows({s["label_id"] for _, info in segmentations.values() for s in info}, id2label, font, width)
+    label_ids = {info["label_id"] for result in segmentations.values() for info in result["segments_info"]}
+    rows = _legend_rows(label_ids, id2label, font, width)
     line = TEXT_SIZE + MARGIN
     figure = Image.new("RGB", (width, line + image.height + MARGIN + line * len(rows) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(figure)

@@ -26,6 +26,15 @@ def segment_map(sample: Sample, with_crowds: bool) -> np.ndarray:
     return segments
 
 
+def reference_segmentation(sample: Sample) -> dict[str, Any]:
+    """The targets in the form of a panoptic result, crowds included: `segmentation` and `segments_info`."""
+    info = [
+        {"id": index, "label_id": target.label_id, "iscrowd": target.iscrowd}
+        for index, target in enumerate(sample.targets)
+    ]
+    return {"segmentation": segment_map(sample, with_crowds=True), "segments_info": info}
+
+
 def processed(sample: Sample, image_processor: ImageProcessor) -> dict[str, Any]:
     """`pixel_values`, `mask_labels` and `class_labels` of a sample, prepared as pictures are at inference."""
     features = image_processor.preprocess(
@@ -82,14 +91,7 @@ class EvaluationInputs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        reference = {
-            "segmentation": segment_map(sample, with_crowds=True),
-            "segments_info": [
-                {"id": index, "label_id": target.label_id, "iscrowd": target.iscrowd}
-                for index, target in enumerate(sample.targets)
-            ],
-        }
-        return {**processed(sample, self.image_processor), "reference": reference}
+        return {**processed(sample, self.image_processor), "reference": reference_segmentation(sample)}
 
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

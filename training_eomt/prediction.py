@@ -8,7 +8,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .coco_panoptic import CocoPanopticDataset
-from .figures import predicted_segmentation, side_by_side, target_segmentation
+from .figures import Segmentation, predicted_segmentation, side_by_side
+from .inputs import reference_segmentation
 from .samples import Sample, read_rgb
 
 
@@ -55,7 +56,7 @@ def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], dire
     config = segmenter.model.config
     written: set[str] = set()
     for sample, has_targets in tqdm(pictures, desc="Segmenting", unit="picture"):
-        segmentations = {"target": target_segmentation(sample)} if has_targets else {}
+        segmentations: dict[str, Segmentation] = {"target": reference_segmentation(sample)} if has_targets else {}
         segmentations["prediction"] = predicted_segmentation(segmenter(sample.image), sample.size, config.id2label)
         figure = side_by_side(sample.image, segmentations, config.id2label)
         name = f"{Path(sample.file_name).stem}.png"

@@ -34,6 +34,10 @@ class EomtTrainer(Trainer):
     """
 
     args: EomtTrainingArguments
+    # Of the evaluation that is under way, on this process.
+    _metric: PanopticQuality
+    _loss_sum: float
+    _num_images: int
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
@@ -42,8 +46,6 @@ class EomtTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         if args.mask_annealing:
             self.add_callback(MaskAnnealingCallback())
-        self._metric = self._new_metric()
-        self._loss_sum, self._num_images = 0.0, 0
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

@@ -232,6 +232,8 @@ def test_hidden_states_and_attentions_on_request(tiny_config):
     outputs = model(torch.randn(1, 3, 64, 64), output_hidden_states=True, output_attentions=True)
     assert [state.shape[1] for state in outputs.hidden_states] == [19, 19, 26, 26]
     assert [attention.shape for attention in outputs.attentions] == [(1, 2, 19, 19), (1, 2, 26, 26), (1, 2, 26, 26)]
+    outputs = model(torch.randn(1, 3, 64, 64))
+    assert outputs.hidden_states is None and outputs.attentions is None
 
 
 def test_loading_for_other_classes_initialises_only_the_class_head_anew(tiny_config, tmp_path):

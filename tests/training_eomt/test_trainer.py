@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import training_eomt
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
@@ -154,3 +155,9 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights(make_trainer,
 def test_the_warmup_follows_from_the_length_of_training(tmp_path, settings, total_steps, stages):
     arguments = EomtTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, **settings)
     assert arguments.warmup_stages(total_steps) == stages
+
+
+def test_the_package_names_the_trainer_and_its_arguments():
+    assert training_eomt.EomtTrainer is EomtTrainer and training_eomt.EomtTrainingArguments is EomtTrainingArguments
+    with pytest.raises(AttributeError, match="no attribute 'EomtTrainr'"):
+        _ = training_eomt.EomtTrainr
