@@ -170,4 +170,4 @@ if __name__ == "__main__":
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar
