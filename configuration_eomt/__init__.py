@@ -1,6 +1,6 @@
-"""What an EoMT model is: its configuration."""
+"""What an EoMT model is: its configuration, and the named sizes."""
 
-from .configuration_eomt import EomtConfig
+from .configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 
 
-__all__ = ["EomtConfig"]
+__all__ = ["EOMT_SIZES", "EomtConfig", "EomtDinov3Config"]

@@ -3,19 +3,68 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108.
 """
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 
+# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, and `EomtDinov3Config(**...)` for those of
+# DINOv3. Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's.
+# "7b" is Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes are those of
+# https://arxiv.org/abs/2508.10104.
+EOMT_SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_blocks": 4},
+    "giant": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 24,
+        "num_blocks": 5,
+        "use_swiglu_ffn": True,
+    },
+    "7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_blocks": 5,
+        "num_register_tokens": 0,
+        "use_swiglu_ffn": True,
+    },
+}
+_DINOV3_SIZES: dict[str, dict[str, Any]] = {
+    "dinov3_small": {**EOMT_SIZES["small"], "intermediate_size": 1536},
+    "dinov3_small_plus": {**EOMT_SIZES["small"], "intermediate_size": 1536, "use_gated_mlp": True},
+    "dinov3_base": {**EOMT_SIZES["base"], "intermediate_size": 3072},
+    "dinov3_large": {**EOMT_SIZES["large"], "intermediate_size": 4096},
+    "dinov3_huge_plus": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "num_blocks": 5,
+        "intermediate_size": 5120,
+        "use_gated_mlp": True,
+    },
+    "dinov3_7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_blocks": 5,
+        "intermediate_size": 8192,
+        "use_gated_mlp": True,
+        "query_bias": False,
+        "value_bias": False,
+    },
+}
+for _size in _DINOV3_SIZES.values():
+    _size["hidden_act"] = "silu" if _size.get("use_gated_mlp") else "gelu"
+    _size["layer_norm_eps"] = 1e-5
+EOMT_SIZES.update(_DINOV3_SIZES)
+
 # Which class of the files that travel with a checkpoint answers to which Auto class. `pipeline("image-segmentation")`
 # asks for AutoModelForImageSegmentation first: without that entry it would silently use Transformers' own class.
-_AUTO_MAP = {
-    "AutoConfig": "configuration_eomt.EomtConfig",
-    "AutoModel": "modeling_eomt.EomtForUniversalSegmentation",
-    "AutoModelForUniversalSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
-    "AutoModelForImageSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
-}
+_AUTO_MODELS = ("AutoModel", "AutoModelForUniversalSegmentation", "AutoModelForImageSegmentation")
 _CUSTOM_PIPELINES = {
     "image-segmentation": {
         "impl": "pipeline_eomt.EomtImageSegmentationPipeline",
@@ -45,6 +94,18 @@ def patch_grid(
     if height % patch_height or width % patch_width:
         raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}.")
     return height // patch_height, width // patch_width
+
+
+def default_num_blocks(num_hidden_layers: int) -> int:
+    """Number of query blocks of the published model that is at least as deep."""
+    published = {size["num_hidden_layers"]: size["num_blocks"] for size in EOMT_SIZES.values()}
+    deep_enough = [depth for depth in sorted(published) if depth >= num_hidden_layers]
+    return min(published[deep_enough[0] if deep_enough else max(published)], num_hidden_layers)
+
+
+def default_num_upscale_blocks(patch_size: int | list[int] | tuple[int, int]) -> int:
+    """Number of 2x upscalings that bring patch tokens to a quarter of the image's resolution, section 3.2."""
+    return max(1, int(math.log2(max(as_pair(patch_size)))) - 2)
 
 
 class EomtConfig(PreTrainedConfig):
@@ -86,7 +147,7 @@ class EomtConfig(PreTrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of the attention probabilities.
         use_swiglu_ffn (`bool`, *optional*, defaults to `False`):
-            Whether the blocks' MLPs are SwiGLU (DINOv2 giant). Not supported yet.
+            Whether the blocks' MLPs are SwiGLU (DINOv2 giant): gated by a SiLU, with two thirds of the width.
         num_blocks (`int`, *optional*, defaults to 4):
             Number of final blocks that process the queries together with the patches (L2 in the paper).
         no_object_weight (`float`, *optional*, defaults to 0.1):
@@ -123,6 +184,7 @@ class EomtConfig(PreTrainedConfig):
     """
 
     model_type = "eomt"
+    _model_class = "EomtForUniversalSegmentation"
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -154,7 +216,11 @@ class EomtConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         comes_with_code = "auto_map" in kwargs
         super().__post_init__(**kwargs)
-        self.auto_map: dict[str, str] = {**_AUTO_MAP, **getattr(self, "auto_map", {})}
+        auto_map = {
+            "AutoConfig": f"configuration_eomt.{type(self).__name__}",
+            **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
+        }
+        self.auto_map: dict[str, str] = {**auto_map, **getattr(self, "auto_map", {})}
         if comes_with_code:
             # Read from a folder that also holds the code, so `pipeline` finds the class named here in it.
             self.custom_pipelines = _CUSTOM_PIPELINES
@@ -172,6 +238,27 @@ class EomtConfig(PreTrainedConfig):
             )
         patch_grid(self.image_size, self.patch_size)
 
+    @property
+    def uses_rope(self) -> bool:
+        """Whether positions are rotary embeddings in the attention; otherwise they are learned and added."""
+        return False
+
+    @property
+    def uses_gated_mlp(self) -> bool:
+        """Whether the blocks' MLPs have a gate: three linear layers instead of two."""
+        return self.use_swiglu_ffn
+
+    @property
+    def mlp_activation(self) -> str:
+        """Name of the activation of the blocks' MLPs."""
+        return "silu" if self.use_swiglu_ffn else self.hidden_act
+
+    @property
+    def mlp_hidden_size(self) -> int:
+        """Width of the blocks' MLPs; SwiGLU has two thirds of it, rounded up to a multiple of 8."""
+        width = int(self.hidden_size * self.mlp_ratio)
+        return (int(width * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else width
+
     def to_dict(self) -> dict[str, Any]:
         """
         The configuration as stored in `config.json`: without `custom_pipelines`. Stored there, it would make
@@ -183,6 +270,110 @@ class EomtConfig(PreTrainedConfig):
         return output
 
 
-EomtConfig.register_for_auto_class()
+class EomtDinov3Config(EomtConfig):
+    r"""
+    Configuration of an [`EomtDinov3ForUniversalSegmentation`], EoMT on a DINOv3 backbone. Field names, meanings and
+    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are those of [`EomtConfig`];
+    `mlp_ratio` and `use_swiglu_ffn` mean nothing here.
 
-__all__ = ["EomtConfig", "as_pair", "patch_grid"]
+    Args:
+        intermediate_size (`int`, *optional*, defaults to 4096):
+            Width of an MLP's hidden layer.
+        rope_parameters (`dict`, *optional*):
+            `rope_theta`, the base of the rotary frequencies (100 by default); `rope_type` can only be `"default"`.
+        query_bias (`bool`, *optional*, defaults to `True`):
+            Whether the query projection has a bias.
+        key_bias (`bool`, *optional*, defaults to `False`):
+            Whether the key projection has a bias.
+        value_bias (`bool`, *optional*, defaults to `True`):
+            Whether the value projection has a bias.
+        proj_bias (`bool`, *optional*, defaults to `True`):
+            Whether the attention's output projection has a bias.
+        mlp_bias (`bool`, *optional*, defaults to `True`):
+            Whether the MLP's layers have biases.
+        use_gated_mlp (`bool`, *optional*, defaults to `False`):
+            Whether the MLPs are gated (DINOv3 S+, H+ and 7B).
+        pos_embed_shift (`float`, *optional*):
+            In training, patch coordinates, which lie in [-1, 1], are shifted by up to this much in each direction.
+        pos_embed_jitter (`float`, *optional*):
+            In training, each axis is scaled by a random factor between 1 / `pos_embed_jitter` and `pos_embed_jitter`.
+        pos_embed_rescale (`float`, *optional*, defaults to 2.0):
+            In training, both axes are scaled by one random factor between 1 / `pos_embed_rescale` and
+            `pos_embed_rescale`.
+
+    Raises:
+        `ValueError`: sizes that do not divide, more query blocks than blocks, another `rope_type`.
+
+    Example:
+
+    ```python
+    >>> from configuration_eomt import EOMT_SIZES, EomtDinov3Config
+    >>> from modeling_eomt import EomtDinov3ForUniversalSegmentation
+
+    >>> model = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**EOMT_SIZES["dinov3_small"]))
+    ```
+    """
+
+    model_type = "eomt_dinov3"
+    default_theta = 100.0
+    _model_class = "EomtDinov3ForUniversalSegmentation"
+
+    intermediate_size: int = 4096
+    rope_parameters: dict | None = None
+    query_bias: bool = True
+    key_bias: bool = False
+    value_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    use_gated_mlp: bool = False
+    pos_embed_shift: float | None = None
+    pos_embed_jitter: float | None = None
+    pos_embed_rescale: float | None = 2.0
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        if self.hidden_size // self.num_attention_heads % 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} over num_attention_heads={self.num_attention_heads} must be "
+                f"divisible by 4: rotary embeddings turn pairs of channels, half of them by row and half by column."
+            )
+        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
+        if rope_type != "default":
+            raise ValueError(f'rope_type={rope_type!r} is not supported, only "default" is.')
+
+    @property
+    def uses_rope(self) -> bool:
+        return True
+
+    @property
+    def uses_gated_mlp(self) -> bool:
+        return self.use_gated_mlp
+
+    @property
+    def mlp_activation(self) -> str:
+        return self.hidden_act
+
+    @property
+    def mlp_hidden_size(self) -> int:
+        return self.intermediate_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """As [`EomtConfig.to_dict`], without the two fields that mean nothing here."""
+        output = super().to_dict()
+        output.pop("mlp_ratio", None)
+        output.pop("use_swiglu_ffn", None)
+        return output
+
+
+EomtConfig.register_for_auto_class()
+EomtDinov3Config.register_for_auto_class()
+
+__all__ = [
+    "EOMT_SIZES",
+    "EomtConfig",
+    "EomtDinov3Config",
+    "as_pair",
+    "default_num_blocks",
+    "default_num_upscale_blocks",
+    "patch_grid",
+]

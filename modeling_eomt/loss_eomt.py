@@ -101,8 +101,17 @@ class EomtLoss(nn.Module):
         predictions: Sequence[tuple[Tensor, Tensor]],
         mask_labels: Sequence[Tensor],
         class_labels: Sequence[Tensor],
+        num_items: Tensor | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The terms of several predictions for the same targets; arguments and errors as in `forward`."""
+        """
+        The terms of several predictions for the same targets; arguments and errors as in `forward`.
+
+        Args:
+            num_items: `(2,)`, what the terms are averaged over, see [`count_items`]. By default the items of this
+                batch; in training the mean of the processes' batches, so that each query and each mask counts the
+                same wherever it is. (In evaluation processes may have different numbers of batches, so they do not
+                wait for each other.)
+        """
         # (predictions, batch, num_queries, mask_height, mask_width) and (predictions, batch, num_queries, labels + 1)
         with torch.autocast(predictions[0][0].device.type, enabled=False):
             mask_logits = torch.stack([masks for masks, _ in predictions]).float()
@@ -110,8 +119,15 @@ class EomtLoss(nn.Module):
             self._check_targets(mask_labels, class_labels, batch_size=mask_logits.shape[1])
             masks, labels, image_of_target = flatten_targets(mask_labels, class_labels, mask_logits.device)
             query_of_target = self.match(mask_logits, class_logits, masks, class_labels)
+            if num_items is None:
+                num_items = self.mean_over_processes(count_items(class_labels, num_queries=mask_logits.shape[2]))
+            num_images, num_masks = num_items.to(mask_logits.device, torch.float32)
+            num_unmatched = num_images * mask_logits.shape[2] - num_masks
+            total_class_weight = num_masks + num_unmatched * self.no_object_weight
             cross_entropy = self.classification_loss(class_logits, labels, image_of_target, query_of_target)
             mask_loss, dice_loss = self.mask_losses(mask_logits, masks, image_of_target, query_of_target)
+            cross_entropy = cross_entropy / total_class_weight
+            mask_loss, dice_loss = mask_loss / num_masks.clamp(min=1e-6), dice_loss / num_masks.clamp(min=1e-6)
         return [
             {"loss_mask": mask, "loss_dice": dice, "loss_cross_entropy": classification}
             for mask, dice, classification in zip(
@@ -156,7 +172,7 @@ class EomtLoss(nn.Module):
         self, class_logits: Tensor, labels: Tensor, image_of_target: Tensor, query_of_target: Tensor
     ) -> Tensor:
         """
-        Cross entropy of all queries, weighted mean; unmatched queries should say "no object".
+        Cross entropy of all queries, weighted sum; unmatched queries should say "no object".
 
         Args:
             class_logits: `(predictions, batch, num_queries, num_labels + 1)`.
@@ -173,14 +189,14 @@ class EomtLoss(nn.Module):
         expected[prediction, image_of_target, query_of_target % (num_queries + 1)] = labels.expand_as(query_of_target)
         expected = expected[:, :, :num_queries].flatten(1)  # (predictions, batch * num_queries)
         losses = F.cross_entropy(class_logits.flatten(1, 2).transpose(1, 2), expected, reduction="none")
-        weights = self.empty_weight.to(losses)[expected]
-        return (losses * weights).sum(1) / weights.sum(1)
+        weights = torch.where(expected == self.num_labels, self.no_object_weight, 1.0)
+        return (losses * weights).sum(1)
 
     def mask_losses(
         self, mask_logits: Tensor, masks: Tensor, image_of_target: Tensor, query_of_target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
-        Binary cross entropy and dice loss of the matched masks at sampled points, over the number of matched masks.
+        Binary cross entropy and dice loss at sampled points, summed over the matched masks.
 
         Args:
             mask_logits: `(predictions, batch, num_queries, mask_height, mask_width)`.
@@ -195,7 +211,6 @@ class EomtLoss(nn.Module):
         matched = (query_of_target >= 0).float()
         if num_targets == 0:  # keeps the graph, so that every process has gradients for every parameter
             nothing = mask_logits.flatten(1).sum(1) * 0.0
-            self.num_matched(matched)
             return nothing, nothing
         prediction = torch.arange(num_predictions, device=masks.device)[:, None]
         # (all_targets, predictions, mask_height, mask_width)
@@ -208,9 +223,8 @@ class EomtLoss(nn.Module):
         probabilities = sampled.sigmoid()
         intersection = (probabilities * targets).sum(-1)
         dice = 1.0 - (2.0 * intersection + 1.0) / (probabilities.sum(-1) + targets.sum(-1) + 1.0)
-        num_masks = self.num_matched(matched)
         # (all_targets, predictions) -> (predictions,)
-        return (cross_entropy * matched.T).sum(0) / num_masks, (dice * matched.T).sum(0) / num_masks
+        return (cross_entropy * matched.T).sum(0), (dice * matched.T).sum(0)
 
     @torch.no_grad()
     def uncertain_points(self, logits: Tensor) -> Tensor:
@@ -232,18 +246,32 @@ class EomtLoss(nn.Module):
         uniform_points = torch.rand(len(logits), self.num_points - num_uncertain, 2, device=logits.device)
         return torch.cat([uncertain_points, uniform_points], dim=1)
 
-    def num_matched(self, matched: Tensor) -> Tensor:
-        """
-        Number of matched masks per prediction, `(predictions,)`, at least 1.
-
-        In training the mean over all processes, so that each mask counts the same wherever it is. In evaluation
-        processes may have different numbers of batches, so they do not wait for each other.
-        """
-        count = matched.sum(1)
+    def mean_over_processes(self, num_items: Tensor) -> Tensor:
+        """The items of a batch, or in distributed training the mean of all processes' batches."""
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(count)
-            count = count / torch.distributed.get_world_size()
-        return count.clamp(min=1.0)
+            num_items = num_items.to(self.empty_weight.device)
+            torch.distributed.all_reduce(num_items)
+            num_items = num_items / torch.distributed.get_world_size()
+        return num_items
+
+
+def count_items(class_labels: Sequence[Tensor], num_queries: int) -> Tensor:
+    """
+    What the loss of a batch is averaged over: its images and the masks that will be matched.
+
+    Several micro-batches whose loss shall be that of one large batch are each given the sum of all their counts as
+    `num_items_in_batch`; the sum of their losses then is the loss of the large batch.
+
+    Args:
+        class_labels: per image `(num_targets,)`.
+        num_queries: number of queries, the most masks of an image that can be matched.
+
+    Returns:
+        `(2,)` float32: number of images, number of matched masks.
+    """
+    return torch.tensor(
+        [float(len(class_labels)), float(sum(min(len(labels), num_queries) for labels in class_labels))]
+    )
 
 
 def flatten_targets(
@@ -252,6 +280,5 @@ def flatten_targets(
     """Targets of all images in a row: masks `(all_targets, height, width)` float, labels and image indices."""
     masks = torch.cat([masks.to(device) for masks in mask_labels]).float()
     labels = torch.cat([labels.to(device) for labels in class_labels]).long()
-    counts = torch.tensor([len(labels) for labels in class_labels], device=device)
-    images = torch.arange(len(class_labels), device=device)
-    return masks, labels, images.repeat_interleave(counts, output_size=len(labels))
+    images = [torch.full((len(labels),), image, device=device) for image, labels in enumerate(class_labels)]
+    return masks, labels, torch.cat(images)

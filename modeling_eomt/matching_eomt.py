@@ -5,6 +5,7 @@ sections 3.3 and 4.1: the costs are the loss terms, masks are compared at random
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,6 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
-@torch.no_grad()
 def match_queries(
     mask_logits: Tensor,
     class_logits: Tensor,
@@ -57,6 +57,31 @@ def match_queries(
         ValueError: a class that the model does not have.
         FloatingPointError: predictions that are not finite.
     """
+    return _match(
+        mask_logits.detach(),
+        class_logits.detach(),
+        masks,
+        list(class_labels),
+        class_weight,
+        mask_weight,
+        dice_weight,
+        num_points,
+    )
+
+
+# The assignment runs on the CPU and in scipy, which a compiler cannot trace: to it all of this is one operator.
+@torch.library.custom_op("eomt::match_queries", mutates_args=())
+@torch.no_grad()
+def _match(
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    masks: Tensor,
+    class_labels: list[Tensor],
+    class_weight: float,
+    mask_weight: float,
+    dice_weight: float,
+    num_points: int,
+) -> Tensor:
     num_predictions, _, num_queries = mask_logits.shape[:3]
     num_labels = class_logits.shape[-1] - 1
     device = mask_logits.device
@@ -92,6 +117,11 @@ def match_queries(
             queries, targets = (torch.from_numpy(indices) for indices in linear_sum_assignment(prediction_cost))
             assignment[prediction, targets] = queries
     return query_of_target.to(device, non_blocking=True)
+
+
+@_match.register_fake
+def _(mask_logits: Tensor, class_logits: Tensor, masks: Tensor, *args: Any) -> Tensor:
+    return mask_logits.new_empty((mask_logits.shape[0], masks.shape[0]), dtype=torch.int64)
 
 
 def _check_labels(is_valid: Tensor, counts: list[int], num_labels: int) -> None:

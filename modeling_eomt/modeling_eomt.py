@@ -3,8 +3,11 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108, section 3.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
+from os import PathLike
 from typing import Any
 
 import torch
@@ -14,10 +17,20 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_eomt import EomtConfig, as_pair, patch_grid
+from .backbones_eomt import read_backbone
+from .configuration_eomt import (
+    EomtConfig,
+    EomtDinov3Config,
+    as_pair,
+    default_num_blocks,
+    default_num_upscale_blocks,
+    patch_grid,
+)
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
-from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale, EomtPositionEmbeddings
+from .positions_eomt import EomtPositionEmbeddings, EomtRope
+from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
+from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
 @dataclass
@@ -69,7 +82,11 @@ class EomtPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _no_split_modules = ["EomtLayer"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["attn_mask_probs"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,6 +116,32 @@ class EomtPreTrainedModel(PreTrainedModel):
         elif isinstance(module, EomtForUniversalSegmentation):
             init.ones_(module.attn_mask_probs)
 
+    @staticmethod
+    def _load_pretrained_model(
+        model: "EomtPreTrainedModel", state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
+    ) -> Any:
+        """Also reads checkpoints in which SwiGLU layers have the names that Transformers gave them before 5.18."""
+        weight_mapping = [*(load_config.weight_mapping or []), *legacy_swiglu_conversions()]
+        load_config = dataclasses.replace(load_config, weight_mapping=weight_mapping)
+        loaded = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args)
+        model._weight_conversions = None  # they are for loading; saving has its own way
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
+        """
+        As `PreTrainedModel.save_pretrained`. SwiGLU layers get the names that the installed Transformers' own class
+        has for them, so that the folder loads there too; here both load.
+        """
+        if uses_legacy_swiglu_names(self.config):
+            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
+        return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")
+
+    def resize_position_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("To prepare the model for images of another size, use set_image_size().")
+
 
 class EomtForUniversalSegmentation(EomtPreTrainedModel):
     """
@@ -114,11 +157,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         config ([`EomtConfig`]): the configuration.
     """
 
+    gradient_checkpointing = False
+
     def __init__(self, config: EomtConfig):
-        if config.use_swiglu_ffn:
-            raise ValueError("use_swiglu_ffn=True (DINOv2 giant) is not supported yet.")
         super().__init__(config)
         self.embeddings = EomtEmbeddings(config)
+        self.rope_embeddings = EomtRope(config) if config.uses_rope else None
         self.layers = nn.ModuleList(EomtLayer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.query = nn.Embedding(config.num_queries, config.hidden_size)
@@ -126,23 +170,82 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         self.mask_head = EomtMaskHead(config)
         self.class_predictor = nn.Linear(config.hidden_size, (config.num_labels or 0) + 1)
         self.criterion = EomtLoss.from_config(config)
-        # The stored form of `mask_probabilities`. Computation uses the Python floats, never this tensor.
+        # The stored form of `mask_probabilities`. What is computed depends on the Python floats only; this tensor is
+        # merely compared with random numbers, so that a probability that changes does not compile the model anew.
         self.register_buffer("attn_mask_probs", torch.ones(config.num_blocks))
         self.attn_mask_probs: Tensor
         self._mask_probabilities = [1.0] * config.num_blocks
+        self._masking = ("always",) * config.num_blocks
         self.register_load_state_dict_post_hook(lambda module, _: module._read_mask_probabilities())
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model as `PreTrainedModel.from_pretrained` does, its mask probabilities included."""
+        """
+        Loads a model as `PreTrainedModel.from_pretrained` does, its mask probabilities included.
+
+        For other classes than the checkpoint's give `num_labels` or `id2label` and `ignore_mismatched_sizes=True`: all
+        weights but the class head's are kept, and the report says so. For another image size or number of queries,
+        load first and then use `set_image_size` or `set_num_queries`.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._read_mask_probabilities()
         return loaded
 
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str | PathLike,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int = 16,
+        num_queries: int = 200,
+        num_blocks: int | None = None,
+        id2label: dict[int, str] | None = None,
+        **config_overrides: Any,
+    ) -> "EomtForUniversalSegmentation":
+        """
+        A new model on a pre-trained ViT: the backbone's weights, resampled to the sizes asked for, everything else
+        initialised.
+
+        Args:
+            name_or_path: a folder or a model of the Hub: DINOv2 with or without registers, ViT (AugReg), DeiT, or a
+                timm ViT (DeiT III, AugReg); for [`EomtDinov3ForUniversalSegmentation`] a DINOv3 ViT.
+            image_size: height and width of the training images in pixels, one int for a square.
+            patch_size: size of a patch in pixels; kernels of another size are resampled as in FlexiViT.
+            num_queries: number of learnable queries.
+            num_blocks: number of final blocks that process the queries; by default that of the published model of the
+                same depth.
+            id2label: names of the classes.
+            config_overrides: more fields of the configuration.
+
+        Raises:
+            ValueError: a kind of model that is not supported, or weights that do not fit.
+            OSError: no such folder or model.
+        """
+        backbone = read_backbone(name_or_path, cls.config_class.model_type)
+        settings = {**backbone.config, "image_size": image_size, "patch_size": patch_size, "num_queries": num_queries}
+        settings["num_blocks"] = (
+            default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
+        )
+        settings["num_upscale_blocks"] = default_num_upscale_blocks(patch_size)
+        if id2label is not None:
+            settings["id2label"] = id2label
+        model = cls(cls.config_class(**{**settings, **config_overrides}))
+        backbone.load_into(model)
+        return model
+
     def _read_mask_probabilities(self) -> None:
-        self._mask_probabilities = self.attn_mask_probs.tolist()
+        if not self.attn_mask_probs.is_meta:
+            self._use_mask_probabilities(self.attn_mask_probs.tolist())
+
+    def _use_mask_probabilities(self, probabilities: list[float]) -> None:
+        self._mask_probabilities = probabilities
+        self._masking = tuple(
+            "always" if probability >= 1.0 else "sometimes" if probability > 0.0 else "never"
+            for probability in probabilities
+        )
 
     @property
     def mask_probabilities(self) -> list[float]:
@@ -165,13 +268,13 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 f"Expected {self.config.num_blocks} mask probabilities in [0, 1], one per query block, got "
                 f"{probabilities}."
             )
-        self._mask_probabilities = probabilities
+        self._use_mask_probabilities(probabilities)
         with torch.no_grad():
             self.attn_mask_probs.copy_(torch.tensor(probabilities))
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> None:
         """
-        Prepares the model for training at another size: resamples the position embeddings once.
+        Prepares the model for training at another size: resamples the position embeddings, if it has any, once.
 
         Args:
             image_size: height and width of the training images in pixels, one int for a square.
@@ -181,8 +284,25 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         """
         grid = patch_grid(image_size, self.config.patch_size)
         if as_pair(image_size) != as_pair(self.config.image_size):
-            self.embeddings.position_embeddings.set_trained_grid(grid)
+            if self.embeddings.position_embeddings is not None:
+                self.embeddings.position_embeddings.set_trained_grid(grid)
             self.config.image_size = image_size
+
+    @torch.no_grad()
+    def set_num_queries(self, num_queries: int) -> None:
+        """
+        Changes the number of queries: keeps the first ones, and initialises those that are new.
+
+        Args:
+            num_queries: the most segments the model can find in an image, at least 1.
+        """
+        if num_queries < 1:
+            raise ValueError(f"num_queries={num_queries}: there must be at least one.")
+        queries = torch.randn(num_queries, self.config.hidden_size).to(self.query.weight)
+        kept = min(num_queries, self.config.num_queries)
+        queries[:kept] = self.query.weight[:kept]
+        self.query.weight = nn.Parameter(queries, requires_grad=self.query.weight.requires_grad)
+        self.query.num_embeddings = self.config.num_queries = num_queries
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
@@ -194,6 +314,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         class_labels: list[Tensor] | None = None,
         patch_offsets: list[Tensor] | None = None,
         output_auxiliary_logits: bool | None = None,
+        num_items_in_batch: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -211,6 +332,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 Positions of the windows of window-split images; returned as given.
             output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
                 Whether to return the predictions made before the query blocks.
+            num_items_in_batch (`torch.Tensor` of shape `(2,)`, *optional*):
+                Number of images and of masks that the loss is averaged over, if this batch is part of a larger one,
+                see [`count_items`]. By default those of this batch, over all processes.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the tokens after every block.
             output_attentions (`bool`, *optional*):
@@ -237,6 +361,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         tokens, grid = self.embeddings(pixel_values)
+        rope = None
+        if self.rope_embeddings is not None:
+            rope = self.rope_embeddings(grid, self.embeddings.num_prefix_tokens, tokens.device)
+        predict = self.predict
+        if self.gradient_checkpointing and self.training:
+            predict = partial(self._gradient_checkpointing_func, self.predict)
         first_query_block = len(self.layers) - self.config.num_blocks
         supervise_all = self.training and mask_labels is not None
         predictions: list[tuple[Tensor, Tensor]] = []  # (mask logits, class logits)
@@ -247,27 +377,33 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             query_block = index - first_query_block
             query_mask = None
             if query_block == 0:
-                queries = self.query.weight.expand(len(tokens), -1, -1).to(tokens.dtype)
-                tokens = torch.cat([queries, tokens], dim=1)
+                queries = self.query(torch.arange(self.config.num_queries, device=tokens.device))
+                tokens = torch.cat([queries.to(tokens).expand(tokens.shape[0], -1, -1), tokens], dim=1)
+                if rope is not None:  # queries are nowhere: an angle of 0
+                    rope = (
+                        F.pad(rope[0], (0, 0, len(queries), 0), value=1.0),
+                        F.pad(rope[1], (0, 0, len(queries), 0)),
+                    )
             if query_block >= 0:
-                probability = self._mask_probabilities[query_block]
-                masked = probability > 0.0 if self.training else probability == 1.0
+                masking = self._masking[query_block]
+                masked = masking != "never" if self.training else masking == "always"
                 if masked or supervise_all:
-                    predictions.append(self.predict(self.layernorm(tokens), grid))
+                    predictions.append(predict(self.layernorm(tokens), grid))
                 if masked:
+                    probability = self.attn_mask_probs[query_block] if masking == "sometimes" else None
                     query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, probability)
-            tokens, probabilities = layer(tokens, query_mask)
+            tokens, probabilities = layer(tokens, query_mask, rope)
             if hidden_states is not None:
                 hidden_states.append(tokens)
             if attentions is not None:
                 attentions.append(probabilities)
 
         sequence_output = self.layernorm(tokens)
-        predictions.append(self.predict(sequence_output, grid))
+        predictions.append(predict(sequence_output, grid))
 
         loss = loss_dict = None
         if mask_labels is not None and class_labels is not None:
-            loss, loss_dict = self.compute_loss(predictions, mask_labels, class_labels)
+            loss, loss_dict = self.compute_loss(predictions, mask_labels, class_labels, num_items_in_batch)
         output = EomtForUniversalSegmentationOutput(
             loss=loss,
             class_queries_logits=predictions[-1][1],
@@ -301,31 +437,40 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
         features = patches.transpose(1, 2).unflatten(2, grid)  # (batch, hidden_size, rows, columns)
         features = self.upscale_block(features)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), features)
+        mask_embeddings = self.mask_head(queries).to(features.device)
+        mask_logits = torch.einsum("bqc,bchw->bqhw", mask_embeddings, features)
         return mask_logits, self.class_predictor(queries)
 
-    def query_attention_mask(self, mask_logits: Tensor, grid: tuple[int, int], probability: float) -> Tensor:
+    def query_attention_mask(
+        self, mask_logits: Tensor, grid: tuple[int, int], probability: Tensor | float | None = None
+    ) -> Tensor:
         """
         Where each query may attend: to all queries and prefix tokens, and to the patches of its mask.
 
         Args:
             mask_logits: `(batch, num_queries, height / 4, width / 4)`.
             grid: rows and columns of the patch grid.
-            probability: how likely a query is restricted at all; the others may attend everywhere.
+            probability: how likely a query is restricted at all, the others may attend everywhere; None restricts all
+                of them without drawing random numbers.
 
         Returns:
             `(batch, num_queries, num_tokens)` bool, True where attention is allowed.
         """
         allowed = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False).flatten(2) > 0
-        if probability < 1.0:
-            allowed |= torch.rand(allowed.shape[:2], device=allowed.device)[:, :, None] > probability
+        if probability is not None:
+            free = torch.rand(allowed.shape[:2], device=allowed.device) > probability
+            allowed = allowed | free[:, :, None]
         return F.pad(allowed, (self.config.num_queries + self.embeddings.num_prefix_tokens, 0), value=True)
 
     def compute_loss(
-        self, predictions: list[tuple[Tensor, Tensor]], mask_labels: list[Tensor], class_labels: list[Tensor]
+        self,
+        predictions: list[tuple[Tensor, Tensor]],
+        mask_labels: list[Tensor],
+        class_labels: list[Tensor],
+        num_items_in_batch: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all loss terms, and the unweighted terms by name (see the output's `loss_dict`)."""
-        terms = self.criterion.for_predictions(predictions, mask_labels, class_labels)
+        terms = self.criterion.for_predictions(predictions, mask_labels, class_labels, num_items_in_batch)
         suffixes = [f"_{index}" for index in range(len(terms) - 1)] + [""]
         loss_dict = {
             f"{name}{suffix}": value
@@ -340,6 +485,25 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         return sum(weights[name] * value for term in terms for name, value in term.items()), loss_dict  # type: ignore
 
 
-EomtForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
+class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):
+    """
+    EoMT on a DINOv3 backbone: [`EomtForUniversalSegmentation`] with rotary position embeddings.
 
-__all__ = ["EomtForUniversalSegmentation", "EomtForUniversalSegmentationOutput", "EomtPreTrainedModel"]
+    Args:
+        config ([`EomtDinov3Config`]): the configuration.
+    """
+
+    config: EomtDinov3Config
+    config_class = EomtDinov3Config
+    base_model_prefix = "eomt_dinov3"
+
+
+EomtForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
+EomtDinov3ForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
+
+__all__ = [
+    "EomtDinov3ForUniversalSegmentation",
+    "EomtForUniversalSegmentation",
+    "EomtForUniversalSegmentationOutput",
+    "EomtPreTrainedModel",
+]

@@ -1,11 +1,13 @@
-"""The plain Vision Transformer: embeddings and blocks.
+"""The plain Vision Transformer: embeddings and blocks, of DINOv2 and DINOv3.
 
-Parameter names are those of Transformers' own EoMT, so that checkpoints move both ways.
+Both families are one implementation. What a layer is called follows the family, because parameter names are those of
+Transformers' own EoMT, so that checkpoints move both ways.
 
-Reference: "DINOv2: Learning Robust Visual Features without Supervision", https://arxiv.org/abs/2304.07193, and
-"Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588.
+Reference: "DINOv2: Learning Robust Visual Features without Supervision", https://arxiv.org/abs/2304.07193, "Vision
+Transformers Need Registers", https://arxiv.org/abs/2309.16588, and "DINOv3", https://arxiv.org/abs/2508.10104.
 """
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -15,19 +17,16 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_eomt import EomtConfig, as_pair, patch_grid
+from .configuration_eomt import EomtConfig, as_pair
+from .positions_eomt import EomtPositionEmbeddings, apply_rope
 
 
-class EomtPatchEmbeddings(nn.Module):
+class EomtPatchProjection(nn.Conv2d):
     """Non-overlapping patches of an image, projected to tokens."""
 
     def __init__(self, config: EomtConfig):
-        super().__init__()
-        self.patch_size = as_pair(config.patch_size)
-        self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
-        )
+        patch_size = as_pair(config.patch_size)
+        super().__init__(config.num_channels, config.hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """
@@ -45,52 +44,29 @@ class EomtPatchEmbeddings(nn.Module):
                 f"pixel_values must be (batch, num_channels, height, width), got shape {tuple(pixel_values.shape)}."
             )
         num_channels, height, width = pixel_values.shape[1:]
-        if num_channels != self.num_channels:
-            raise ValueError(f"The model takes {self.num_channels} channels, pixel_values has {num_channels}.")
-        if height % self.patch_size[0] or width % self.patch_size[1]:
+        if num_channels != self.in_channels:
+            raise ValueError(f"The model takes {self.in_channels} channels, pixel_values has {num_channels}.")
+        if height % self.kernel_size[0] or width % self.kernel_size[1]:
             raise ValueError(
                 f"pixel_values of height x width {height}x{width} cannot be cut into patches of "
-                f"{self.patch_size[0]}x{self.patch_size[1]} pixels: both sizes must be divisible."
+                f"{self.kernel_size[0]}x{self.kernel_size[1]} pixels: both sizes must be divisible."
             )
-        return self.projection(pixel_values.to(self.projection.weight.dtype))
-
-
-class EomtPositionEmbeddings(nn.Embedding):
-    """Learned position embeddings of a grid of patches."""
-
-    def __init__(self, config: EomtConfig):
-        self.trained_grid = patch_grid(config.image_size, config.patch_size)
-        super().__init__(self.trained_grid[0] * self.trained_grid[1], config.hidden_size)
-
-    def forward(self, grid: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        """Embeddings of a `(rows, columns)` grid, `(rows * columns, hidden_size)`.
-
-        Exact at the trained grid, resampled (bicubic, antialiased, in float32) at any other.
-        """
-        if grid == self.trained_grid:
-            return self.weight
-        trained = self.weight.float().unflatten(0, self.trained_grid).permute(2, 0, 1)  # (hidden_size, rows, columns)
-        resampled = F.interpolate(trained[None], size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return resampled[0].flatten(1).T.to(self.weight.dtype)
-
-    @torch.no_grad()
-    def set_trained_grid(self, grid: tuple[int, int]) -> None:
-        """Resamples the embeddings for good."""
-        self.weight = nn.Parameter(self(grid).contiguous(), requires_grad=self.weight.requires_grad)
-        self.num_embeddings = len(self.weight)
-        self.trained_grid = grid
+        return super().forward(pixel_values.to(self.weight.dtype))
 
 
 class EomtEmbeddings(nn.Module):
-    """Class token, register tokens and patch tokens; position embeddings on the patches only."""
+    """Class token, register tokens and patch tokens; learned position embeddings, if any, on the patches only."""
 
     def __init__(self, config: EomtConfig):
         super().__init__()
         self.num_prefix_tokens = 1 + config.num_register_tokens
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
-        self.patch_embeddings = EomtPatchEmbeddings(config)
-        self.position_embeddings = EomtPositionEmbeddings(config)
+        projection = EomtPatchProjection(config)
+        self.patch_embeddings = (
+            projection if config.uses_rope else nn.Sequential(OrderedDict([("projection", projection)]))
+        )
+        self.position_embeddings = None if config.uses_rope else EomtPositionEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -104,7 +80,9 @@ class EomtEmbeddings(nn.Module):
         """
         patches = self.patch_embeddings(pixel_values)
         batch_size, _, rows, columns = patches.shape
-        patches = patches.flatten(2).transpose(1, 2) + self.position_embeddings((rows, columns))
+        patches = patches.flatten(2).transpose(1, 2)
+        if self.position_embeddings is not None:
+            patches = patches + self.position_embeddings((rows, columns))
         prefix = torch.cat([self.cls_token, self.register_tokens], dim=1).expand(batch_size, -1, -1)
         return self.dropout(torch.cat([prefix, patches], dim=1)), (rows, columns)
 
@@ -143,16 +121,22 @@ class EomtAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_dropout
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.hidden_size
+        # DINOv3 says of each projection whether it has a bias, DINOv2 has them all.
+        self.q_proj = nn.Linear(width, width, bias=getattr(config, "query_bias", True))
+        self.k_proj = nn.Linear(width, width, bias=getattr(config, "key_bias", True))
+        self.v_proj = nn.Linear(width, width, bias=getattr(config, "value_bias", True))
+        self.output_name = "o_proj" if config.uses_rope else "out_proj"
+        self.add_module(self.output_name, nn.Linear(width, width, bias=getattr(config, "proj_bias", True)))
 
-    def forward(self, tokens: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, query_mask: Tensor | None = None, rope: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             tokens: `(batch, num_tokens, hidden_size)`, queries first.
             query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
+            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` each, or None.
 
         Returns:
             `(batch, num_tokens, hidden_size)` and the attention probabilities `(batch, heads, num_tokens,
@@ -163,6 +147,8 @@ class EomtAttention(nn.Module):
             projection(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if rope is not None:
+            query, key = apply_rope(query, *rope), apply_rope(key, *rope)
         if query_mask is None:
             output, probabilities = self.attend(query, key, value, None)
         else:
@@ -171,11 +157,14 @@ class EomtAttention(nn.Module):
             unmasked = self.attend(query[:, :, num_queries:], key, value, None)
             output = torch.cat([masked[0], unmasked[0]], dim=1)
             probabilities = None if masked[1] is None else torch.cat([masked[1], unmasked[1]], dim=2)
-        return self.out_proj(output.flatten(2)), probabilities
+        return getattr(self, self.output_name)(output.flatten(2)), probabilities
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
         """Rows of `query` attend to all of `key`; returns `(batch, rows, heads, head_dim)` and the probabilities."""
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        implementation = self.config._attn_implementation
+        if mask is not None and implementation != "eager":
+            implementation = "sdpa"  # flash and flex attention do not take a boolean mask; its rows are few
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         dropout = self.dropout if self.training else 0.0
         return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
 
@@ -185,12 +174,30 @@ class EomtMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.hidden_size * config.mlp_ratio)
-        self.fc2 = nn.Linear(config.hidden_size * config.mlp_ratio, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
+        self.names = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
+        bias = getattr(config, "mlp_bias", True)
+        self.add_module(self.names[0], nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias))
+        self.add_module(self.names[1], nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias))
+        self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(tokens)))
+        up, down = (getattr(self, name) for name in self.names)
+        return down(self.activation(up(tokens)))
+
+
+class EomtGatedMLP(nn.Module):
+    """An MLP whose hidden layer is multiplied with an activated gate (SwiGLU when the activation is SiLU)."""
+
+    def __init__(self, config: EomtConfig):
+        super().__init__()
+        bias = getattr(config, "mlp_bias", True)
+        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias)
+        self.down_proj = nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias)
+        self.activation = ACT2FN[config.mlp_activation]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(tokens)) * self.up_proj(tokens))
 
 
 class EomtLayerScale(nn.Module):
@@ -227,20 +234,23 @@ class EomtLayer(GradientCheckpointingLayer):
         self.attention = EomtAttention(config)
         self.layer_scale1 = EomtLayerScale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = EomtMLP(config)
+        self.mlp = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
         self.layer_scale2 = EomtLayerScale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
 
-    def forward(self, tokens: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, query_mask: Tensor | None = None, rope: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             tokens: `(batch, num_tokens, hidden_size)`, queries first.
             query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
+            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` each, or None.
 
         Returns:
             The tokens, same shape, and the attention probabilities (see [`EomtAttention`]).
         """
-        attended, probabilities = self.attention(self.norm1(tokens), query_mask)
+        attended, probabilities = self.attention(self.norm1(tokens), query_mask, rope)
         tokens = tokens + self.drop_path(self.layer_scale1(attended))
         tokens = tokens + self.drop_path(self.layer_scale2(self.mlp(self.norm2(tokens))))
         return tokens, probabilities

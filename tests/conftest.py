@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configuration_eomt import EomtConfig
+from configuration_eomt import EomtConfig, EomtDinov3Config
 
 
 _SHARED = Path(os.environ.get("EOMT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
@@ -40,6 +40,23 @@ def tiny_config() -> EomtConfig:
     """A model small enough to run anywhere: 3 blocks, 2 of them with queries, 64x64 pixels."""
     return EomtConfig(
         hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_blocks=2,
+        num_queries=7,
+        image_size=64,
+        num_register_tokens=2,
+        train_num_points=256,
+        id2label={0: "cat", 1: "dog", 2: "sky"},
+    )
+
+
+@pytest.fixture
+def tiny_dinov3_config() -> EomtDinov3Config:
+    """The same with rotary position embeddings."""
+    return EomtDinov3Config(
+        hidden_size=32,
+        intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=2,
         num_blocks=2,

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from modeling_eomt import count_items
+
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
 from .metrics import PanopticQuality
@@ -42,8 +44,8 @@ class EomtTrainer(Trainer):
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
-        # The loss counts masks, not items of a batch: `Trainer` shall average over accumulated batches itself.
-        self.model_accepts_loss_kwargs = False
+        # The loss is averaged over what `get_batch_samples` counts, not first within each accumulated batch.
+        self.model_accepts_loss_kwargs = True
         if args.mask_annealing:
             self.add_callback(MaskAnnealingCallback())
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
@@ -72,6 +74,20 @@ class EomtTrainer(Trainer):
             self.lr_scheduler = LambdaLR(optimizer, [multiplier(g["is_backbone"]) for g in optimizer.param_groups])
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The batches of one step, and how many images and masks they hold on all processes, see `count_items`."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_queries = self.accelerator.unwrap_model(self.model).config.num_queries
+        num_items = torch.zeros(2)
+        for batch in batches:
+            num_items += count_items(batch["class_labels"], num_queries)
+        num_items = num_items.to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            num_items = self.accelerator.gather(num_items).view(-1, 2).sum(0)
+        return batches, num_items
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         # Without this, processes with fewer pictures would count some of the others' a second time.

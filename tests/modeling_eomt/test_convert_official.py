@@ -1,32 +1,43 @@
 """Original checkpoints give the original's predictions (golden results)."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from configuration_eomt import EomtConfig
-from modeling_eomt import EomtForUniversalSegmentation, convert_official_checkpoint, official_parameter_name
+from configuration_eomt import EomtConfig, EomtDinov3Config
+from modeling_eomt import (
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+    convert_official_checkpoint,
+    official_parameter_name,
+)
+from modeling_eomt.convert_official import infer_config, main
 
 
-MODELS = ["dinov2_gelu", "dinov2_patch8"]
+MODELS = ["dinov2_gelu", "dinov2_swiglu_nonsquare", "dinov2_patch8", "dinov3", "dinov3_gated"]
+DELTAS = ["dinov3", "dinov3_gated"]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # as the golden results ask
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def golden_model(golden, name):
-    path = golden / f"{name}.outputs.safetensors"
-    with safe_open(path, "pt") as file:
+def golden_config(golden, name):
+    with safe_open(golden / f"{name}.outputs.safetensors", "pt") as file:
         settings = json.loads(file.metadata()["config"])
     settings["num_upscale_blocks"] = 2 if settings["patch_size"] == 16 else 1
     settings["id2label"] = {i: str(i) for i in range(settings.pop("num_labels"))}
-    expected = load_file(path)
-    model = convert_official_checkpoint(golden / f"{name}.weights.safetensors", EomtConfig(**settings)).eval()
-    pixel_values = (expected["input.image_uint8"] / 255 - MEAN) / STD
-    return model, pixel_values, expected
+    return (EomtDinov3Config if name.startswith("dinov3") else EomtConfig)(**settings)
+
+
+def golden_model(golden, name):
+    expected = load_file(golden / f"{name}.outputs.safetensors")
+    model = convert_official_checkpoint(golden / f"{name}.weights.safetensors", golden_config(golden, name)).eval()
+    return model, (expected["input.image_uint8"] / 255 - MEAN) / STD, expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -58,11 +69,50 @@ def test_unmasked_predictions_equal_the_originals(golden, name):
     torch.testing.assert_close(outputs.class_queries_logits, expected["unmasked.class_logits"], **TOLERANCE)
 
 
-def test_every_parameter_has_a_name_in_the_original(golden, tiny_config):
-    official = set(load_file(golden / "dinov2_gelu.weights.safetensors"))
+@pytest.mark.parametrize("name", DELTAS)
+def test_delta_weights_and_their_backbone_give_the_same_model(golden, name):
+    config = golden_config(golden, name)
+    absolute = convert_official_checkpoint(golden / f"{name}.weights.safetensors", config)
+    delta = convert_official_checkpoint(
+        golden / f"{name}.delta_weights.safetensors", config, base_backbone=golden / f"{name}.base_backbone"
+    )
+    for name, weight in absolute.named_parameters():
+        torch.testing.assert_close(delta.get_parameter(name), weight, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_configuration_is_read_off_the_weights(golden, name):
+    expected = golden_config(golden, name)
+    # Neither the heads (of 16 channels in these models) nor sizes that are not square can be read off.
+    inferred = infer_config(
+        load_file(golden / f"{name}.weights.safetensors"),
+        image_size=None if name in ("dinov2_gelu", "dinov2_patch8") else tuple(expected.image_size),
+        num_attention_heads=expected.num_attention_heads,
+    )
+    assert type(inferred) is type(expected)
+    assert inferred.num_labels == expected.num_labels
+    ours, theirs = inferred.to_dict(), expected.to_dict()
+    for field in ("id2label", "label2id", "image_size"):
+        ours.pop(field), theirs.pop(field)
+    if "rope_parameters" in theirs:
+        assert ours.pop("rope_parameters")["rope_theta"] == theirs.pop("rope_parameters")["rope_theta"]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["dinov2_gelu", "dinov2_swiglu_nonsquare", "dinov3", "dinov3_gated"])
+def test_every_parameter_has_a_name_in_the_original(golden, name):
+    config = golden_config(golden, name)
     with torch.device("meta"):
-        names = [name for name, _ in EomtForUniversalSegmentation(tiny_config).named_parameters()]
-    assert {official_parameter_name(name) for name in names} <= official
+        model = (EomtDinov3ForUniversalSegmentation if name in DELTAS else EomtForUniversalSegmentation)(config)
+    official = set(load_file(golden / f"{name}.weights.safetensors"))
+    named = {official_parameter_name(name, config.model_type) for name, _ in model.named_parameters()}
+    assert named <= official
+    assert official - named <= {"network.attn_mask_probs", "network.encoder.pixel_mean", "network.encoder.pixel_std"}
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(KeyError, match="surprise"):
+        official_parameter_name("surprise.weight")
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_with_every_problem(golden, tiny_config):
@@ -73,3 +123,60 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_every_problem(golden, ti
         ValueError, match=r"(?s)wrong shape.*missing: network\.q\.weight.*unexpected: network.surprise"
     ):
         convert_official_checkpoint(weights, tiny_config)
+
+
+def test_only_the_class_head_may_differ_and_it_is_said(golden, monkeypatch):
+    weights = load_file(golden / "dinov2_gelu.weights.safetensors")
+    config = golden_config(golden, "dinov2_gelu")
+    config.id2label = {0: "thing", 1: "stuff"}
+    said: list[str] = []
+    monkeypatch.setattr("modeling_eomt.convert_official.logger.warning", said.append)
+    model = convert_official_checkpoint(weights, config)
+    assert "10 classes" in said[0] and "class head" in said[0]
+    assert model.class_predictor.weight.shape == (3, 64)
+    assert torch.equal(model.query.weight, weights["network.q.weight"])
+
+
+def test_a_pytorch_file_is_read_as_tensors_only(golden, tmp_path):
+    weights = load_file(golden / "dinov2_patch8.weights.safetensors")
+    torch.save({"state_dict": weights}, tmp_path / "model.bin")
+    config = golden_config(golden, "dinov2_patch8")
+    model = convert_official_checkpoint(tmp_path / "model.bin", config)
+    assert torch.equal(model.query.weight, weights["network.q.weight"])
+    torch.save({"state_dict": weights, "code": subprocess.Popen}, tmp_path / "evil.bin")
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+        convert_official_checkpoint(tmp_path / "evil.bin", config)
+
+
+def test_the_command_line_converts_delta_weights(golden, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"num_attention_heads": 3}))
+    (tmp_path / "labels.json").write_text(json.dumps(["cat", "dog", "sky", "sea"]))
+    main(
+        [
+            *(str(golden / "dinov3_gated.delta_weights.safetensors"), str(tmp_path / "model")),
+            *("--base-backbone", str(golden / "dinov3_gated.base_backbone"), "--image-size", "64"),
+            *("--config", str(config), "--labels", str(tmp_path / "labels.json")),
+        ]
+    )
+    assert "eomt_dinov3" in capsys.readouterr().out
+    _, pixel_values, outputs = golden_model(golden, "dinov3_gated")
+    model = EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path / "model").eval()
+    assert model.config.id2label == {0: "cat", 1: "dog", 2: "sky", 3: "sea"}
+    model.set_mask_probabilities([0.0, 0.0])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(pixel_values).masks_queries_logits, outputs["unmasked.mask_logits"], **TOLERANCE
+        )
+    with pytest.raises(SystemExit):  # never overwrites
+        main([str(golden / "dinov3_gated.weights.safetensors"), str(tmp_path / "model")])
+
+
+def test_the_command_line_is_a_module():
+    run = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-m", "modeling_eomt.convert_official", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--base-backbone" in run.stdout

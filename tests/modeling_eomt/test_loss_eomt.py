@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_eomt import EomtForUniversalSegmentation, EomtLoss
-from modeling_eomt.loss_eomt import flatten_targets
+from modeling_eomt.loss_eomt import count_items, flatten_targets
 
 
 NUM_SEEDS = 100
@@ -140,21 +140,101 @@ def test_predictions_that_are_not_finite_are_named_instead_of_matched(tiny_confi
         loss(mask_logits, torch.zeros(1, 7, 4), [torch.ones(1, 8, 8)], [torch.tensor([0])])
 
 
-def count_matched(rank, folder, config):
-    """What one of two processes divides its mask losses by, in training and in evaluation."""
+def same_points(*size, **kwargs):
+    """Random numbers that are the same for every mask and image, so that splitting a batch changes no point."""
+    generator = torch.Generator().manual_seed(size[-2])
+    return torch.empty(size[-2:]).uniform_(generator=generator).expand(size)
+
+
+def uneven_batch(config):
+    """Four images with 0, 1, 3 and 9 targets (two more than there are queries)."""
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.randn(count, 64, 64, generator=generator) > 0 for count in (0, 1, 3, 9)]
+    labels = [torch.arange(len(image)) % config.num_labels for image in masks]
+    return torch.randn(4, 3, 64, 64, generator=generator), masks, labels
+
+
+def loss_and_gradients(model, parts, **kwargs):
+    """The sum over parts of a batch; each is `(pixel_values, mask_labels, class_labels)`."""
+    model.zero_grad()
+    total = 0.0
+    for pixel_values, masks, labels in parts:
+        loss = model(pixel_values, mask_labels=masks, class_labels=labels, **kwargs).loss
+        loss.backward()
+        total += loss.item()
+    return total, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def new_model(config):
+    torch.manual_seed(0)
+    return EomtForUniversalSegmentation(config).train()
+
+
+def test_accumulated_micro_batches_have_the_loss_and_gradients_of_the_whole_batch(tiny_config, monkeypatch):
+    monkeypatch.setattr(torch, "rand", same_points)
+    pixel_values, masks, labels = uneven_batch(tiny_config)
+    model = new_model(tiny_config)
+    expected, gradients = loss_and_gradients(model, [(pixel_values, masks, labels)])
+    micro_batches = [(pixel_values[i : i + 1], masks[i : i + 1], labels[i : i + 1]) for i in range(4)]
+    num_items = sum(count_items(part[2], tiny_config.num_queries) for part in micro_batches)
+    assert num_items.tolist() == [4, 0 + 1 + 3 + 7]
+    loss, accumulated = loss_and_gradients(model, micro_batches, num_items_in_batch=num_items)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(accumulated[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def train_on_half(rank, folder, config):
+    """One of two processes, with two of the four images, and DistributedDataParallel's mean of gradients."""
+    torch.rand = same_points
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    loss = EomtLoss.from_config(config)
-    matched = torch.ones(2, 3 if rank == 0 else 1)  # two predictions; three masks here, one there
-    counts = [loss.train().num_matched(matched).tolist()]
+    pixel_values, masks, labels = uneven_batch(config)
+    half = slice(2 * rank, 2 * rank + 2)
+    model = torch.nn.parallel.DistributedDataParallel(new_model(config))
+    loss, _ = loss_and_gradients(model, [(pixel_values[half], masks[half], labels[half])])
+    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+    model.eval()
     if rank == 0:  # in evaluation a process may be alone with its batch
-        counts.append(loss.eval().num_matched(matched).tolist())
-    (folder / f"counts{rank}.json").write_text(json.dumps(counts))
+        model.module(pixel_values[:2], mask_labels=masks[:2], class_labels=labels[:2])
+    torch.save((loss, gradients), folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_every_process_divides_by_the_mean_number_of_masks(tiny_config, tmp_path):
-    """Not by their number times the number of processes again, which would make the loss grow with it."""
-    torch.multiprocessing.spawn(count_matched, args=(tmp_path, tiny_config), nprocs=2)
-    assert json.loads((tmp_path / "counts0.json").read_text()) == [[2.0, 2.0], [3.0, 3.0]]
-    assert json.loads((tmp_path / "counts1.json").read_text()) == [[2.0, 2.0]]
+def test_two_processes_have_the_loss_and_gradients_of_one(tiny_config, tmp_path, monkeypatch):
+    torch.multiprocessing.spawn(train_on_half, args=(tmp_path, tiny_config), nprocs=2)
+    (loss0, gradients), (loss1, _) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    monkeypatch.setattr(torch, "rand", same_points)
+    expected, expected_gradients = loss_and_gradients(new_model(tiny_config), [uneven_batch(tiny_config)])
+    assert (loss0 + loss1) / 2 == pytest.approx(expected, rel=1e-5)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.float16])
+def test_masks_of_any_dtype_give_the_same_loss(tiny_config, dtype, monkeypatch):
+    monkeypatch.setattr(torch, "rand", same_points)
+    pixel_values, masks, labels = uneven_batch(tiny_config)
+    model = new_model(tiny_config)
+    expected = model(pixel_values, mask_labels=masks, class_labels=labels).loss
+    cast = [image.to(dtype) for image in masks]
+    assert torch.equal(model(pixel_values, mask_labels=cast, class_labels=labels).loss, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_low_precision_model_has_a_float32_loss(tiny_config, dtype):
+    model = EomtForUniversalSegmentation(tiny_config).to(dtype).train()
+    pixel_values, masks, labels = uneven_batch(tiny_config)
+    outputs = model(pixel_values.to(dtype), mask_labels=masks, class_labels=labels)
+    assert outputs.loss.dtype == torch.float32 and outputs.loss.isfinite()
+    outputs.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_an_all_empty_batch_trains_the_classes_only(tiny_config):
+    model = new_model(tiny_config)
+    masks, labels = [torch.zeros(0, 64, 64)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
+    outputs = model(torch.randn(2, 3, 64, 64), mask_labels=masks, class_labels=labels)
+    assert outputs.loss_dict["loss_mask"] == 0 and outputs.loss_dict["loss_cross_entropy"] > 0
+    outputs.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # no process waits for another's

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
 from modeling_eomt import EomtForUniversalSegmentation
 from modeling_eomt.vit_eomt import EomtAttention
@@ -246,11 +245,6 @@ def test_loading_for_other_classes_initialises_only_the_class_head_anew(tiny_con
     for name, parameter in model.named_parameters():
         if not name.startswith("class_predictor"):
             assert torch.equal(other.get_parameter(name), parameter), name
-
-
-def test_swiglu_is_refused_until_it_is_supported(tiny_config):
-    with pytest.raises(ValueError, match="not supported yet"):
-        EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "use_swiglu_ffn": True}))
 
 
 def test_every_parameter_is_initialised_even_when_built_without_memory(tiny_config):

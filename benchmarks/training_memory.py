@@ -1,0 +1,277 @@
+"""Memory of one training step: Transformers' own EoMT, ours, and ours with gradient checkpointing.
+
+    python benchmarks/training_memory.py --output benchmarks/training_memory.json
+
+A step is forward with labels and backward, in float32, all mask probabilities at 1, without an optimizer. Every case
+runs in a process of its own. Bytes are those that PyTorch's allocator hands out, temporary ones inside of an operation
+included: on a CPU from the profiler's record of allocations, on CUDA from the allocator's statistics. They depend on
+shapes, not on timing. Peak RSS is the whole process's, libraries included.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+SEED = 0
+NUM_LABELS, NUM_QUERIES, NUM_TARGETS = 133, 200, 20
+PATCH_SIZE, NUM_PREFIX_TOKENS = 16, 5
+TRANSFORMERS, OURS, CHECKPOINTED = "Transformers", "ours", "ours, checkpointed"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its batch; `image_size` is the edge of a square in pixels."""
+
+    model: str
+    hidden_size: int
+    num_attention_heads: int
+    image_size: int
+    batch_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an image in a query block: queries, prefix tokens, patches."""
+        return NUM_QUERIES + NUM_PREFIX_TOKENS + (self.image_size // PATCH_SIZE) ** 2
+
+
+MASK_TENSOR_CASES = [Case(model, 384, 6, 320, 2) for model in (TRANSFORMERS, OURS)]  # ViT-S
+PEAK_MEMORY_CASES = [  # ViT-B
+    Case(model, 768, 12, image_size, batch_size)
+    for image_size, batch_size in ((320, 2), (640, 1))
+    for model in (TRANSFORMERS, OURS, CHECKPOINTED)
+]
+
+
+def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable[[], None]]:
+    """A model in training mode, and a function that runs forward and backward on a fixed batch."""
+    if case.model == TRANSFORMERS:
+        from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
+    else:
+        from configuration_eomt import EomtConfig
+        from modeling_eomt import EomtForUniversalSegmentation
+
+    torch.manual_seed(SEED)
+    config = EomtConfig(
+        hidden_size=case.hidden_size,
+        num_hidden_layers=12,
+        num_attention_heads=case.num_attention_heads,
+        num_blocks=3,
+        num_queries=NUM_QUERIES,
+        num_register_tokens=NUM_PREFIX_TOKENS - 1,
+        num_labels=NUM_LABELS,
+        image_size=case.image_size,
+        patch_size=PATCH_SIZE,
+    )
+    model = EomtForUniversalSegmentation(config).to(device).train()
+    if case.model == CHECKPOINTED:
+        model.gradient_checkpointing_enable()
+    # What the image processors return: masks are float32 in Transformers, bool here.
+    mask_dtype = torch.float32 if case.model == TRANSFORMERS else torch.bool
+    pixel_values = torch.randn(case.batch_size, 3, case.image_size, case.image_size)
+    masks = rectangles(case.batch_size, case.image_size)
+    labels = torch.randint(NUM_LABELS, (case.batch_size, NUM_TARGETS))
+    batch = {
+        "pixel_values": pixel_values.to(device),
+        "mask_labels": [image_masks.to(device, mask_dtype) for image_masks in masks],
+        "class_labels": [image_labels.to(device) for image_labels in labels],
+    }
+
+    def step() -> None:
+        model(**batch).loss.backward()
+
+    return model, step
+
+
+def rectangles(batch_size: int, image_size: int) -> Tensor:
+    """Random rectangles as targets, `(batch, num_targets, image_size, image_size)` bool."""
+    corners = torch.randint(1, image_size, (2, 2, batch_size, NUM_TARGETS, 1, 1))  # (corner, axis, ...)
+    (top, left), (bottom, right) = corners.amin(0), corners.amax(0)
+    pixel = torch.arange(image_size)
+    row, column = pixel[:, None], pixel
+    return (top <= row) & (row <= bottom) & (left <= column) & (column <= right)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returns with `rows` x `columns` in its last two dimensions.
+
+    Columns may be up to 7 more: attention kernels pad masks to a multiple of 8. Larger matrices do not count, the
+    MLP's are `tokens x 4 * hidden_size`.
+    """
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.rows = rows
+        self.columns = columns
+        self.largest: dict[str, Any] | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.ndim >= 2 and self._fits(*tensor.shape[-2:]):
+                # An expanded tensor holds less than its shape says, a slice less than its storage.
+                size = min(tensor.nbytes, tensor.untyped_storage().nbytes())
+                if self.largest is None or size > self.largest["bytes"]:
+                    dtype = str(tensor.dtype).removeprefix("torch.")
+                    self.largest = {"op": str(func), "shape": list(tensor.shape), "dtype": dtype, "bytes": size}
+        return output
+
+    def _fits(self, rows: int, columns: int) -> bool:
+        return rows == self.rows and self.columns <= columns < self.columns + 8
+
+
+def measure_mask_tensors(case: Case, device: torch.device) -> dict[str, Any]:
+    """The largest `tokens x tokens` and `queries x tokens` tensors of a step, None where there is none."""
+    _, step = training_step(case, device)
+    with (
+        LargestTensor(case.num_tokens, case.num_tokens) as tokens,
+        LargestTensor(NUM_QUERIES, case.num_tokens) as queries,
+    ):
+        step()
+    return {"tokens_x_tokens": tokens.largest, "queries_x_tokens": queries.largest}
+
+
+def measure_peak_memory(case: Case, device: torch.device) -> dict[str, int]:
+    """Bytes of a training step.
+
+    Returns:
+        `weights` and `gradients`; `step`, the peak of a step that starts without gradients, above what was there
+        before it; `activations`, the same for a step that adds to gradients; `total`, the sum of weights, gradients
+        and activations; `peak_rss` of the process.
+    """
+    model, step = training_step(case, device)
+    step_peak = peak_memory(step, device)
+    activations = peak_memory(step, device)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    gradients = sum(parameter.grad.nbytes for parameter in model.parameters())
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "activations": activations,
+        "total": weights + gradients + activations,
+        "step": step_peak,
+        # KiB on Linux, bytes on macOS
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes that `step` holds at once, not counting what was allocated before it."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events), default=0)
+
+
+def check_measurement(device: torch.device) -> None:
+    """
+    Compares the measurement with a step whose peak is known.
+
+    Raises:
+        RuntimeError: the peak is not what it must be.
+    """
+    values = torch.zeros(MIB, device=device)
+    # exp and sin of it live at once, then sin and its absolute value: twice its size.
+    peak = peak_memory(lambda: values.exp().sin().abs(), device)
+    if peak != 2 * values.nbytes:
+        raise RuntimeError(f"Measured {peak} bytes where {2 * values.nbytes} are allocated.")
+
+
+def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Result of a function that runs in a new process."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def ratios(peak_memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Figures of our cases over those of Transformers' own class at the same size."""
+    transformers_figures = {case["image_size"]: case for case in peak_memory if case["model"] == TRANSFORMERS}
+    return [
+        {name: case[name] for name in ("model", "image_size", "batch_size")}
+        | {
+            name: round(case[name] / transformers_figures[case["image_size"]][name], 4)
+            for name in ("activations", "total", "step", "peak_rss")
+        }
+        for case in peak_memory
+        if case["model"] != TRANSFORMERS
+    ]
+
+
+def print_mask_tensors(case: dict[str, Any]) -> None:
+    for name in ("tokens_x_tokens", "queries_x_tokens"):
+        found = case[name]
+        what = "none" if found is None else "{bytes:,} bytes, {dtype} {shape}, {op}".format(**found)
+        print(f"{case['model']:<20}{name:<18}{what}")
+
+
+def print_row(case: dict[str, Any], figures: dict[str, str]) -> None:
+    size = f"{case['batch_size']} x {case['image_size']}"
+    print(f"{case['model']:<20}{size:<10}" + "".join(f"{figure:>13}" for figure in figures.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    device = arguments.device
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # in the processes of the cases: the profiler need not say when it starts
+
+    in_own_process(check_measurement, device)
+    results: dict[str, Any] = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "mask_tensors": [],
+        "peak_memory": [],
+    }
+    print("Largest tensors with a column per token, ViT-S, 2 x 320 pixels")
+    for case in MASK_TENSOR_CASES:
+        results["mask_tensors"].append(asdict(case) | in_own_process(measure_mask_tensors, case, device))
+        print_mask_tensors(results["mask_tensors"][-1])
+
+    names = ("weights", "gradients", "activations", "total", "step", "peak_rss")
+    print("\nPeak memory in MiB, ViT-B")
+    print(f"{'model':<20}{'pixels':<10}" + "".join(f"{name:>13}" for name in names))
+    for case in PEAK_MEMORY_CASES:
+        results["peak_memory"].append(asdict(case) | in_own_process(measure_peak_memory, case, device))
+        row = results["peak_memory"][-1]
+        print_row(row, {name: f"{row[name] / MIB:.0f}" for name in names})
+
+    print("\nOver Transformers' own class")
+    results["ratios"] = ratios(results["peak_memory"])
+    for row in results["ratios"]:
+        print_row(row, {name: f"{row[name]:.1%}" if name in row else "" for name in names})
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

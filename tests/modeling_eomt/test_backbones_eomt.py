@@ -1,0 +1,183 @@
+"""Pre-trained ViTs become backbones: golden results, and Transformers' own ViT classes as the reference."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from safetensors.torch import load_file, save_file
+
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
+from modeling_eomt.backbones_eomt import resample_patch_kernel
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+VITS = {
+    "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model, {}),
+    "dinov2_swiglu": (transformers.Dinov2Config, transformers.Dinov2Model, {"use_swiglu_ffn": True}),
+    "dinov2_no_bias": (transformers.Dinov2Config, transformers.Dinov2Model, {"qkv_bias": False}),
+    "dinov2_with_registers": (
+        transformers.Dinov2WithRegistersConfig,
+        transformers.Dinov2WithRegistersModel,
+        {"num_register_tokens": 3},
+    ),
+    "vit": (transformers.ViTConfig, transformers.ViTModel, {"intermediate_size": 64}),
+    "vit_classifier": (transformers.ViTConfig, transformers.ViTForImageClassification, {"intermediate_size": 64}),
+    "deit": (transformers.DeiTConfig, transformers.DeiTModel, {"intermediate_size": 96}),
+    "dinov3_vit": (transformers.DINOv3ViTConfig, transformers.DINOv3ViTModel, {"num_register_tokens": 4}),
+    "dinov3_gated": (
+        transformers.DINOv3ViTConfig,
+        transformers.DINOv3ViTModel,
+        {"use_gated_mlp": True, "intermediate_size": 48, "hidden_act": "silu", "query_bias": False},
+    ),
+}
+
+
+def random_vit(kind, folder, **settings):
+    config_class, model_class, extra = VITS[kind]
+    vit = model_class(config_class(**{**SMALL, **extra, **settings})).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    vit.save_pretrained(folder)
+    return vit
+
+
+def features(model, pixel_values):
+    """Prefix and patch tokens after the final norm, as the ViT alone computes them."""
+    with torch.no_grad():
+        tokens, grid = model.embeddings(pixel_values)
+        rope = None
+        if model.rope_embeddings is not None:
+            rope = model.rope_embeddings(grid, model.embeddings.num_prefix_tokens, tokens.device)
+        for layer in model.layers:
+            tokens, _ = layer(tokens, None, rope)
+        return model.layernorm(tokens)
+
+
+@pytest.mark.parametrize("kind", VITS)
+def test_features_equal_those_of_transformers_own_vit(tmp_path, kind):
+    vit = random_vit(kind, tmp_path)
+    vit = getattr(vit, "vit", vit)
+    model_class = EomtDinov3ForUniversalSegmentation if kind.startswith("dinov3") else EomtForUniversalSegmentation
+    model = model_class.from_backbone(tmp_path, image_size=64, num_queries=5, id2label={0: "a", 1: "b"}).eval()
+    assert model.config.num_blocks == 3  # as in the published models of up to 12 blocks
+    assert model.config.num_queries == 5 and model.config.num_labels == 2
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = vit(pixel_values).last_hidden_state
+    torch.testing.assert_close(features(model, pixel_values), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_golden_resampled_backbone_entry_by_entry_and_in_its_features(golden):
+    expected = load_file(golden / "dinov2_backbone_resampled.safetensors")
+    model = EomtForUniversalSegmentation.from_backbone(
+        golden / "dinov2_backbone", image_size=(160, 160), patch_size=16, num_blocks=2
+    ).eval()
+    weights = model.state_dict()
+    compared = 0
+    for name, weight in weights.items():
+        official = official_parameter_name(name)
+        if official not in expected:
+            continue
+        value = expected[official]
+        if ".attn.qkv." in official:
+            value = value.chunk(3)["qkv".index(name.split("_proj.")[0][-1])]
+        torch.testing.assert_close(weight, value.view(weight.shape), rtol=1e-4, atol=1e-4, msg=name)
+        compared += 1
+    assert compared == sum(name.startswith(("embeddings.", "layers.", "layernorm.")) for name in weights)
+    pixel_values = expected["input.pixel_values"]
+    torch.testing.assert_close(
+        features(model, pixel_values), expected["expected.last_hidden_state"], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_resampled_kernel_sees_in_a_resized_patch_what_it_saw_before():
+    kernel = torch.randn(5, 3, 14, 14)
+    patch = torch.randn(2, 3, 14, 14)
+    resized = F.interpolate(patch, (16, 16), mode="bicubic", antialias=True)
+    before = torch.einsum("bchw,ochw->bo", patch, kernel)
+    after = torch.einsum("bchw,ochw->bo", resized, resample_patch_kernel(kernel, (16, 16)))
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
+    assert resample_patch_kernel(kernel, (14, 14)) is kernel
+
+
+def timm_names(name):
+    """The names that timm gives to the weights of a ViT, from those of Transformers' ViT."""
+    return (
+        name.removeprefix("network.encoder.backbone.")
+        if name.startswith("network.encoder.backbone.")
+        else None  # not of the backbone
+    )
+
+
+@pytest.mark.parametrize("with_class_position", [True, False])  # AugReg, DeiT III
+def test_a_timm_vit_is_read(tmp_path, tiny_config, with_class_position):
+    tiny_config.num_register_tokens = 0
+    reference = EomtForUniversalSegmentation(tiny_config).eval()
+    weights, state = {}, reference.state_dict()
+    for name, weight in state.items():
+        official = timm_names(official_parameter_name(name))
+        if official is None or official == "reg_token":
+            continue
+        if ".attn.qkv." in official:
+            kind = official.rsplit(".", 1)[1]
+            prefix = name.rsplit(".", 2)[0]
+            weight = torch.cat([state[f"{prefix}.{part}_proj.{kind}"] for part in "qkv"])
+        weights[official] = weight.clone()
+    positions = state["embeddings.position_embeddings.weight"][None]
+    if with_class_position:
+        class_position = torch.randn(1, 1, 32)
+        weights["cls_token"] -= class_position
+        positions = torch.cat([class_position, positions], dim=1)
+    weights["pos_embed"] = positions.contiguous()
+    weights["head.weight"] = torch.zeros(10, 32)
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "deit3_tiny_patch16_64", "num_classes": 10, "model_args": {"num_heads": 2}})
+    )
+    model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64).eval()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(features(model, pixel_values), features(reference, pixel_values))
+
+
+def test_sharded_weights_are_read(tmp_path):
+    vit = random_vit("dinov2", tmp_path / "whole")
+    vit.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    whole, sharded = (
+        EomtForUniversalSegmentation.from_backbone(tmp_path / folder, image_size=96) for folder in ("whole", "sharded")
+    )
+    for name in ("embeddings.cls_token", "layers.2.mlp.fc2.weight", "embeddings.position_embeddings.weight"):
+        assert torch.equal(whole.state_dict()[name], sharded.state_dict()[name])
+
+
+def test_other_grids_and_patches_are_resampled(tmp_path):
+    random_vit("dinov2_with_registers", tmp_path, image_size=56, patch_size=14)
+    model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=(64, 96), patch_size=8)
+    assert model.config.num_upscale_blocks == 1
+    assert model.embeddings.position_embeddings.weight.shape == (8 * 12, 32)
+    assert model(torch.randn(1, 3, 64, 96)).masks_queries_logits.shape == (1, 200, 16, 24)
+
+
+def test_unsupported_backbones_are_refused_with_a_list(tmp_path):
+    transformers.BertConfig().save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match=r"'bert'.*dinov2, dinov2_with_registers, vit, deit and timm"):
+        EomtForUniversalSegmentation.from_backbone(tmp_path / "bert", image_size=64)
+    random_vit("dinov3_vit", tmp_path / "dinov3")
+    with pytest.raises(ValueError, match=r"'dinov3_vit'.*It is one for 'eomt_dinov3' models"):
+        EomtForUniversalSegmentation.from_backbone(tmp_path / "dinov3", image_size=64)
+    with pytest.raises(OSError):
+        EomtForUniversalSegmentation.from_backbone(tmp_path / "nothing", image_size=64)
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path):
+    random_vit("dinov2", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["surprise"] = torch.zeros(math.prod((2, 2)))
+    del weights["layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"(?s)missing: layernorm.weight.*unexpected: surprise"):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64)

@@ -1,0 +1,79 @@
+"""`torch.compile` without graph breaks and `torch.export`, for both families."""
+
+import pytest
+import torch
+
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["eomt", "eomt_dinov3"])
+def model(request, tiny_config, tiny_dinov3_config):
+    if request.param == "eomt":
+        return EomtForUniversalSegmentation(tiny_config)
+    return EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def compiled(model):
+    """The model as one graph; `aot_eager` traces like the default backend and skips generating code."""
+    return torch.compile(model, fullgraph=True, backend="aot_eager")
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_inference_is_one_graph(model, probability):
+    model.eval().set_mask_probabilities([probability] * 2)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixel_values)
+        outputs = compiled(model)(pixel_values)
+    torch.testing.assert_close(outputs.masks_queries_logits, expected.masks_queries_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs.class_queries_logits, expected.class_queries_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_another_size_is_one_graph(model):
+    model.eval().set_mask_probabilities([0.0] * 2)
+    pixel_values = torch.randn(1, 3, 32, 96)
+    with torch.no_grad():
+        outputs = compiled(model)(pixel_values)
+        torch.testing.assert_close(
+            outputs.masks_queries_logits, model(pixel_values).masks_queries_logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_anew(model):
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, :32], masks[1, 32:] = True, True
+    labels = {"mask_labels": [masks] * 2, "class_labels": [torch.tensor([0, 2])] * 2}
+    pixel_values = torch.randn(2, 3, 64, 64)
+    step = compiled(model.train())
+    model.set_mask_probabilities([0.9, 0.8])
+    step(pixel_values, **labels).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for probability in (0.7, 0.31, 0.05):
+            model.set_mask_probabilities([probability, probability / 2])
+            assert step(pixel_values, **labels).loss.isfinite()
+
+
+def test_export_with_a_dynamic_batch(model):
+    model.eval().set_mask_probabilities([0.0] * 2)
+    batch = torch.export.Dim("batch", min=1, max=16)
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (torch.randn(2, 3, 64, 64),), dynamic_shapes={"pixel_values": {0: batch}}, strict=False
+        )
+        for batch_size in (1, 5):
+            pixel_values = torch.randn(batch_size, 3, 64, 64)
+            outputs, expected = program.module()(pixel_values), model(pixel_values)
+            torch.testing.assert_close(
+                outputs["masks_queries_logits"], expected.masks_queries_logits, rtol=1e-4, atol=1e-4
+            )
