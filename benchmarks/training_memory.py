@@ -36,6 +36,8 @@ SEED = 0
 NUM_LABELS, NUM_QUERIES, NUM_TARGETS = 133, 200, 20
 PATCH_SIZE, NUM_PREFIX_TOKENS = 16, 5
 TRANSFORMERS, OURS, CHECKPOINTED = "Transformers", "ours", "ours, checkpointed"
+COLUMNS = ("weights", "gradients", "activations", "total", "step_with_weights", "peak_rss")
+RATIOS = ("activations", "total", "step", "step_with_weights", "peak_rss")
 MIB = 2**20
 
 
@@ -155,9 +157,9 @@ def measure_peak_memory(case: Case, device: torch.device) -> dict[str, int]:
     """Bytes of a training step.
 
     Returns:
-        `weights` and `gradients`; `step`, the peak of a step that starts without gradients, above what was there
-        before it; `activations`, the same for a step that adds to gradients; `total`, the sum of weights, gradients
-        and activations; `peak_rss` of the process.
+        `weights` and `gradients`; `activations`, the peak of a step that adds to gradients, above what was there
+        before it; `total`, the sum of these three; `step`, the peak above what was there of a step that starts
+        without gradients, as after `optimizer.zero_grad()`; `step_with_weights`; `peak_rss` of the process.
     """
     model, step = training_step(case, device)
     step_peak = peak_memory(step, device)
@@ -170,6 +172,7 @@ def measure_peak_memory(case: Case, device: torch.device) -> dict[str, int]:
         "activations": activations,
         "total": weights + gradients + activations,
         "step": step_peak,
+        "step_with_weights": weights + step_peak,
         # KiB on Linux, bytes on macOS
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     }
@@ -214,10 +217,7 @@ def ratios(peak_memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
     transformers_figures = {case["image_size"]: case for case in peak_memory if case["model"] == TRANSFORMERS}
     return [
         {name: case[name] for name in ("model", "image_size", "batch_size")}
-        | {
-            name: round(case[name] / transformers_figures[case["image_size"]][name], 4)
-            for name in ("activations", "total", "step", "peak_rss")
-        }
+        | {name: round(case[name] / transformers_figures[case["image_size"]][name], 4) for name in RATIOS}
         for case in peak_memory
         if case["model"] != TRANSFORMERS
     ]
@@ -230,9 +230,8 @@ def print_mask_tensors(case: dict[str, Any]) -> None:
         print(f"{case['model']:<20}{name:<18}{what}")
 
 
-def print_row(case: dict[str, Any], figures: dict[str, str]) -> None:
-    size = f"{case['batch_size']} x {case['image_size']}"
-    print(f"{case['model']:<20}{size:<10}" + "".join(f"{figure:>13}" for figure in figures.values()))
+def print_row(model: str, pixels: str, figures: dict[str, str]) -> None:
+    print(f"{model:<20}{pixels:<10}" + "".join(f"{figures.get(name, ''):>{len(name) + 2}}" for name in COLUMNS))
 
 
 def main() -> None:
@@ -257,18 +256,19 @@ def main() -> None:
         results["mask_tensors"].append(asdict(case) | in_own_process(measure_mask_tensors, case, device))
         print_mask_tensors(results["mask_tensors"][-1])
 
-    names = ("weights", "gradients", "activations", "total", "step", "peak_rss")
     print("\nPeak memory in MiB, ViT-B")
-    print(f"{'model':<20}{'pixels':<10}" + "".join(f"{name:>13}" for name in names))
+    print_row("model", "pixels", {name: name for name in COLUMNS})
     for case in PEAK_MEMORY_CASES:
-        results["peak_memory"].append(asdict(case) | in_own_process(measure_peak_memory, case, device))
-        row = results["peak_memory"][-1]
-        print_row(row, {name: f"{row[name] / MIB:.0f}" for name in names})
+        figures = in_own_process(measure_peak_memory, case, device)
+        results["peak_memory"].append(asdict(case) | figures)
+        mebibytes = {name: f"{size / MIB:.0f}" for name, size in figures.items()}
+        print_row(case.model, f"{case.batch_size} x {case.image_size}", mebibytes)
 
     print("\nOver Transformers' own class")
     results["ratios"] = ratios(results["peak_memory"])
     for row in results["ratios"]:
-        print_row(row, {name: f"{row[name]:.1%}" if name in row else "" for name in names})
+        percentages = {name: f"{row[name]:.1%}" for name in RATIOS}
+        print_row(row["model"], f"{row['batch_size']} x {row['image_size']}", percentages)
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -213,8 +213,8 @@ def read_weights(name_or_path: str | PathLike) -> dict[str, Tensor]:
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index := find(index_name):
             shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
-            paths = [cached_file(name_or_path, shard) for shard in shards]
-            return {name: weight for path in paths for name, weight in read_weight_file(path).items()}
+            paths = [str(cached_file(name_or_path, shard)) for shard in shards]
+            return {name: weight for shard in paths for name, weight in read_weight_file(shard).items()}
     if path := find("pytorch_model.bin"):
         return read_weight_file(path)
     raise OSError(f"{name_or_path} has no model.safetensors and no pytorch_model.bin, whole or sharded.")

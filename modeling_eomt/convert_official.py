@@ -180,7 +180,7 @@ def infer_config(
     is_dinov3 = f"{_BACKBONE}patch_embed.patch_embeddings.weight" in weights
     kernel = weights[_BACKBONE + ("patch_embed.patch_embeddings.weight" if is_dinov3 else "patch_embed.proj.weight")]
     registers = weights.get(_BACKBONE + ("patch_embed.register_tokens" if is_dinov3 else "reg_token"))
-    hidden_size, num_channels, *patch_size = kernel.shape
+    hidden_size, num_channels, patch_height, patch_width = kernel.shape
     depth = 1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in weights if name.startswith(blocks))
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
@@ -191,8 +191,8 @@ def infer_config(
         "num_queries": len(weights["network.q.weight"]),
         "num_blocks": len(weights["network.attn_mask_probs"]),
         "num_labels": len(weights["network.class_head.bias"]) - 1,
-        "patch_size": patch_size[0] if patch_size[0] == patch_size[1] else tuple(patch_size),
-        "num_upscale_blocks": default_num_upscale_blocks(tuple(patch_size)),
+        "patch_size": patch_height if patch_height == patch_width else (patch_height, patch_width),
+        "num_upscale_blocks": default_num_upscale_blocks((patch_height, patch_width)),
     }
     if is_dinov3:
         is_gated = f"{blocks}0.mlp.gate_proj.weight" in weights
@@ -215,9 +215,9 @@ def infer_config(
     if image_size is None:
         num_patches = weights[f"{_BACKBONE}pos_embed"].shape[1]
         rows = math.isqrt(num_patches)
-        if rows * rows != num_patches or patch_size[0] != patch_size[1]:
+        if rows * rows != num_patches or patch_height != patch_width:
             raise ValueError(f"{num_patches} position embeddings are not those of a square image: give image_size.")
-        image_size = rows * patch_size[0]
+        image_size = rows * patch_height
     return EomtConfig(**{**config, "image_size": image_size, **overrides})
 
 

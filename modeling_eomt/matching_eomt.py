@@ -4,8 +4,7 @@ Reference: "Masked-attention Mask Transformer for Universal Image Segmentation",
 sections 3.3 and 4.1: the costs are the loss terms, masks are compared at random points.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035 - the one that torch 2.6 takes in a custom operator
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     Returns:
         `(batch, channels, num_points)`.
     """
-    grid = 2.0 * points[:, None] - 1.0  # (batch, 1, num_points, 2)
+    grid = points[:, None].mul(2.0).sub_(1.0)  # (batch, 1, num_points, 2)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
@@ -76,7 +75,7 @@ def _match(
     mask_logits: Tensor,
     class_logits: Tensor,
     masks: Tensor,
-    class_labels: list[Tensor],
+    class_labels: Sequence[Tensor],
     class_weight: float,
     mask_weight: float,
     dice_weight: float,
@@ -145,4 +144,4 @@ def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
     """Dice loss of every mask `(num_masks, points)` with every target `(num_targets, points)`."""
     probabilities = logits.sigmoid()
     total = probabilities.sum(1)[:, None] + targets.sum(1)[None, :]
-    return 1.0 - (2.0 * probabilities @ targets.T + 1.0) / (total + 1.0)
+    return 1.0 - (2.0 * (probabilities @ targets.T) + 1.0) / (total + 1.0)

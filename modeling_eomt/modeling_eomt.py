@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from .backbones_eomt import read_backbone
 from .configuration_eomt import (
@@ -30,7 +33,7 @@ from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .positions_eomt import EomtPositionEmbeddings, EomtRope
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
-from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
+from .vit_eomt import EomtAttention, EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
 @dataclass
@@ -87,6 +90,7 @@ class EomtPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -118,23 +122,25 @@ class EomtPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _load_pretrained_model(
-        model: "EomtPreTrainedModel", state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
+        model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
     ) -> Any:
         """Also reads checkpoints in which SwiGLU layers have the names that Transformers gave them before 5.18."""
         weight_mapping = [*(load_config.weight_mapping or []), *legacy_swiglu_conversions()]
         load_config = dataclasses.replace(load_config, weight_mapping=weight_mapping)
         loaded = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args)
-        model._weight_conversions = None  # they are for loading; saving has its own way
+        model._weight_conversions = None  # type: ignore[assignment]  # they are for loading; saving has its own way
         return loaded
 
-    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **kwargs: Any) -> Any:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> Any:
         """
         As `PreTrainedModel.save_pretrained`. SwiGLU layers get the names that the installed Transformers' own class
         has for them, so that the folder loads there too; here both load.
         """
         if uses_legacy_swiglu_names(self.config):
             state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
-        return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")
@@ -307,6 +313,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: Tensor,
@@ -314,12 +322,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         class_labels: list[Tensor] | None = None,
         patch_offsets: list[Tensor] | None = None,
         output_auxiliary_logits: bool | None = None,
-        num_items_in_batch: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> EomtForUniversalSegmentationOutput | tuple:
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EomtForUniversalSegmentationOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
@@ -332,15 +336,11 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 Positions of the windows of window-split images; returned as given.
             output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
                 Whether to return the predictions made before the query blocks.
-            num_items_in_batch (`torch.Tensor` of shape `(2,)`, *optional*):
-                Number of images and of masks that the loss is averaged over, if this batch is part of a larger one,
-                see [`count_items`]. By default those of this batch, over all processes.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return the tokens after every block.
-            output_attentions (`bool`, *optional*):
-                Whether to return the attention probabilities of every block (eager attention only).
-            return_dict (`bool`, *optional*, defaults to `True`):
-                Whether to return an output object instead of a tuple.
+            kwargs:
+                `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`, as in every model
+                of Transformers. `num_items_in_batch`, `(2,)`: number of images and of masks that the loss is averaged
+                over if this batch is part of a larger one, see [`count_items`]; by default those of this batch, over
+                all processes.
 
         Returns:
             [`EomtForUniversalSegmentationOutput`].
@@ -350,16 +350,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         """
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")
-        for index, masks in enumerate(mask_labels or []):
+        for index, masks in enumerate([] if mask_labels is None else mask_labels):
             if masks.shape[-2:] != pixel_values.shape[-2:]:
                 raise ValueError(
                     f"mask_labels[{index}] is {tuple(masks.shape[-2:])} and pixel_values "
                     f"{tuple(pixel_values.shape[-2:])} (height, width): masks must have their picture's size."
                 )
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
         tokens, grid = self.embeddings(pixel_values)
         rope = None
         if self.rope_embeddings is not None:
@@ -370,8 +366,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         first_query_block = len(self.layers) - self.config.num_blocks
         supervise_all = self.training and mask_labels is not None
         predictions: list[tuple[Tensor, Tensor]] = []  # (mask logits, class logits)
-        hidden_states = [tokens] if output_hidden_states else None
-        attentions: list[Any] | None = [] if output_attentions else None
 
         for index, layer in enumerate(self.layers):
             query_block = index - first_query_block
@@ -392,25 +386,21 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 if masked:
                     probability = self.attn_mask_probs[query_block] if masking == "sometimes" else None
                     query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, probability)
-            tokens, probabilities = layer(tokens, query_mask, rope)
-            if hidden_states is not None:
-                hidden_states.append(tokens)
-            if attentions is not None:
-                attentions.append(probabilities)
+            tokens, _ = layer(tokens, query_mask, rope)
 
         sequence_output = self.layernorm(tokens)
         predictions.append(predict(sequence_output, grid))
 
         loss = loss_dict = None
         if mask_labels is not None and class_labels is not None:
-            loss, loss_dict = self.compute_loss(predictions, mask_labels, class_labels, num_items_in_batch)
-        output = EomtForUniversalSegmentationOutput(
+            loss, loss_dict = self.compute_loss(
+                predictions, mask_labels, class_labels, kwargs.get("num_items_in_batch")
+            )
+        return EomtForUniversalSegmentationOutput(
             loss=loss,
             class_queries_logits=predictions[-1][1],
             masks_queries_logits=predictions[-1][0],
             last_hidden_state=sequence_output,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
             patch_offsets=patch_offsets,
             loss_dict=loss_dict,
             auxiliary_logits=[
@@ -419,7 +409,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             if output_auxiliary_logits
             else None,
         )
-        return output.to_tuple() if return_dict is False else output
 
     def predict(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """

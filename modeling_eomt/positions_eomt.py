@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration_eomt import EomtConfig, EomtDinov3Config, patch_grid
+from .configuration_eomt import EomtConfig, patch_grid
 
 
 class GridCache:
@@ -95,12 +95,15 @@ class EomtRope(nn.Module):
     """Rotary position embeddings of the patches: half of a head's channels turn by row, half by column.
 
     In training, the coordinates may be shifted, stretched and scaled at random, see [`EomtDinov3Config`].
+
+    Args:
+        config: an [`EomtDinov3Config`].
     """
 
-    def __init__(self, config: EomtDinov3Config):
+    def __init__(self, config: Any):
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.theta = float(config.rope_parameters["rope_theta"])  # type: ignore[index]
+        self.theta = float(config.rope_parameters["rope_theta"])
         self.shift = config.pos_embed_shift
         self.jitter = config.pos_embed_jitter
         self.rescale = config.pos_embed_rescale

@@ -161,3 +161,21 @@ def test_the_package_names_the_trainer_and_its_arguments():
     assert training_eomt.EomtTrainer is EomtTrainer and training_eomt.EomtTrainingArguments is EomtTrainingArguments
     with pytest.raises(AttributeError, match="no attribute 'EomtTrainr'"):
         _ = training_eomt.EomtTrainr
+
+
+def test_accumulated_batches_train_like_one_large_batch(make_trainer, monkeypatch):
+    """Pictures with very different numbers of segments: a mask counts the same whatever batch it is in."""
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 0.3))  # the same points for every mask
+    trained = []
+    for settings in (
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1},
+        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
+    ):
+        trainer = make_trainer(max_steps=2, optim="sgd", learning_rate=1e-3, mask_annealing=False, **settings)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        trained.append((losses, dict(trainer.model.named_parameters())))
+    (losses, whole), (accumulated_losses, accumulated) = trained
+    assert accumulated_losses == pytest.approx(losses, rel=1e-4)
+    for name, parameter in whole.items():
+        torch.testing.assert_close(accumulated[name], parameter, rtol=1e-5, atol=1e-6, msg=name)

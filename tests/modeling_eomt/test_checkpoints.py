@@ -1,0 +1,230 @@
+"""Checkpoints move to Transformers' own classes and back, for both families and every kind of MLP."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt.swiglu_names_eomt import with_legacy_swiglu_names
+
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_blocks": 2,
+    "num_queries": 7,
+    "image_size": 64,
+    "num_labels": 3,
+}
+# Kind of model -> family, and the settings that make it. Theirs has no other layer than ours for any of them.
+# (Gated DINOv3 layers with GELU here: with SiLU, Transformers' own mask module takes SiLU too, the original has GELU.)
+KINDS = {
+    "dinov2": ("eomt", {}),
+    "dinov2_no_registers": ("eomt", {"num_register_tokens": 0}),
+    "dinov2_swiglu": ("eomt", {"use_swiglu_ffn": True}),
+    "dinov3": ("eomt_dinov3", {"intermediate_size": 48}),
+    "dinov3_gated": ("eomt_dinov3", {"intermediate_size": 48, "use_gated_mlp": True}),
+    "dinov3_biases": ("eomt_dinov3", {"key_bias": True, "query_bias": False, "mlp_bias": False, "proj_bias": False}),
+}
+OURS = {
+    "eomt": (EomtConfig, EomtForUniversalSegmentation),
+    "eomt_dinov3": (EomtDinov3Config, EomtDinov3ForUniversalSegmentation),
+}
+THEIRS = {
+    "eomt": (transformers.EomtConfig, transformers.EomtForUniversalSegmentation),
+    "eomt_dinov3": (transformers.EomtDinov3Config, transformers.EomtDinov3ForUniversalSegmentation),
+}
+
+
+def random_model(classes, kind):
+    family, settings = KINDS[kind]
+    config_class, model_class = classes[family]
+    model = model_class(config_class(**{**SIZES, **settings})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def same_predictions(first, second, size=(64, 64)):
+    pixel_values = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        first, second = first.eval()(pixel_values), second.eval()(pixel_values)
+    for name in ("masks_queries_logits", "class_queries_logits", "last_hidden_state"):
+        torch.testing.assert_close(first[name], second[name], **TOLERANCE)
+
+
+def without_problems(info):
+    return not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "30KB"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_own_class_loads_what_is_saved_here(tmp_path, kind, shard_size):
+    ours = random_model(OURS, kind)
+    ours.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard_size == "30KB")
+    theirs, info = THEIRS[KINDS[kind][0]][1].from_pretrained(tmp_path, output_loading_info=True)
+    assert without_problems(info)
+    same_predictions(ours, theirs)
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "30KB"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_transformers_own_class_saves_loads_here(tmp_path, kind, shard_size):
+    theirs = random_model(THEIRS, kind)
+    theirs.attn_mask_probs.copy_(torch.tensor([0.0, 1.0]))
+    theirs.save_pretrained(tmp_path, max_shard_size=shard_size)
+    ours, info = OURS[KINDS[kind][0]][1].from_pretrained(tmp_path, output_loading_info=True)
+    assert without_problems(info)
+    assert ours.mask_probabilities == [0.0, 1.0]
+    same_predictions(ours, theirs)
+
+
+def test_both_names_of_swiglu_layers_load(tmp_path):
+    model = random_model(OURS, "dinov2_swiglu")
+    state = model.state_dict()
+    for folder, weights in ("new", dict(state)), ("old", with_legacy_swiglu_names(state)):
+        model.config.save_pretrained(tmp_path / folder)
+        save_file(
+            {name: weight.contiguous() for name, weight in weights.items()}, tmp_path / folder / "model.safetensors"
+        )
+        loaded, info = EomtForUniversalSegmentation.from_pretrained(tmp_path / folder, output_loading_info=True)
+        assert without_problems(info)
+        same_predictions(model, loaded)
+    with safe_open(tmp_path / "old" / "model.safetensors", "pt") as file:
+        assert "layers.0.mlp.weights_in.weight" in file.keys()  # noqa: SIM118
+        assert file.get_slice("layers.0.mlp.weights_in.weight").get_shape() == [
+            2 * 88,
+            32,
+        ]  # 4 * 32 * 2 / 3, rounded up
+
+
+def test_what_was_loaded_under_old_names_is_saved_under_those_of_the_installed_transformers(tmp_path):
+    model = random_model(OURS, "dinov2_swiglu")
+    model.config.save_pretrained(tmp_path / "old")
+    save_file(with_legacy_swiglu_names(model.state_dict()), tmp_path / "old" / "model.safetensors")
+    EomtForUniversalSegmentation.from_pretrained(tmp_path / "old").save_pretrained(tmp_path / "again")
+    theirs, info = transformers.EomtForUniversalSegmentation.from_pretrained(
+        tmp_path / "again", output_loading_info=True
+    )
+    assert without_problems(info)
+    same_predictions(model, theirs)
+
+
+def test_gated_silu_backbones_differ_from_transformers_own_only_in_the_mask_module(golden, tmp_path):
+    """Theirs takes the backbone's SiLU for the mask module too; the original has GELU (golden `dinov3_gated`)."""
+    family, settings = KINDS["dinov3_gated"]
+    config_class, model_class = OURS[family]
+    ours = model_class(config_class(**{**SIZES, **settings, "hidden_act": "silu"})).eval()
+    ours.set_mask_probabilities([0.0, 0.0])
+    ours.save_pretrained(tmp_path)
+    theirs = THEIRS[family][1].from_pretrained(tmp_path).eval()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = ours(pixel_values), theirs(pixel_values)
+    torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, **TOLERANCE)
+    torch.testing.assert_close(ours.class_queries_logits, theirs.class_queries_logits, **TOLERANCE)
+    assert not torch.allclose(ours.masks_queries_logits, theirs.masks_queries_logits, **TOLERANCE)
+
+
+@pytest.mark.parametrize("num_queries", [3, 11])
+def test_queries_grow_and_shrink(tmp_path, num_queries):
+    model = random_model(OURS, "dinov3")
+    before = model.query.weight.clone()
+    model.set_num_queries(num_queries)
+    kept = min(7, num_queries)
+    assert torch.equal(model.query.weight[:kept], before[:kept]) and model.query.weight.isfinite().all()
+    assert model(torch.randn(1, 3, 64, 64)).class_queries_logits.shape == (1, num_queries, 4)
+    model.save_pretrained(tmp_path)
+    theirs, info = THEIRS["eomt_dinov3"][1].from_pretrained(tmp_path, output_loading_info=True)
+    assert without_problems(info)
+    same_predictions(model, theirs)
+    with pytest.raises(ValueError, match="num_queries=0"):
+        model.set_num_queries(0)
+
+
+def test_a_probability_just_below_one_survives_bfloat16(tmp_path):
+    model = random_model(OURS, "dinov2")
+    model.set_mask_probabilities([0.999, 0.5])
+    model.save_pretrained(tmp_path)
+    loaded = EomtForUniversalSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.mask_probabilities == pytest.approx([0.999, 0.5])
+
+
+def test_methods_that_do_not_apply_say_what_does():
+    model = random_model(OURS, "dinov2")
+    with pytest.raises(NotImplementedError, match="set_num_queries"):
+        model.resize_token_embeddings(10)
+    with pytest.raises(NotImplementedError, match="set_image_size"):
+        model.resize_position_embeddings(10)
+
+
+def test_dinov3_configurations_are_saved_without_what_means_nothing_there(tmp_path):
+    EomtDinov3Config().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "mlp_ratio" not in saved and "use_swiglu_ffn" not in saved
+    assert saved["auto_map"]["AutoModel"] == "modeling_eomt.EomtDinov3ForUniversalSegmentation"
+
+
+# Parameter counts of the backbones in millions, as timm's model cards give them: `vit_*_patch14_reg4_dinov2` at 518
+# pixels and `vit_*_patch16_dinov3`. Web-SSL DINO 7B is only said to have 7 billion.
+PUBLISHED_MILLIONS = {
+    "small": 22.06,
+    "base": 86.58,
+    "large": 304.37,
+    "giant": 1136.48,
+    "7b": 7000,
+    "dinov3_small": 21.59,
+    "dinov3_small_plus": 28.69,
+    "dinov3_base": 85.64,
+    "dinov3_large": 303.08,
+    "dinov3_huge_plus": 840.51,
+    "dinov3_7b": 6716.04,
+}
+
+
+@pytest.mark.parametrize("size", EOMT_SIZES)
+def test_named_sizes_have_the_backbones_published_parameter_counts(size):
+    family = "eomt_dinov3" if size.startswith("dinov3") else "eomt"
+    config_class, model_class = OURS[family]
+    pixels = {} if family == "eomt_dinov3" else {"image_size": 518, "patch_size": 14}
+    with torch.device("meta"):
+        model = model_class(config_class(**EOMT_SIZES[size], **pixels))
+    backbone = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.startswith(("embeddings.", "layers.", "layernorm."))
+    )
+    assert backbone / 1e6 == pytest.approx(PUBLISHED_MILLIONS[size], rel=0.1 if size == "7b" else 0.001)
+
+
+def test_named_sizes_have_the_published_numbers_of_query_blocks():
+    published = {"small": 3, "base": 3, "large": 4, "giant": 5, "dinov3_small": 3, "dinov3_base": 3, "dinov3_large": 4}
+    assert {size: EOMT_SIZES[size]["num_blocks"] for size in published} == published
+
+
+@pytest.mark.parametrize("size", ["giant", "dinov3_huge_plus"])
+def test_named_sizes_are_those_of_transformers_own_class(size):
+    """Same parameters, to the last one."""
+    family = "eomt_dinov3" if size.startswith("dinov3") else "eomt"
+    counts = []
+    for config_class, model_class in (OURS[family], THEIRS[family]):
+        with torch.device("meta"):
+            model = model_class(config_class(**EOMT_SIZES[size]))
+        counts.append(sum(parameter.numel() for parameter in model.parameters()))
+    assert counts[0] == counts[1]
+
+
+def test_a_safetensors_checkpoint_holds_upstream_names_only(tmp_path):
+    random_model(OURS, "dinov3").save_pretrained(tmp_path)
+    theirs = random_model(THEIRS, "dinov3").state_dict()
+    assert set(load_file(tmp_path / "model.safetensors")) == set(theirs)
