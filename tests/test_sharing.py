@@ -12,7 +12,7 @@ from PIL import Image
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from training_eomt.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.shapes import generate_shapes_dataset
@@ -103,7 +103,7 @@ def trained(tmp_path_factory) -> Path:
 LOAD_EVERYTHING = """
 import json, torch
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageSegmentation,
-                          AutoModelForUniversalSegmentation, EomtForUniversalSegmentation, pipeline)
+                          AutoModelForUniversalSegmentation, pipeline)
 trust = {"trust_remote_code": True}
 origins, logits = {}, []
 torch.manual_seed(0)
@@ -120,7 +120,8 @@ segmenter = pipeline("image-segmentation", model=folder, **trust)
 origins["pipeline"] = type(segmenter).__name__
 segments = segmenter(folder + "/picture.png", threshold=0.0, overlap_mask_area_threshold=0.0)
 batched = segmenter([folder + "/picture.png"] * 3, batch_size=2, threshold=0.0, overlap_mask_area_threshold=0.0)
-theirs = EomtForUniversalSegmentation.from_pretrained(folder).eval()
+theirs = AutoModelForUniversalSegmentation.from_pretrained(folder, trust_remote_code=False).eval()
+origins["theirs"] = type(theirs).__module__.split(".")[0]
 print(json.dumps({
     "origins": origins,
     "segments": [[s["label"], list(s["mask"].size), s["mask"].mode] for s in segments],
@@ -138,7 +139,13 @@ def test_a_saved_folder_loads_everywhere_without_the_project(trained, tmp_path, 
     if checkpoint != ".":
         (folder / "picture.png").write_bytes((trained / "picture.png").read_bytes())
     result = run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home")
+    loads_everywhere(result)
+
+
+def loads_everywhere(result):
+    """What `LOAD_EVERYTHING` printed for a folder that is as it should be."""
     origins = result["origins"]
+    assert origins.pop("theirs") == "transformers"
     assert origins.pop("torchvision") == "transformers_modules.EomtImageProcessor"
     assert origins.pop("pil") == "transformers_modules.EomtImageProcessorPil"
     assert origins.pop("pipeline") == "EomtImageSegmentationPipeline"
@@ -147,6 +154,21 @@ def test_a_saved_folder_loads_everywhere_without_the_project(trained, tmp_path, 
     assert result["batched"] == [len(result["segments"])] * 3
     assert result["difference"] < 1e-4
     assert result["project"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dinov2_swiglu", "dinov3"])
+def test_every_family_loads_everywhere_without_the_project(tiny_config, tiny_dinov3_config, tmp_path, family):
+    if family == "dinov3":
+        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+    else:
+        model = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "use_swiglu_ffn": True}))
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}, stuff_classes=[2]).save_pretrained(folder)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    image.save(folder / "picture.png")
+    loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
 
 
 SAVE_AGAIN = """

@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers
 
-from configuration_eomt import EomtConfig
+from configuration_eomt import EomtConfig, EomtDinov3Config
 from configuration_eomt.configuration_eomt import as_pair
 
 
@@ -17,6 +17,31 @@ def fields_of(config):
 def test_fields_and_defaults_are_those_of_transformers_own_class():
     assert fields_of(EomtConfig()) == fields_of(transformers.EomtConfig())
     assert EomtConfig.model_type == transformers.EomtConfig.model_type
+
+
+def test_dinov3_fields_and_defaults_are_those_of_transformers_own_class():
+    assert fields_of(EomtDinov3Config()) == fields_of(transformers.EomtDinov3Config())
+    assert EomtDinov3Config.model_type == transformers.EomtDinov3Config.model_type
+
+
+@pytest.mark.parametrize("settings", [{"rope_theta": 50.0}, {"rope_parameters": {"rope_theta": 50.0}}])
+def test_both_ways_to_give_the_base_of_the_rotary_frequencies(settings, tmp_path):
+    config = EomtDinov3Config(**settings)
+    assert config.rope_parameters == {"rope_theta": 50.0, "rope_type": "default"}
+    config.save_pretrained(tmp_path)
+    assert EomtDinov3Config.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": 48, "num_attention_heads": 8}, "must be divisible by 4"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}}, "rope_type='linear'"),
+    ],
+)
+def test_dinov3_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EomtDinov3Config(**settings)
 
 
 def test_every_setting_survives_saving(tmp_path, tiny_config):

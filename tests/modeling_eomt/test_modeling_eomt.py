@@ -7,7 +7,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt.configuration_eomt import as_pair
-from modeling_eomt import EomtForUniversalSegmentation
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from modeling_eomt.vit_eomt import EomtAttention
 
 
@@ -210,8 +210,15 @@ def test_labels_come_in_pairs(tiny_config):
         EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, 64, 64), mask_labels=[torch.ones(1, 64, 64)])
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
-    model = EomtForUniversalSegmentation(tiny_config).train()
+@pytest.fixture(params=["eomt", "eomt_dinov3"])
+def either_model(request, tiny_config, tiny_dinov3_config):
+    if request.param == "eomt":
+        return EomtForUniversalSegmentation(tiny_config)
+    return EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(either_model):
+    model = either_model.train()
     pixel_values = torch.randn(1, 3, 64, 64)
     gradients = []
     for checkpointing in (False, True):
@@ -272,3 +279,89 @@ def test_only_what_a_checkpoint_lacks_is_initialised_anew(tiny_config, tmp_path,
     for name, tensor in loaded.items():
         assert tensor.isfinite().all() and tensor.abs().max() < 10, name
         assert tensor.equal(kept[name]) if name in kept else not tensor.equal(model.state_dict()[name]), name
+
+
+def test_gradient_checkpointing_covers_the_mask_module(either_model):
+    """Its features have 16 times as many pixels as there are patches: the largest tensors of a training step."""
+    model = either_model.train()
+    model.gradient_checkpointing_enable()
+    calls: list[int] = []
+    model.upscale_block.register_forward_hook(lambda *_: calls.append(1))
+    loss = model(torch.randn(1, 3, 64, 64), **targets()).loss
+    assert len(calls) == 3
+    loss.backward()
+    assert len(calls) == 6  # computed anew in the backward pass
+
+
+def test_autocast_trains_with_a_float32_loss(either_model):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = either_model.train()(torch.randn(2, 3, 64, 64), **targets(2))
+    assert outputs.masks_queries_logits.dtype == torch.bfloat16
+    assert outputs.loss.dtype == torch.float32 and outputs.loss.isfinite()
+    outputs.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in either_model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_models_predict_nearly_the_same(either_model, dtype):
+    model = randomised(either_model)
+    model.set_mask_probabilities([0.0, 0.0])
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixel_values).class_queries_logits
+        outputs = model.to(dtype)(pixel_values)
+    assert outputs.class_queries_logits.dtype == outputs.masks_queries_logits.dtype == dtype
+    # Eight bits of precision (eleven in float16), passed through three blocks: a few of their steps.
+    tolerance = 0.1 if dtype == torch.bfloat16 else 0.02
+    assert (outputs.class_queries_logits.float() - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", [(32, 128), (96, 64)])
+def test_rotary_models_take_any_size_too(tiny_dinov3_config, size):
+    """A 32 x 128 picture is not a 64 x 64 one: rows and columns are turned by their own positions."""
+    model = randomised(EomtDinov3ForUniversalSegmentation(tiny_dinov3_config))
+    outputs = model(torch.randn(1, 3, *size))
+    assert outputs.masks_queries_logits.shape == (1, 7, size[0] // 4, size[1] // 4)
+    model.set_image_size(size)
+    assert as_pair(model.config.image_size) == size
+
+
+def test_attention_without_boolean_masks_takes_the_unmasked_rows_only(either_model, monkeypatch):
+    """As flash and flex attention: query rows that carry a mask go through sdpa."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    model = randomised(either_model)
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixel_values).masks_queries_logits
+    rows: list[int] = []
+
+    def without_masks(module, query, key, value, attention_mask, **kwargs):
+        assert attention_mask is None
+        rows.append(query.shape[2])
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "without_masks", without_masks)
+    model.config._attn_implementation = "without_masks"
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixel_values).masks_queries_logits, expected)
+    assert rows == [19, 19, 19]
+
+
+def test_loading_places_the_model_by_a_device_map(either_model, tmp_path):
+    either_model.save_pretrained(tmp_path)
+    loaded = type(either_model).from_pretrained(tmp_path, device_map="auto")
+    assert loaded(torch.randn(1, 3, 64, 64).to(loaded.device)).masks_queries_logits.shape == (1, 7, 16, 16)
+
+
+def test_stacked_targets_are_as_good_as_a_list(tiny_config):
+    model = EomtForUniversalSegmentation(tiny_config).train()
+    labels = targets(2)
+    stacked = {name: torch.stack(values) for name, values in labels.items()}
+    pixel_values = torch.randn(2, 3, 64, 64)
+    model.set_mask_probabilities([0.0, 0.0])
+    losses = []
+    for given in (labels, stacked):
+        torch.manual_seed(0)
+        losses.append(model(pixel_values, **given).loss)
+    assert torch.equal(*losses)

@@ -1,0 +1,137 @@
+"""Position embeddings at any grid: learned ones resampled, rotary ones computed, both once per grid."""
+
+import math
+
+import pytest
+import torch
+import transformers
+
+import modeling_eomt.positions_eomt as positions
+from modeling_eomt.positions_eomt import EomtPositionEmbeddings, EomtRope, apply_rope
+
+
+@pytest.fixture
+def learned(tiny_config):
+    embeddings = EomtPositionEmbeddings(tiny_config)  # 4 x 4 patches
+    torch.nn.init.normal_(embeddings.weight)
+    return embeddings.requires_grad_(False)
+
+
+def counted(monkeypatch, owner, name):
+    calls: list[int] = []
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: (calls.append(1), original(*args))[1])
+    return calls
+
+
+def test_the_trained_grid_is_exact(learned):
+    assert learned((4, 4)) is learned.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grid", [(2, 8), (6, 6), (4, 3)])
+def test_other_grids_are_resampled_in_float32(learned, grid, dtype):
+    learned.to(dtype)
+    image = learned.weight.float().T.reshape(1, 32, 4, 4)
+    expected = torch.nn.functional.interpolate(image, grid, mode="bicubic", antialias=True).flatten(2)[0].T
+    assert torch.equal(learned(grid), expected.to(dtype))
+
+
+def test_a_grid_is_resampled_once_until_the_weights_change(learned, monkeypatch):
+    calls = counted(monkeypatch, positions, "resample_grid")
+    first = learned((2, 6))
+    assert learned((2, 6)) is first and len(calls) == 1
+    learned((6, 2))
+    assert learned((2, 6)) is first and len(calls) == 2
+    with torch.no_grad():
+        learned.weight.mul_(2.0)
+    torch.testing.assert_close(learned((2, 6)), 2.0 * first)
+    learned.half()
+    assert learned((2, 6)).dtype == torch.float16
+
+
+def test_gradients_reach_resampled_embeddings(learned):
+    learned.requires_grad_(True)
+    with torch.no_grad():
+        learned((2, 6))
+    learned((2, 6)).sum().backward()
+    assert learned.weight.grad.abs().sum() > 0
+
+
+def test_what_inference_mode_resampled_can_be_trained_with(learned):
+    with torch.inference_mode():
+        learned((2, 6))
+    factor = torch.ones(1, requires_grad=True)
+    (learned((2, 6)) * factor).sum().backward()
+    assert factor.grad is not None
+
+
+def test_the_cache_does_not_grow_without_bound(learned):
+    for rows in range(1, 30):
+        learned((rows, 5))
+    assert len(learned.cache.entries) <= learned.cache.MAX_GRIDS
+
+
+def reference_rope(config, size):
+    """Cosines and sines of Transformers' own DINOv3, `(patches, head_dim)` each."""
+    theirs = transformers.DINOv3ViTConfig(
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=1,
+    )
+    return transformers.DINOv3ViTModel(theirs).eval().rope_embeddings(torch.zeros(1, 3, *size))
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 7)])
+def test_rotary_embeddings_equal_transformers_own(tiny_dinov3_config, grid):
+    cosines, sines = EomtRope(tiny_dinov3_config).eval()(grid, 3, torch.device("cpu"))
+    expected = reference_rope(tiny_dinov3_config, (grid[0] * 16, grid[1] * 16))
+    torch.testing.assert_close(cosines[3:], expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sines[3:], expected[1], rtol=1e-5, atol=1e-5)
+    assert (cosines[:3] == 1).all() and (sines[:3] == 0).all()  # prefix tokens stay as they are
+
+
+def test_a_grid_is_computed_once(tiny_dinov3_config, monkeypatch):
+    rope = EomtRope(tiny_dinov3_config).eval()
+    calls = counted(monkeypatch, rope, "compute")
+    first = rope((2, 6), 3, torch.device("cpu"))
+    assert rope((2, 6), 3, torch.device("cpu")) is first and len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("pos_embed_shift", 0.3), ("pos_embed_jitter", 1.5), ("pos_embed_rescale", 3.0)]
+)
+def test_training_moves_the_coordinates_within_bounds(tiny_dinov3_config, setting, value):
+    tiny_dinov3_config.pos_embed_rescale = None
+    coordinates = torch.tensor([[0.5, -0.25], [1.0, 1.0]])
+    assert torch.equal(EomtRope(tiny_dinov3_config).augment(coordinates), coordinates)
+    setattr(tiny_dinov3_config, setting, value)
+    rope = EomtRope(tiny_dinov3_config)
+    moved = torch.stack([rope.augment(coordinates) for _ in range(2000)])
+    if setting == "pos_embed_shift":
+        offsets = moved - coordinates
+        assert offsets.abs().max() <= value and offsets.std().item() == pytest.approx(value / math.sqrt(3), rel=0.05)
+        torch.testing.assert_close(offsets[:, 0], offsets[:, 1])  # one draw for all patches
+    else:
+        factors = (moved / coordinates).log() / math.log(value)
+        assert factors.abs().max() <= 1 + 1e-5 and factors.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.05)
+        torch.testing.assert_close(factors[:, 0], factors[:, 1], rtol=1e-3, atol=1e-4)
+        same_for_both_axes = torch.allclose(factors[..., 0], factors[..., 1], atol=1e-4)
+        assert same_for_both_axes == (setting == "pos_embed_rescale")
+
+
+def test_evaluation_moves_nothing(tiny_dinov3_config):
+    rope = EomtRope(tiny_dinov3_config).eval()
+    first = rope.compute((2, 2), 0, torch.device("cpu"))
+    assert torch.equal(first[0], rope.compute((2, 2), 0, torch.device("cpu"))[0])
+
+
+def test_turning_keeps_lengths_and_relative_angles():
+    query, key = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 2, 8)
+    angles = torch.tensor([[0.3] * 8, [1.1] * 8])
+    turned = apply_rope(query, angles.cos(), angles.sin())
+    torch.testing.assert_close(turned.norm(dim=-1), query.norm(dim=-1))
+    shifted = [apply_rope(tokens, (angles + 0.7).cos(), (angles + 0.7).sin()) for tokens in (query, key)]
+    plain = turned @ apply_rope(key, angles.cos(), angles.sin()).transpose(-1, -2)
+    torch.testing.assert_close(shifted[0] @ shifted[1].transpose(-1, -2), plain)
