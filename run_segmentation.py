@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
-from modeling_eomt import EomtForUniversalSegmentation
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from training_eomt.augmentation import PanopticAugmentation
 from training_eomt.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
@@ -65,7 +65,7 @@ def load_model(
     model_args: ModelArguments, data_args: DataArguments, label_space: LabelSpace | None
 ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
     """
-    The model and its image processor, new or from a checkpoint.
+    The model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
 
     Args:
         model_args, data_args: the arguments.
@@ -82,15 +82,23 @@ def load_model(
         image_size = image_size or NEW_MODEL_IMAGE_SIZE
         config = EomtConfig(image_size=image_size, **(model_args.model_config or {}), **labels)
         return EomtForUniversalSegmentation(config), EomtImageProcessor(size=image_size, **settings)
-    model = EomtForUniversalSegmentation.from_pretrained(
-        model_args.model_name_or_path, ignore_mismatched_sizes=label_space is not None, **labels
-    )
+    name = model_args.model_name_or_path
+    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    is_dinov3 = kind in ("eomt_dinov3", "dinov3_vit")
+    model_class = EomtDinov3ForUniversalSegmentation if is_dinov3 else EomtForUniversalSegmentation
+    if kind not in ("eomt", "eomt_dinov3"):
+        if label_space is None:
+            raise ValueError(f"{name} holds a {kind!r} model. Only an EoMT model can be used without --do_train.")
+        image_size = image_size or NEW_MODEL_IMAGE_SIZE
+        model = model_class.from_backbone(name, image_size=image_size, **labels)
+        return model, EomtImageProcessor(size=image_size, **settings)
+    model = model_class.from_pretrained(name, ignore_mismatched_sizes=label_space is not None, **labels)
     if label_space is not None:
         model.set_image_size(image_size or model.config.image_size)
         image_size = model.config.image_size
     if image_size is not None:
         settings["size"] = image_size
-    return model, EomtImageProcessor.from_pretrained(model_args.model_name_or_path, **settings)
+    return model, EomtImageProcessor.from_pretrained(name, **settings)
 
 
 def main(arguments: ScriptArguments) -> dict[str, float]:

@@ -189,6 +189,30 @@ def test_fine_tuning_at_another_size_changes_the_models_size(words, tmp_path):
     theirs(torch.zeros(1, 3, 96, 96))
 
 
+@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "DINOv3ViT"])
+def test_a_pretrained_vit_becomes_the_backbone_of_a_new_model(words, tmp_path, kind):
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    }
+    vit = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings))
+    vit.save_pretrained(tmp_path / "vit")
+    at = words.index("--model_config")
+    words = [*words[:at], *words[at + 2 :]]
+    run([*words, "--model_name_or_path", str(tmp_path / "vit"), "--do_train"])
+    family = "Eomt" if kind == "Dinov2WithRegisters" else "EomtDinov3"
+    trained = getattr(transformers, f"{family}ForUniversalSegmentation").from_pretrained(tmp_path / "output")
+    assert trained.config.image_size == 64 and trained.config.id2label[0] == "circle"
+    # ... and that model is evaluated as any other.
+    evaluate = [*words, "--model_name_or_path", str(tmp_path / "output"), "--output_dir", str(tmp_path / "evaluated")]
+    assert run([*evaluate, "--do_eval"])["eval_pq"] >= 0
+    with pytest.raises(ValueError, match="Only an EoMT model can be used without --do_train"):
+        run([*evaluate, "--model_name_or_path", str(tmp_path / "vit"), "--overwrite_output_dir", "--do_eval"])
+
+
 def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     run([*steps, "--max_steps", "1"])

@@ -21,7 +21,11 @@ class ModelArguments:
     """Which model: one that exists, or a new one."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "EoMT checkpoint to start from, a folder or a name on the Hub. Default: none."}
+        default=None,
+        metadata={
+            "help": "What to start from, a folder or a name on the Hub: an EoMT checkpoint, or a pre-trained ViT "
+            "(DINOv2, DINOv3, ViT, DeiT, timm's ViTs) that becomes the backbone of a new model. Default: nothing."
+        },
     )
     model_config: dict | str | None = field(
         default=None,
