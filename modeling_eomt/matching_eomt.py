@@ -26,6 +26,9 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
+# The assignment runs on the CPU and in scipy, which a compiler cannot trace: to it all of this is one operator.
+@torch.library.custom_op("eomt::match_queries", mutates_args=())
+@torch.no_grad()
 def match_queries(
     mask_logits: Tensor,
     class_logits: Tensor,
@@ -56,31 +59,6 @@ def match_queries(
         ValueError: a class that the model does not have.
         FloatingPointError: predictions that are not finite.
     """
-    return _match(
-        mask_logits.detach(),
-        class_logits.detach(),
-        masks,
-        list(class_labels),
-        class_weight,
-        mask_weight,
-        dice_weight,
-        num_points,
-    )
-
-
-# The assignment runs on the CPU and in scipy, which a compiler cannot trace: to it all of this is one operator.
-@torch.library.custom_op("eomt::match_queries", mutates_args=())
-@torch.no_grad()
-def _match(
-    mask_logits: Tensor,
-    class_logits: Tensor,
-    masks: Tensor,
-    class_labels: Sequence[Tensor],
-    class_weight: float,
-    mask_weight: float,
-    dice_weight: float,
-    num_points: int,
-) -> Tensor:
     num_predictions, _, num_queries = mask_logits.shape[:3]
     num_labels = class_logits.shape[-1] - 1
     device = mask_logits.device
@@ -118,8 +96,8 @@ def _match(
     return query_of_target.to(device, non_blocking=True)
 
 
-@_match.register_fake
-def _(mask_logits: Tensor, class_logits: Tensor, masks: Tensor, *args: Any) -> Tensor:
+@match_queries.register_fake
+def _(mask_logits: Tensor, class_logits: Tensor, masks: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return mask_logits.new_empty((mask_logits.shape[0], masks.shape[0]), dtype=torch.int64)
 
 

@@ -197,6 +197,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._read_mask_probabilities()
+        if not model.criterion.empty_weight.is_meta:  # the configuration may have been given another weight
+            model.criterion.empty_weight.copy_(model.criterion.initial_empty_weight())
         return loaded
 
     @classmethod

@@ -35,6 +35,15 @@ def legacy_swiglu_conversions() -> list[Any]:
     return [*conversions, WeightRenaming("mlp.weights_out", "mlp.down_proj")]
 
 
+def read_legacy_swiglu_names(module: Any, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """What `load_state_dict` does to the earlier names of one layer, whose names begin with `prefix`."""
+    for kind in ("weight", "bias"):
+        if (fused := state_dict.pop(f"{prefix}weights_in.{kind}", None)) is not None:
+            state_dict[f"{prefix}gate_proj.{kind}"], state_dict[f"{prefix}up_proj.{kind}"] = fused.chunk(2)
+        if (down := state_dict.pop(f"{prefix}weights_out.{kind}", None)) is not None:
+            state_dict[f"{prefix}down_proj.{kind}"] = down
+
+
 def with_legacy_swiglu_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a model under the earlier names."""
     renamed = {}

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_eomt import EomtConfig, as_pair
 from .positions_eomt import EomtPositionEmbeddings, apply_rope
+from .swiglu_names_eomt import read_legacy_swiglu_names
 
 
 class EomtPatchProjection(nn.Conv2d):
@@ -195,6 +196,7 @@ class EomtGatedMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.down_proj = nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
+        self.register_load_state_dict_pre_hook(read_legacy_swiglu_names)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.gate_proj(tokens)) * self.up_proj(tokens))

@@ -107,6 +107,20 @@ def test_both_names_of_swiglu_layers_load(tmp_path):
         ]  # 4 * 32 * 2 / 3, rounded up
 
 
+def test_both_names_of_swiglu_layers_are_state_dicts_too():
+    """As the Trainer loads a checkpoint that it continues from."""
+    model, other = random_model(OURS, "dinov2_swiglu"), random_model(OURS, "dinov2_swiglu")
+    other.load_state_dict(with_legacy_swiglu_names(model.state_dict()))
+    same_predictions(model, other)
+
+
+def test_another_weight_of_no_object_is_the_configurations(tmp_path):
+    random_model(OURS, "dinov2").save_pretrained(tmp_path)
+    model = EomtForUniversalSegmentation.from_pretrained(tmp_path, no_object_weight=0.5)
+    assert model.criterion.no_object_weight == 0.5
+    assert model.criterion.empty_weight.tolist() == [1.0, 1.0, 1.0, 0.5]
+
+
 def test_what_was_loaded_under_old_names_is_saved_under_those_of_the_installed_transformers(tmp_path):
     model = random_model(OURS, "dinov2_swiglu")
     model.config.save_pretrained(tmp_path / "old")
