@@ -161,7 +161,7 @@ class EomtLoss(nn.Module):
             mask_logits,
             class_logits,
             masks,
-            class_labels,
+            list(class_labels),
             class_weight=self.class_weight,
             mask_weight=self.mask_weight,
             dice_weight=self.dice_weight,
