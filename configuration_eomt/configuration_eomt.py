@@ -227,7 +227,7 @@ class EomtConfig(PreTrainedConfig):
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}."
             )

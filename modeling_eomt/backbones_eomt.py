@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file
@@ -165,19 +166,20 @@ def resample_patch_kernel(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor
     return new_kernel.unflatten(2, tuple(patch_size)).to(kernel.dtype)
 
 
-def read_backbone(name_or_path: str | PathLike, model_type: str) -> Backbone:
+def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: Any) -> Backbone:
     """
     Reads a pre-trained ViT.
 
     Args:
         name_or_path: a local folder or a model of the Hub.
         model_type: `"eomt"` or `"eomt_dinov3"`, what it is for.
+        hub_kwargs: how to reach the Hub, as for `from_pretrained`.
 
     Raises:
         ValueError: a kind of model that is not supported.
         OSError: no such folder or model, or no weights in it.
     """
-    raw_config, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    raw_config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)
     architecture = str(raw_config.get("architecture", ""))
     is_timm = "model_type" not in raw_config and architecture.startswith(("vit_", "deit_", "deit3_"))
     kind = raw_config.get("model_type") or architecture
@@ -189,15 +191,15 @@ def read_backbone(name_or_path: str | PathLike, model_type: str) -> Backbone:
             f"{name_or_path} holds a {kind!r} model, which cannot be the backbone of an {model_type!r} model. "
             f"Supported are {', '.join(SUPPORTED_BACKBONES[model_type])}{timm}.{hint}"
         )
-    weights = rename_weights(read_weights(name_or_path), is_dinov3=model_type == "eomt_dinov3")
+    weights = rename_weights(read_weights(name_or_path, **hub_kwargs), is_dinov3=model_type == "eomt_dinov3")
     if is_timm:
         config, grid = timm_config(weights, architecture, raw_config.get("model_args") or {}), None
     else:
-        config, grid = transformers_config(AutoConfig.from_pretrained(name_or_path))
+        config, grid = transformers_config(AutoConfig.from_pretrained(name_or_path, **hub_kwargs))
     return _with_prefix_positions(Backbone(config, weights, grid))
 
 
-def read_weights(name_or_path: str | PathLike) -> dict[str, Tensor]:
+def read_weights(name_or_path: str | PathLike, **hub_kwargs: Any) -> dict[str, Tensor]:
     """The weights of a folder or a model of the Hub: safetensors, one file or several, or a `.bin` of tensors only."""
 
     def find(file_name: str) -> str | None:
@@ -206,6 +208,7 @@ def read_weights(name_or_path: str | PathLike) -> dict[str, Tensor]:
             file_name,
             _raise_exceptions_for_gated_repo=True,
             _raise_exceptions_for_missing_entries=False,
+            **hub_kwargs,
         )
 
     if path := find("model.safetensors"):
@@ -213,7 +216,7 @@ def read_weights(name_or_path: str | PathLike) -> dict[str, Tensor]:
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index := find(index_name):
             shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
-            paths = [str(cached_file(name_or_path, shard)) for shard in shards]
+            paths = [str(cached_file(name_or_path, shard, **hub_kwargs)) for shard in shards]
             return {name: weight for shard in paths for name, weight in read_weight_file(shard).items()}
     if path := find("pytorch_model.bin"):
         return read_weight_file(path)
@@ -222,12 +225,18 @@ def read_weights(name_or_path: str | PathLike) -> dict[str, Tensor]:
 
 def read_weight_file(path: str | PathLike) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, or of a PyTorch file that holds nothing but tensors."""
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    return weights.get("state_dict", weights)
+    if not Path(path).is_file():
+        raise OSError(f"{path} is not a file.")
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return weights.get("state_dict", weights)
+    except Exception as error:  # whatever a file that is something else makes the two readers raise
+        raise ValueError(
+            f"{path} cannot be read as {'safetensors' if str(path).endswith('.safetensors') else 'PyTorch weights'}: "
+            f"{error}"
+        ) from error
 
 
 def rename_weights(weights: Mapping[str, Tensor], is_dinov3: bool) -> dict[str, Tensor]:
@@ -260,8 +269,8 @@ def rename_weights(weights: Mapping[str, Tensor], is_dinov3: bool) -> dict[str, 
 def transformers_config(source: Any) -> tuple[dict[str, Any], tuple[int, int] | None]:
     """The fields that follow from a backbone's configuration, and the grid of its position embeddings."""
     config = {field: getattr(source, field) for field in _SHARED_FIELDS if hasattr(source, field)}
-    config["attention_dropout"] = getattr(source, "attention_dropout", 0.0)
     if source.model_type == "dinov3_vit":
+        config["attention_dropout"] = source.attention_dropout
         theta = getattr(source, "rope_theta", None) or source.rope_parameters["rope_theta"]
         return {**config, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}, None
     config["attention_dropout"] = getattr(source, "attention_probs_dropout_prob", 0.0)
@@ -269,7 +278,9 @@ def transformers_config(source: Any) -> tuple[dict[str, Any], tuple[int, int] | 
     if "intermediate_size" in config:  # ViT and DeiT
         config["mlp_ratio"] = _whole_ratio(config.pop("intermediate_size"), source.hidden_size)
     config["num_register_tokens"] = getattr(source, "num_register_tokens", 0)
-    return config, patch_grid(source.image_size, source.patch_size)
+    # Patches that do not fill the image leave a margin there.
+    (height, width), (patch_height, patch_width) = as_pair(source.image_size), as_pair(source.patch_size)
+    return config, (height // patch_height, width // patch_width)
 
 
 def timm_config(weights: Mapping[str, Tensor], architecture: str, model_args: Mapping[str, Any]) -> dict[str, Any]:

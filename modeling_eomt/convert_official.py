@@ -6,6 +6,7 @@ difference to the backbone ("delta weights").
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -176,6 +177,9 @@ def infer_config(
     """
     if "network.q.weight" not in weights:
         raise ValueError('Not an original EoMT checkpoint: it has no "network.q.weight".')
+    needed = ("network.attn_mask_probs", "network.class_head.bias", f"{_BACKBONE}norm.weight")
+    if missing := [name for name in needed if name not in weights]:
+        raise ValueError(f"Not a whole EoMT checkpoint: it has no {', '.join(missing)}.")
     blocks = f"{_BACKBONE}blocks."
     is_dinov3 = f"{_BACKBONE}patch_embed.patch_embeddings.weight" in weights
     kernel = weights[_BACKBONE + ("patch_embed.patch_embeddings.weight" if is_dinov3 else "patch_embed.proj.weight")]
@@ -186,14 +190,15 @@ def infer_config(
         "hidden_size": hidden_size,
         "num_channels": num_channels,
         "num_hidden_layers": depth,
-        "num_attention_heads": hidden_size // (128 if hidden_size == 4096 else 64),
+        "num_attention_heads": max(1, hidden_size // (128 if hidden_size == 4096 else 64)),
         "num_register_tokens": 0 if registers is None else registers.shape[1],
         "num_queries": len(weights["network.q.weight"]),
         "num_blocks": len(weights["network.attn_mask_probs"]),
-        "num_labels": len(weights["network.class_head.bias"]) - 1,
         "patch_size": patch_height if patch_height == patch_width else (patch_height, patch_width),
         "num_upscale_blocks": default_num_upscale_blocks((patch_height, patch_width)),
     }
+    if "id2label" not in overrides:
+        config["num_labels"] = len(weights["network.class_head.bias"]) - 1
     if is_dinov3:
         is_gated = f"{blocks}0.mlp.gate_proj.weight" in weights
         config |= {
@@ -221,6 +226,22 @@ def infer_config(
     return EomtConfig(**{**config, "image_size": image_size, **overrides})
 
 
+def _read_fields(config_file: str | None, labels_file: str | None) -> dict[str, Any]:
+    """The fields of the configuration that the command line's files give."""
+    fields = json.loads(Path(config_file).read_text()) if config_file else {}
+    known = {
+        field.name for config_class in (EomtConfig, EomtDinov3Config) for field in dataclasses.fields(config_class)
+    }
+    if unknown := sorted(set(fields) - known - {"num_labels", "label2id"}):
+        raise ValueError(f"{config_file}: {', '.join(unknown)} is no field of the configuration.")
+    if labels_file:
+        labels = json.loads(Path(labels_file).read_text())
+        pairs = labels.items() if isinstance(labels, dict) else enumerate(labels)
+        fields["id2label"] = {int(index): name for index, name in pairs}
+        fields["label2id"] = {name: index for index, name in fields["id2label"].items()}
+    return fields
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
@@ -244,27 +265,29 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     output = Path(options.output)
-    if output.exists() and any(output.iterdir()):
-        parser.error(f"{output} is not empty")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        parser.error(f"{output} exists and is not an empty folder")
     if options.image_size and len(options.image_size) > 2:
         parser.error("--image-size takes one number or two")
-    fields = json.loads(Path(options.config).read_text()) if options.config else {}
-    if options.labels:
-        labels = json.loads(Path(options.labels).read_text())
-        pairs = labels.items() if isinstance(labels, dict) else enumerate(labels)
-        fields["id2label"] = {int(index): name for index, name in pairs}
-        fields["label2id"] = {name: index for index, name in fields["id2label"].items()}
-    image_size = options.image_size
+    size = options.image_size and (
+        options.image_size[0] if len(options.image_size) == 1 else tuple(options.image_size)
+    )
     try:
+        fields = _read_fields(options.config, options.labels)
         weights = read_weight_file(options.checkpoint)
-        size = None if image_size is None else image_size[0] if len(image_size) == 1 else tuple(image_size)
         config = infer_config(weights, size, **fields)
         model = convert_official_checkpoint(weights, config, options.base_backbone)
     except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     model.save_pretrained(output)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"Wrote a {config.model_type} model of {count / 1e6:.1f} million parameters to {output}.")
+    kind = "differences to " + options.base_backbone if options.base_backbone else "absolute weights"
+    print(
+        f"Read {kind}, wrote a {config.model_type} model of {count / 1e6:.1f} million parameters and "
+        f"{config.num_labels} classes to {output}."
+    )
+    if config.uses_rope and not options.base_backbone:
+        print("If this is one of the DINOv3 checkpoints that are published as a difference, give --base-backbone.")
 
 
 if __name__ == "__main__":

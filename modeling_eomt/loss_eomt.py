@@ -121,6 +121,11 @@ class EomtLoss(nn.Module):
             query_of_target = self.match(mask_logits, class_logits, masks, class_labels)
             if num_items is None:
                 num_items = self.mean_over_processes(count_items(class_labels, num_queries=mask_logits.shape[2]))
+            if not isinstance(num_items, Tensor) or num_items.shape != (2,):
+                raise ValueError(
+                    f"num_items_in_batch must be a tensor of two numbers, images and masks (see count_items), got "
+                    f"{num_items}."
+                )
             num_images, num_masks = num_items.to(mask_logits.device, torch.float32)
             num_unmatched = num_images * mask_logits.shape[2] - num_masks
             total_class_weight = num_masks + num_unmatched * self.no_object_weight

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .backbones_eomt import read_backbone
@@ -149,6 +148,10 @@ class EomtPreTrainedModel(PreTrainedModel):
         raise NotImplementedError("To prepare the model for images of another size, use set_image_size().")
 
 
+def _read_mask_probabilities(model: "EomtForUniversalSegmentation", _: Any) -> None:
+    model._read_mask_probabilities()
+
+
 class EomtForUniversalSegmentation(EomtPreTrainedModel):
     """
     EoMT for panoptic, instance and semantic segmentation.
@@ -182,7 +185,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         self.attn_mask_probs: Tensor
         self._mask_probabilities = [1.0] * config.num_blocks
         self._masking = ("always",) * config.num_blocks
-        self.register_load_state_dict_post_hook(lambda module, _: module._read_mask_probabilities())
+        self.register_load_state_dict_post_hook(_read_mask_probabilities)
         self.post_init()
 
     @classmethod
@@ -207,10 +210,11 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         name_or_path: str | PathLike,
         *,
         image_size: int | tuple[int, int],
-        patch_size: int = 16,
+        patch_size: int | tuple[int, int] = 16,
         num_queries: int = 200,
         num_blocks: int | None = None,
         id2label: dict[int, str] | None = None,
+        hub_kwargs: dict[str, Any] | None = None,
         **config_overrides: Any,
     ) -> "EomtForUniversalSegmentation":
         """
@@ -226,21 +230,30 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             num_blocks: number of final blocks that process the queries; by default that of the published model of the
                 same depth.
             id2label: names of the classes.
-            config_overrides: more fields of the configuration.
+            hub_kwargs: how to reach the Hub, as for `from_pretrained`: `token`, `revision`, `cache_dir`,
+                `local_files_only`, `subfolder`...
+            config_overrides: more fields of the configuration. Those that are not overridden, dropout among them, are
+                the backbone's own.
 
         Raises:
-            ValueError: a kind of model that is not supported, or weights that do not fit.
+            ValueError: a kind of model that is not supported, weights that do not fit, or an override that is no field
+                of the configuration.
             OSError: no such folder or model.
         """
-        backbone = read_backbone(name_or_path, cls.config_class.model_type)
+        fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"label2id", "num_labels"}
+        if unknown := sorted(set(config_overrides) - fields):
+            raise ValueError(f"{', '.join(unknown)}: no such field of {cls.config_class.__name__}.")
+        backbone = read_backbone(name_or_path, cls.config_class.model_type, **(hub_kwargs or {}))
         settings = {**backbone.config, "image_size": image_size, "patch_size": patch_size, "num_queries": num_queries}
-        settings["num_blocks"] = (
-            default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
-        )
         settings["num_upscale_blocks"] = default_num_upscale_blocks(patch_size)
         if id2label is not None:
             settings["id2label"] = id2label
-        model = cls(cls.config_class(**{**settings, **config_overrides}))
+            settings["label2id"] = {name: label_id for label_id, name in id2label.items()}
+        settings |= config_overrides
+        settings["num_blocks"] = (
+            default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
+        )
+        model = cls(cls.config_class(**settings))
         backbone.load_into(model)
         return model
 
@@ -315,8 +328,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: Tensor,
@@ -358,6 +369,20 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                     f"mask_labels[{index}] is {tuple(masks.shape[-2:])} and pixel_values "
                     f"{tuple(pixel_values.shape[-2:])} (height, width): masks must have their picture's size."
                 )
+        return self._forward(pixel_values, mask_labels, class_labels, patch_offsets, output_auxiliary_logits, **kwargs)
+
+    # Not on `forward` itself: torch 2.6 cannot compile a decorator of another module as the outermost function.
+    @capture_outputs(tie_last_hidden_states=False)
+    def _forward(
+        self,
+        pixel_values: Tensor,
+        mask_labels: list[Tensor] | None,
+        class_labels: list[Tensor] | None,
+        patch_offsets: list[Tensor] | None,
+        output_auxiliary_logits: bool | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EomtForUniversalSegmentationOutput:
+        """The forward pass, whose hidden states and attentions are collected on request."""
         tokens, grid = self.embeddings(pixel_values)
         rope = None
         if self.rope_embeddings is not None:

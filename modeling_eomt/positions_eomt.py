@@ -31,6 +31,9 @@ class GridCache:
             self.entries.clear()
         self.entries[grid] = (source, value)
 
+    def clear(self) -> None:
+        self.entries.clear()
+
     def __deepcopy__(self, memo: Any) -> "GridCache":
         return GridCache()
 
@@ -82,6 +85,10 @@ class EomtPositionEmbeddings(nn.Embedding):
             self.cache.store(grid, source, resampled)
         return resampled
 
+    def train(self, mode: bool = True) -> "EomtPositionEmbeddings":
+        self.cache.clear()  # also after changes that leave no trace, such as those to `weight.data`
+        return super().train(mode)
+
     @torch.no_grad()
     def set_trained_grid(self, grid: tuple[int, int]) -> None:
         """Resamples the embeddings for good."""
@@ -89,6 +96,7 @@ class EomtPositionEmbeddings(nn.Embedding):
         self.weight = nn.Parameter(resampled, requires_grad=self.weight.requires_grad)
         self.num_embeddings = len(self.weight)
         self.trained_grid = grid
+        self.cache.clear()
 
 
 class EomtRope(nn.Module):

@@ -119,6 +119,7 @@ class EomtAttention(nn.Module):
     def __init__(self, config: EomtConfig):
         super().__init__()
         self.config = config
+        self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_dropout
@@ -145,7 +146,7 @@ class EomtAttention(nn.Module):
         """
         # (batch, heads, num_tokens, head_dim)
         query, key, value = (
-            projection(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            projection(tokens).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         if rope is not None:

@@ -181,3 +181,19 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"(?s)missing: layernorm.weight.*unexpected: surprise"):
         EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64)
+
+
+def test_secrets_and_typos_do_not_become_settings(tmp_path):
+    random_vit("dinov2", tmp_path)
+    with pytest.raises(ValueError, match="hiden_act, token: no such field of EomtConfig"):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64, token="secret", hiden_act="gelu")
+    model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64, hub_kwargs={"token": "secret"})
+    assert "secret" not in json.dumps(model.config.to_dict())
+
+
+def test_patches_that_do_not_fill_the_backbones_image_leave_a_margin(tmp_path):
+    vit = random_vit("dinov2", tmp_path, image_size=70, patch_size=16)
+    model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64)
+    assert torch.equal(
+        model.embeddings.position_embeddings.weight, vit.state_dict()["embeddings.position_embeddings"][0, 1:]
+    )

@@ -180,3 +180,35 @@ def test_the_command_line_is_a_module():
     )
     assert run.returncode == 0, run.stderr
     assert "--base-backbone" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"not weights", "cannot be read as safetensors"),
+        ("model.bin", b"not weights", "cannot be read as PyTorch weights"),
+        ("missing.bin", None, "is not a file"),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path, capsys, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / name), str(tmp_path / "model")])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert not (tmp_path / "model").exists()
+
+
+def test_names_of_other_classes_give_a_new_class_head(golden, tmp_path, capsys):
+    (tmp_path / "labels.json").write_text(json.dumps(["cat", "dog"]))
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
+    files = [str(golden / "dinov2_gelu.weights.safetensors"), str(tmp_path / "model")]
+    main([*files, "--labels", str(tmp_path / "labels.json"), "--config", str(tmp_path / "config.json")])
+    assert "2 classes" in capsys.readouterr().out
+    assert EomtForUniversalSegmentation.from_pretrained(tmp_path / "model").config.id2label == {0: "cat", 1: "dog"}
+    (tmp_path / "config.json").write_text(json.dumps({"hiden_act": "gelu"}))
+    with pytest.raises(SystemExit):
+        main([files[0], str(tmp_path / "other"), "--config", str(tmp_path / "config.json")])
+    assert "hiden_act is no field" in capsys.readouterr().err

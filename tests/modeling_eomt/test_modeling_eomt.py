@@ -1,5 +1,8 @@
 """The model keeps its contract, and its checkpoints move to Transformers' own class and back."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -365,3 +368,19 @@ def test_stacked_targets_are_as_good_as_a_list(tiny_config):
         torch.manual_seed(0)
         losses.append(model(pixel_values, **given).loss)
     assert torch.equal(*losses)
+
+
+def test_a_model_can_be_pickled_and_copied(either_model):
+    model = randomised(either_model)
+    model.set_mask_probabilities([0.0, 1.0])
+    pixel_values = torch.randn(1, 3, 32, 96)
+    with torch.no_grad():
+        expected = model(pixel_values).masks_queries_logits
+        for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert other.mask_probabilities == [0.0, 1.0]
+            assert torch.equal(other(pixel_values).masks_queries_logits, expected)
+
+
+def test_a_number_of_items_that_is_not_two_numbers_is_refused(either_model):
+    with pytest.raises(ValueError, match="count_items"):
+        either_model(torch.randn(1, 3, 64, 64), **targets(), num_items_in_batch=3)

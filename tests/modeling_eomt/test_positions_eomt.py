@@ -50,6 +50,18 @@ def test_a_grid_is_resampled_once_until_the_weights_change(learned, monkeypatch)
     assert learned((2, 6)).dtype == torch.float16
 
 
+def test_changes_that_leave_no_trace_are_seen_at_the_latest_at_the_next_evaluation(learned):
+    first = learned((2, 6)).clone()
+    learned.weight.data.mul_(2.0)  # as some implementations of averaged weights do
+    torch.testing.assert_close(learned.eval()((2, 6)), 2.0 * first)
+
+
+def test_setting_another_grid_forgets_what_was_resampled(learned):
+    learned((2, 6))
+    learned.set_trained_grid((3, 5))
+    assert not learned.cache.entries
+
+
 def test_gradients_reach_resampled_embeddings(learned):
     learned.requires_grad_(True)
     with torch.no_grad():
