@@ -1,0 +1,91 @@
+"""What every EoMT model is to Transformers: how it is initialised, loaded, split, saved and what it records."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_eomt import EomtConfig
+from .loss_eomt import EomtLoss
+from .positions_eomt import EomtPositionEmbeddings
+from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
+from .vit_eomt import EomtAttention, EomtEmbeddings, EomtLayer, EomtLayerScale
+
+
+class EomtPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the names Transformers needs to load, split and save EoMT models."""
+
+    config: EomtConfig
+    attn_mask_probs: Tensor
+    config_class = EomtConfig
+    base_model_prefix = "eomt"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EomtLayer"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["attn_mask_probs"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialises the parameters that belong to `module` itself; loaded ones are left alone.
+
+        Linear layers, convolutions and queries start as PyTorch starts them, as in the original.
+        """
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1.0 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, EomtEmbeddings):
+            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            init.trunc_normal_(module.register_tokens, std=self.config.initializer_range)
+        elif isinstance(module, EomtPositionEmbeddings):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.Embedding):  # the queries
+            init.normal_(module.weight)
+        elif isinstance(module, EomtLayerScale):
+            init.constant_(module.lambda1, self.config.layerscale_value)
+        elif isinstance(module, EomtLoss):
+            init.copy_(module.empty_weight, module.initial_empty_weight())
+        elif isinstance(module, EomtPreTrainedModel):
+            init.ones_(module.attn_mask_probs)
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
+    ) -> Any:
+        """Also reads checkpoints in which SwiGLU layers have the names that Transformers gave them before 5.18."""
+        weight_mapping = [*(load_config.weight_mapping or []), *legacy_swiglu_conversions()]
+        load_config = dataclasses.replace(load_config, weight_mapping=weight_mapping)
+        loaded = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args)
+        model._weight_conversions = None  # type: ignore[assignment]  # they are for loading; saving has its own way
+        return loaded
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        As `PreTrainedModel.save_pretrained`. SwiGLU layers get the names that the installed Transformers' own class
+        has for them, so that the folder loads there too; here both load.
+        """
+        if uses_legacy_swiglu_names(self.config):
+            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
+        return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")
+
+    def resize_position_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("To prepare the model for images of another size, use set_image_size().")
