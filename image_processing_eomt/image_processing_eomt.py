@@ -14,24 +14,27 @@ class EomtImageProcessorKwargs(ImagesKwargs, total=False):
     """
     Settings beyond those of every image processor.
 
-    do_split_image: whether images are cut into windows (semantic segmentation) rather than padded.
+    task: what the checkpoint was trained for: "panoptic", "instance" or "semantic".
+    do_split_image: whether images are cut into windows; by default for semantic segmentation only.
+    do_pad: whether images are padded to the target size; by default if they are not cut into windows.
     ignore_index: id or class of the pixels in a segmentation map that belong to nothing.
     do_reduce_labels: whether 0 in a segmentation map is background too and classes start at 1.
-    task: what the checkpoint was trained for: "panoptic".
     stuff_classes: classes of which there is at most one segment per image.
     threshold: class score above which a query can become a segment.
     mask_threshold: probability from which a pixel is part of a mask.
     overlap_mask_area_threshold: share of its mask that a query must keep against the others.
+    top_k: number of pairs of a query and a class that can become instances.
     """
 
+    task: str
     do_split_image: bool
     ignore_index: int | None
     do_reduce_labels: bool
-    task: str
     stuff_classes: list[int] | None
     threshold: float
     mask_threshold: float
     overlap_mask_area_threshold: float
+    top_k: int
 
 
 class EomtImageProcessor(EomtProcessorMixin, TorchvisionBackend):

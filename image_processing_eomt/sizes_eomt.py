@@ -1,7 +1,65 @@
 """Sizes of images on their way into the model and back: one arithmetic for pre- and post-processing."""
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class View(NamedTuple):
+    """
+    What the model sees of an image; every size is `(height, width)` in pixels.
+
+    content_size: the image after resizing.
+    input_size: one input of the model, where the image is padded or of which it fills several.
+    windows: `(top, left)` within the content of each input that the image becomes; `((0, 0),)` unless it is split.
+    """
+
+    content_size: tuple[int, int]
+    input_size: tuple[int, int]
+    windows: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    @property
+    def split_axis(self) -> int:
+        """The axis along which windows follow each other: 0 for rows, 1 for columns."""
+        return 0 if self.content_size[0] > self.input_size[0] else 1
+
+    def spans(self) -> list[tuple[int, int]]:
+        """First pixel and the one after the last of each window, along the split axis."""
+        axis = self.split_axis
+        return [(window[axis], window[axis] + self.input_size[axis]) for window in self.windows]
+
+
+def view_of(
+    image_size: tuple[int, int], size: Any, *, do_resize: bool, do_pad: bool, do_split_image: bool, **_: Any
+) -> View:
+    """
+    How an image of `(height, width)` pixels enters the model with an image processor's settings.
+
+    Raises:
+        ValueError: the image is not resized, and does not fit or cannot be split.
+    """
+    target_size = padded_size(size)
+    if not do_split_image:
+        content_size = fitting_size(image_size, target_size) if do_resize else image_size
+        if not do_pad:
+            return View(content_size, content_size)
+        if content_size[0] > target_size[0] or content_size[1] > target_size[1]:
+            raise ValueError(f"An image of {image_size} does not fit in {target_size} (height, width): set do_resize.")
+        return View(content_size, target_size)
+    content_size = covering_size(image_size, target_size) if do_resize else image_size
+    too_small = content_size[0] < target_size[0] or content_size[1] < target_size[1]
+    if too_small and not do_pad:
+        raise ValueError(
+            f"An image of {image_size} does not fill a window of {target_size} (height, width): set do_resize or "
+            "do_pad."
+        )
+    if content_size[0] > target_size[0] and content_size[1] > target_size[1]:
+        raise ValueError(
+            f"An image of {image_size} is both higher and wider than a window of {target_size} (height, width), and "
+            "windows follow each other along one side only: set do_resize."
+        )
+    tops, lefts = (window_starts(*lengths) for lengths in zip(content_size, target_size))
+    return View(content_size, target_size, tuple((top, left) for top in tops for left in lefts))
 
 
 def padded_size(size: Any) -> tuple[int, int]:
@@ -33,13 +91,37 @@ def padded_size(size: Any) -> tuple[int, int]:
     )
 
 
-def resized_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:
+def fitting_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:
     """
     Largest `(height, width)` with the image's aspect ratio that fits in `target_size`, rounded to whole pixels.
 
     The reference implementation rounds (`scale_img_size_instance_panoptic` in its `lightning_module.py`); truncating
     would be a pixel off for many image sizes.
     """
-    scale = min(target_size[0] / image_size[0], target_size[1] / image_size[1])
+    return _scaled(image_size, min(target_size[0] / image_size[0], target_size[1] / image_size[1]))
+
+
+def covering_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:
+    """
+    Smallest `(height, width)` with the image's aspect ratio that covers `target_size`, rounded to whole pixels.
+
+    One side is that of the target; the other is cut into windows (`scale_img_size_semantic` in the reference
+    implementation's `lightning_module.py`).
+    """
+    return _scaled(image_size, max(target_size[0] / image_size[0], target_size[1] / image_size[1]))
+
+
+def _scaled(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     height, width = (max(1, round(edge * scale)) for edge in image_size)
     return height, width
+
+
+def window_starts(length: int, window: int) -> tuple[int, ...]:
+    """
+    Where windows start that cover `length` pixels: as few as possible, evenly overlapping.
+
+    As in the reference implementation's `window_imgs_semantic`, but in whole numbers: there, rounding leaves out the
+    last row or column of some lengths.
+    """
+    num_gaps = max(0, math.ceil(length / window) - 1)
+    return (0, *(index * (length - window) // num_gaps for index in range(1, num_gaps + 1)))

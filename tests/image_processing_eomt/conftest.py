@@ -13,32 +13,32 @@ from safetensors import safe_open
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 
-class GoldenPanoptic(NamedTuple):
+class GoldenProcessing(NamedTuple):
     """Pictures and logits, and what the original code makes of them."""
 
     settings: dict[str, Any]
-    images: list[Image.Image]
-    outputs: SimpleNamespace
-    pixel_values: torch.Tensor
-    segment_maps: list[torch.Tensor]
-    class_maps: list[torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in self.of_images("image")]
+
+    def of_images(self, name: str) -> list[torch.Tensor]:
+        """One tensor for each picture."""
+        return [self.tensors[f"{name}.{index}"] for index in range(len(self.settings["original_sizes"]))]
+
+    def outputs(self, task: str) -> SimpleNamespace:
+        """What a model returned."""
+        names = ("masks_queries_logits", "class_queries_logits")
+        return SimpleNamespace(**{name: self.tensors[f"{task}.{name}"] for name in names})
 
 
 @pytest.fixture
-def golden_panoptic(golden: Path) -> GoldenPanoptic:
+def golden_processing(golden: Path) -> GoldenProcessing:
     with safe_open(golden / "processing.safetensors", "pt") as file:
-        settings = json.loads(file.metadata()["settings"])
-        indices = range(len(settings["original_sizes"]))
-        return GoldenPanoptic(
-            settings,
-            [Image.fromarray(file.get_tensor(f"image.{i}").permute(1, 2, 0).numpy()) for i in indices],
-            SimpleNamespace(
-                masks_queries_logits=file.get_tensor("panoptic.masks_queries_logits"),
-                class_queries_logits=file.get_tensor("panoptic.class_queries_logits"),
-            ),
-            file.get_tensor("panoptic.pixel_values"),
-            [file.get_tensor(f"panoptic.segment_map.{i}") for i in indices],
-            [file.get_tensor(f"panoptic.class_map.{i}") for i in indices],
+        return GoldenProcessing(
+            json.loads(file.metadata()["settings"]),
+            {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
         )
 
 

@@ -12,7 +12,7 @@ from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 
 SETTINGS = {"size": 96, "stuff_classes": [1, 2], "threshold": 0.7, "ignore_index": 0, "do_reduce_labels": True}
-CODE = {"image_processing_eomt.py", "pipeline_eomt.py", "post_processing_eomt.py", "processor_mixin_eomt.py"}
+CODE = {"image_processing_eomt.py", "pipeline_eomt.py", "panoptic_eomt.py", "processor_mixin_eomt.py"}
 
 
 @pytest.fixture

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import EomtConfig, EomtForUniversalSegmentation
+from transformers import EomtConfig, EomtForUniversalSegmentation, ImageSegmentationPipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
 
@@ -48,7 +51,10 @@ def images():
 
 
 def as_lists(segments):
-    return [(segment["label"], round(segment["score"], 4), np.array(segment["mask"]).tolist()) for segment in segments]
+    return [
+        (segment["label"], round(segment["score"] or 0.0, 4), np.array(segment["mask"]).tolist())
+        for segment in segments
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -96,10 +102,112 @@ def test_stored_thresholds_hold_unless_the_call_says_otherwise(segmenter, proces
     assert segmenter(images[0], threshold=0.0)
 
 
-def test_panoptic_is_a_subtask_and_an_unsupported_one_is_an_error(segmenter, images):
-    assert as_lists(segmenter(images[0], subtask="panoptic")) == as_lists(segmenter(images[0]))
-    with pytest.raises(ValueError, match="not supported yet by this version: task='semantic'"):
-        segmenter(images[0], subtask="semantic")
+def test_a_subtask_that_does_not_exist_is_an_error(segmenter, images):
+    with pytest.raises(ValueError, match="task='pose' does not exist"):
+        segmenter(images[0], subtask="pose")
+
+
+def processor_for(task, **settings):
+    return EomtImageProcessorPil(size=64, task=task, stuff_classes=[2], threshold=0.2, **settings)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_every_task_and_batch_size_gives_what_the_processor_gives_by_hand(model, images, task, batch_size):
+    processor = processor_for(task)
+    segmenter = EomtImageSegmentationPipeline(model=model, image_processor=processor, task="image-segmentation")
+    with torch.no_grad():
+        batch = processor(images, return_tensors="pt")
+        outputs = model(**batch)
+    sizes = [(image.height, image.width) for image in images]
+    form = {"return_binary_maps": True} if task == "instance" else {}
+    for segments, expected in zip(
+        segmenter(images, batch_size=batch_size), processor.post_process(outputs, sizes, **form)
+    ):
+        if task == "semantic":
+            found = [(label, None, expected == label) for label in expected.unique().tolist()]
+        else:
+            maps = expected["segmentation"]
+            masks = maps if form else [maps == info["id"] for info in expected["segments_info"]]
+            found = [(i["label_id"], i["score"], mask) for i, mask in zip(expected["segments_info"], masks)]
+        assert [segment["label"] for segment in segments] == [model.config.id2label[label] for label, *_ in found]
+        for segment, (_, score, mask) in zip(segments, found):
+            assert segment["score"] == (None if score is None else pytest.approx(score, abs=1e-5))
+            # A batch may round differently from a single image.
+            assert ((np.array(segment["mask"]) == 255) != mask.numpy()).mean() < 1e-2
+
+
+@pytest.mark.parametrize("stored", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
+def test_any_checkpoint_does_any_subtask(model, images, stored, subtask):
+    """An image that is not split is seen alike, whatever the checkpoint is for."""
+    segmenters = [
+        EomtImageSegmentationPipeline(model=model, image_processor=processor, task="image-segmentation")
+        for processor in (processor_for(stored), processor_for("panoptic"))
+    ]
+    unsplit = images if subtask != "semantic" or stored != "semantic" else images[2:3]
+    one, other = (segmenter(unsplit, subtask=subtask, batch_size=2) for segmenter in segmenters)
+    assert [as_lists(segments) for segments in one] == [as_lists(segments) for segments in other]
+
+
+def test_settings_of_other_tasks_are_left_out(model, images):
+    settings = {"threshold": 0.1, "mask_threshold": 0.4, "overlap_mask_area_threshold": 0.3, "top_k": 4}
+    for task in ("panoptic", "instance", "semantic"):
+        segmenter = EomtImageSegmentationPipeline(
+            model=model, image_processor=processor_for(task), task="image-segmentation"
+        )
+        assert len(segmenter(images[0], stuff_classes=[0], **settings)) <= (4 if task == "instance" else 9)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_transformers_own_pipeline_does_the_task_of_the_checkpoint(model, images, task):
+    processor = processor_for(task)
+    segmenters = [
+        pipeline_class(model=model, image_processor=processor, task="image-segmentation")
+        for pipeline_class in (ImageSegmentationPipeline, EomtImageSegmentationPipeline)
+    ]
+    settings = {"threshold": 0.2, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
+    for image in images:
+        theirs, ours = (segmenter(image, **settings) for segmenter in segmenters)
+        assert [(segment["label"], segment["score"]) for segment in theirs] == [
+            (segment["label"], segment["score"]) for segment in ours
+        ]
+        best = np.zeros((image.height, image.width), bool)
+        for one, other in zip(theirs, ours):  # theirs shows the best of the masks at each pixel
+            mask = (np.array(other["mask"]) == 255) & ~best
+            assert np.array_equal(np.array(one["mask"]) == 255, mask)
+            best |= mask
+
+
+def test_columns_data_sets_tuples_and_paths_are_read(segmenter, images, tmp_path):
+    files = [str(tmp_path / f"{index}.png") for index in range(3)]
+    for image, file in zip(images, files):
+        image.save(file)
+    expected = [as_lists(segments) for segments in segmenter(images[:3])]
+    dataset = Dataset.from_dict({"image": files}).cast_column("image", ImageFeature())
+    for inputs in (dataset["image"], KeyDataset(dataset, "image"), tuple(images[:3]), files, iter_of(files)):
+        assert [as_lists(segments) for segments in segmenter(inputs, batch_size=2)] == expected
+
+
+def iter_of(files):
+    yield from files
+
+
+def test_photographs_are_turned_upright(segmenter, images, tmp_path):
+    turned = images[0].transpose(Image.Transpose.ROTATE_90)  # as a camera stores it that was held upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "photo.png", exif=exif)
+    for photo in (str(tmp_path / "photo.png"), Image.open(tmp_path / "photo.png")):
+        segments = segmenter(photo)
+        assert all(segment["mask"].size == images[0].size for segment in segments)
+        assert as_lists(segments) == as_lists(segmenter(images[0]))
+
+
+def test_sixteen_bit_pictures_are_not_clipped(segmenter, images, tmp_path):
+    grey = np.array(images[0].convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert as_lists(segmenter(str(tmp_path / "deep.png"))) == as_lists(segmenter(Image.fromarray(grey)))
 
 
 def test_half_precision_models_work(model, processor, images):

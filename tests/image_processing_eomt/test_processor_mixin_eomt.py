@@ -1,33 +1,43 @@
 """What both image processors do; every test runs with each of them."""
 
+import random
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 
 def image_of(height, width):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_pixel_values_match_the_original_code(backend, golden_panoptic):
-    processor = backend(size=golden_panoptic.settings["image_size"])
-    pixel_values = processor(golden_panoptic.images, return_tensors="pt")["pixel_values"]
-    difference = (pixel_values - golden_panoptic.pixel_values).abs()
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_pixel_values_match_the_original_code(backend, golden_processing, task):
+    processor = backend(size=golden_processing.settings["image_size"], task=task)
+    batch = processor(golden_processing.images, return_tensors="pt")
+    difference = (batch["pixel_values"] - golden_processing.tensors[f"{task}.pixel_values"]).abs()
     if processor.backend == "pil":
-        assert difference.max() < 2e-6  # float32 rounding
+        assert difference.max() == 0
     else:
         # torchvision's antialiased resize rounds differently: at most two of 255 grey levels
         grey_levels = difference * torch.tensor(processor.image_std).view(3, 1, 1) * 255
         assert grey_levels.max() < 2.01
+    if task == "semantic":
+        assert torch.equal(torch.stack(batch["patch_offsets"]), golden_processing.tensors["semantic.window_origins"])
+    else:
+        assert "patch_offsets" not in batch
 
 
-def test_segments_match_the_original_code(backend, golden_panoptic):
-    settings = golden_panoptic.settings
+def test_panoptic_segments_match_the_original_code(backend, golden_processing):
+    settings = golden_processing.settings
     names = ("threshold", "mask_threshold", "overlap_mask_area_threshold", "stuff_classes")
     processor = backend(size=settings["image_size"], **{name: settings[name] for name in names})
-    results = processor.post_process_panoptic_segmentation(golden_panoptic.outputs, settings["original_sizes"])
-    for result, segment_map, class_map in zip(results, golden_panoptic.segment_maps, golden_panoptic.class_maps):
+    results = processor.post_process(golden_processing.outputs("panoptic"), settings["original_sizes"])
+    segment_maps, class_maps = (golden_processing.of_images(f"panoptic.{name}_map") for name in ("segment", "class"))
+    for result, segment_map, class_map in zip(results, segment_maps, class_maps, strict=True):
         segmentation = result["segmentation"]
         assert len(result["segments_info"]) > 1
         assert (segmentation != segment_map).float().mean() < 1e-4
@@ -35,6 +45,31 @@ def test_segments_match_the_original_code(backend, golden_panoptic):
         for info in result["segments_info"]:
             classes[segmentation == info["id"]] = info["label_id"]
         assert (classes != class_map).float().mean() < 1e-4
+
+
+def test_instances_match_the_original_code(backend, golden_processing):
+    settings = golden_processing.settings
+    processor = backend(size=settings["image_size"], task="instance", threshold=0.0, top_k=settings["top_k"])
+    outputs, sizes = golden_processing.outputs("instance"), settings["original_sizes"]
+    results = processor.post_process(outputs, sizes, return_binary_maps=True)
+    expected = (golden_processing.of_images(f"instance.{name}") for name in ("scores", "labels", "masks"))
+    for result, scores, labels, masks in zip(results, *expected, strict=True):
+        infos = result["segments_info"]
+        assert torch.allclose(torch.tensor([info["score"] for info in infos]), scores, atol=1e-4)
+        found = scores > 0  # those without a pixel all have the score 0, and no order
+        assert torch.tensor([info["label_id"] for info in infos])[found].tolist() == labels[found].tolist()
+        assert (result["segmentation"][found] != masks[found]).float().mean() < 1e-4
+
+
+def test_semantic_classes_and_scores_match_the_original_code(backend, golden_processing):
+    settings = golden_processing.settings
+    processor = backend(size=settings["image_size"], task="semantic")
+    outputs, sizes = golden_processing.outputs("semantic"), settings["original_sizes"]
+    results = processor.post_process(outputs, sizes, return_segmentation_scores=True)
+    expected = (golden_processing.of_images(f"semantic.{name}") for name in ("class_map", "scores"))
+    for result, class_map, scores in zip(results, *expected, strict=True):
+        assert (result.segmentation != class_map).float().mean() < 1e-4
+        assert torch.allclose(result.segmentation_scores[:, ::7, ::7], scores, rtol=1e-4, atol=1e-4)
 
 
 def test_images_keep_their_shape_and_black_fills_the_rest(backend):
@@ -116,12 +151,70 @@ def test_maps_that_do_not_fit_are_errors(backend, maps, mapping, message):
         backend(size=32)(image_of(6, 5), maps, mapping)
 
 
-@pytest.mark.parametrize("setting", [{"task": "semantic"}, {"task": "instance"}, {"do_split_image": True}])
-def test_what_is_not_supported_is_an_error_at_once(backend, setting):
-    with pytest.raises(ValueError, match="not supported yet by this version"):
-        backend(**setting)
-    with pytest.raises(ValueError, match="not supported yet by this version"):
-        backend()(image_of(6, 5), **setting)
+def test_windows_take_their_part_of_the_targets(backend):
+    label_map = np.full((32, 80), 255)
+    label_map[:, :10], label_map[:, 70:] = 1, 2
+    processor = backend(size=32, task="semantic")
+    batch = processor(image_of(32, 80), segmentation_maps=label_map, return_tensors="pt")
+    assert [offsets.tolist() for offsets in batch["patch_offsets"]] == [[0, 0, 32], [0, 24, 56], [0, 48, 80]]
+    assert [labels.tolist() for labels in batch["class_labels"]] == [[1], [], [2]]
+    assert [masks.shape for masks in batch["mask_labels"]] == [(1, 32, 32), (0, 32, 32), (1, 32, 32)]
+    assert batch["mask_labels"][2][0, :, 22:].all() and batch["mask_labels"][2].sum() == 32 * 10
+
+
+def test_masks_that_overlap_follow_their_image(backend):
+    masks = np.zeros((2, 50, 100), bool)
+    masks[0, :, :50], masks[1, :, 25:] = True, True
+    batch = backend(size=64)(image_of(50, 100), [masks], {0: 5, 1: 3}, return_tensors="pt")
+    assert batch["class_labels"][0].tolist() == [5, 3]
+    assert batch["mask_labels"][0].sum((1, 2)).tolist() == [32 * 32, 32 * 48]
+    assert batch["mask_labels"][0].shape == (2, 64, 64)
+
+
+@pytest.mark.parametrize("label_map", [np.full((30, 60), 255), np.zeros((30, 60), int)])
+def test_padding_is_never_a_class(backend, label_map):
+    batch = backend(size=64)(image_of(30, 60), segmentation_maps=label_map, return_tensors="pt")
+    (masks,), (classes,) = batch["mask_labels"], batch["class_labels"]
+    assert classes.tolist() == ([] if label_map.max() else [0])
+    assert not masks[:, 32:].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "task", "do_split_image", "do_pad"),
+    [
+        ({}, "panoptic", False, True),
+        ({"task": "instance"}, "instance", False, True),
+        ({"task": "semantic"}, "semantic", True, False),
+        ({"do_split_image": True}, "semantic", True, False),  # as in checkpoints of Transformers' own processor
+        ({"task": "semantic", "do_split_image": False}, "semantic", False, True),
+        ({"task": "panoptic", "do_pad": False}, "panoptic", False, False),
+        ({"do_split_image": True, "do_pad": True}, "semantic", True, True),
+    ],
+)
+def test_task_splitting_and_padding_are_separate_but_suggest_each_other(backend, given, task, do_split_image, do_pad):
+    processor = backend(**given)
+    assert (processor.task, processor.do_split_image, processor.do_pad) == (task, do_split_image, do_pad)
+
+
+def test_a_task_that_does_not_exist_is_an_error_at_once(backend):
+    with pytest.raises(ValueError, match="task='pose' does not exist"):
+        backend(task="pose")
+
+
+@pytest.mark.parametrize(
+    ("task", "methods"),
+    [
+        ("panoptic", ["panoptic", "instance", "semantic"]),
+        ("instance", ["instance", "semantic"]),
+        ("semantic", ["semantic"]),
+    ],
+)
+def test_no_method_comes_before_the_one_of_the_task(backend, random_outputs, task, methods):
+    processor = backend(size=64, task=task, do_split_image=False)
+    names = ["panoptic", "instance", "semantic"]
+    assert [name for name in names if hasattr(processor, f"post_process_{name}_segmentation")] == methods
+    for name in names:  # whatever is stored, all can be asked for
+        assert len(processor.post_process(random_outputs, task=name)) == 2
 
 
 def test_post_process_does_the_stored_task_with_the_stored_settings(backend, random_outputs):
@@ -147,9 +240,109 @@ def test_without_target_sizes_results_have_the_size_the_model_saw(backend, rando
 
 
 def test_target_sizes_that_do_not_fit_are_errors(backend, random_outputs):
-    with pytest.raises(ValueError, match="1 target sizes for a batch of 2"):
+    with pytest.raises(ValueError, match="2 inputs, which are not what 1 images"):
         backend(size=64).post_process(random_outputs, [(30, 40)])
     with pytest.raises(ValueError, match="Target size 1 must be"):
         backend(size=64).post_process(random_outputs, [(30, 40), (30, 40, 3)])
-    with pytest.raises(ValueError, match="not supported yet"):
-        backend(size=64).post_process(random_outputs, task="semantic")
+    with pytest.raises(ValueError, match="task='pose' does not exist"):
+        backend(size=64).post_process(random_outputs, task="pose")
+
+
+def outputs_for(batch):
+    """Random logits for a batch that a processor made."""
+    num_inputs, height = batch["pixel_values"].shape[0], batch["pixel_values"].shape[2]
+    return SimpleNamespace(
+        masks_queries_logits=torch.randn(num_inputs, 6, height // 4, height // 4) * 4,
+        class_queries_logits=torch.randn(num_inputs, 6, 4) * 3,
+        patch_offsets=batch["patch_offsets"],
+    )
+
+
+def test_windows_are_put_together_with_and_without_their_offsets(backend):
+    processor = backend(size=32, task="semantic")
+    sizes = [(30, 70), (20, 20), (90, 30)]
+    outputs = outputs_for(processor([image_of(*size) for size in sizes], return_tensors="pt"))
+    results = processor.post_process(outputs, sizes)
+    assert [result.shape for result in results] == sizes
+    del outputs.patch_offsets
+    assert all(torch.equal(one, other) for one, other in zip(results, processor.post_process(outputs, sizes)))
+
+
+def test_windows_that_do_not_fit_are_errors(backend):
+    processor = backend(size=32, task="semantic")
+    outputs = outputs_for(processor([image_of(30, 70), image_of(20, 20)], return_tensors="pt"))
+    with pytest.raises(ValueError, match="cannot be put together without target_sizes"):
+        processor.post_process(outputs)
+    with pytest.raises(ValueError, match="4 inputs, which are not what 2 images"):
+        processor.post_process(outputs, [(30, 700), (20, 20)])
+    with pytest.raises(ValueError, match="A window of image 0 starts at pixel"):
+        processor.post_process(outputs, [(30, 90), (20, 20)])
+    with pytest.raises(ValueError, match="A window of image 0 starts at pixel"):
+        processor.post_process(outputs, [(20, 20), (30, 70)])
+    for task in ("panoptic", "instance"):
+        with pytest.raises(ValueError, match="different windows are different objects"):
+            processor.post_process(outputs, [(30, 70), (20, 20)], task=task)
+
+
+def test_a_processor_that_splits_can_also_pad(backend, random_outputs):
+    images = [image_of(30, 70), image_of(20, 20)]
+    sizes = [(30, 70), (20, 20)]
+    splitting, padding = backend(size=64, task="semantic"), backend(size=64, task="panoptic")
+    settings = {"do_split_image": False, "do_pad": True, "return_tensors": "pt"}
+    pixel_values = [processor(images, **settings)["pixel_values"] for processor in (splitting, padding)]
+    assert torch.equal(*pixel_values)
+    random_outputs.patch_offsets = None
+    for task in ("panoptic", "instance", "semantic"):
+        one, other = (processor.post_process(random_outputs, sizes, task=task) for processor in (splitting, padding))
+        assert str(one) == str(other)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_size_and_any_threshold_give_results_that_add_up(backend, seed):
+    chance = random.Random(seed)
+    sizes = [(chance.choice([1, 2, 7, 50, 300]), chance.choice([1, 3, 50, 640, 3000])) for _ in range(2)]
+    sizes = [(3000, 50), (1, 1)] if seed == 0 else [chance.choice([size, size[::-1]]) for size in sizes]
+    settings = {name: chance.random() for name in ("threshold", "mask_threshold", "overlap_mask_area_threshold")}
+    processor = backend(size=chance.choice([32, (32, 48)]), stuff_classes=[2], **settings)
+    height, width = processor.size["shortest_edge"], processor.size["longest_edge"]
+    batch = processor([image_of(*size) for size in sizes], return_tensors="pt")
+    assert batch["pixel_values"].shape == (2, 3, height, width)
+    outputs = SimpleNamespace(
+        masks_queries_logits=torch.randn(2, 9, height // 4, width // 4) * 4,
+        class_queries_logits=torch.randn(2, 9, 4) * chance.choice([1, 9]),
+    )
+    for size, result in zip(sizes, processor.post_process(outputs, sizes), strict=True):
+        segmentation, infos = result["segmentation"], result["segments_info"]
+        assert segmentation.shape == size
+        assert [info["id"] for info in infos] == list(range(len(infos)))
+        assert [info["area"] for info in infos] == [(segmentation == info["id"]).sum() for info in infos]
+        assert sum(info["area"] for info in infos) == (segmentation >= 0).sum()
+        assert sum(info["was_fused"] for info in infos) <= 1
+        assert all(info["score"] > settings["threshold"] for info in infos)
+    for form in ({}, {"return_binary_maps": True}, {"return_coco_annotation": True}):
+        for size, result in zip(sizes, processor.post_process(outputs, sizes, task="instance", **form), strict=True):
+            infos, segmentation = result["segments_info"], result["segmentation"]
+            assert [info["id"] for info in infos] == list(range(len(infos)))
+            scores = [info["score"] for info in infos]
+            assert scores == sorted(scores, reverse=True) and all(score >= settings["threshold"] for score in scores)
+            if "return_coco_annotation" in form:
+                assert [info["area"] for info in infos] == [coco_mask.area(rle) for rle in segmentation]
+            elif form:
+                assert segmentation.shape == (len(infos), *size)
+                assert [info["area"] for info in infos] == segmentation.sum((1, 2)).tolist()
+            else:
+                assert segmentation.shape == size
+                assert segmentation.max() < len(infos)
+    for result, size in zip(processor.post_process(outputs, sizes, task="semantic"), sizes, strict=True):
+        assert result.shape == size and result.min() >= 0 and result.max() < 3
+
+    splitting = backend(size=processor.size, task="semantic")
+    split = splitting([image_of(*size) for size in sizes], return_tensors="pt")
+    num_inputs = len(split["pixel_values"])
+    outputs = SimpleNamespace(
+        masks_queries_logits=torch.randn(1, 9, height // 4, width // 4).expand(num_inputs, -1, -1, -1),
+        class_queries_logits=torch.randn(1, 9, 4).expand(num_inputs, -1, -1),
+        patch_offsets=split["patch_offsets"],
+    )
+    for result, size in zip(splitting.post_process(outputs, sizes), sizes, strict=True):
+        assert result.shape == size and result.min() >= 0 and result.max() < 3

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from image_processing_eomt import panoptic_segments
+from image_processing_eomt.sizes_eomt import View
 
 
 THING, STUFF, NOTHING = 0, 1, 2  # the classes of the hand-made cases; the last one is "no object"
@@ -11,9 +12,9 @@ def segment(masks, labels, **kwargs):
     """Segments of `(n, h, w)` 0/1 masks with confident classes, at the masks' own size."""
     masks = torch.tensor(masks, dtype=torch.float32)
     size = tuple(masks.shape[-2:])
-    kwargs = {"stuff_classes": [STUFF], "padded_size": size, "content_size": size, **kwargs}
+    kwargs = {"stuff_classes": [STUFF], **kwargs}
     class_logits = torch.nn.functional.one_hot(torch.tensor(labels), 3).float() * 12
-    return panoptic_segments((masks - 0.5) * 20, class_logits, size, **kwargs)
+    return panoptic_segments((masks - 0.5) * 20, class_logits, View(size, size), size, **kwargs)
 
 
 def test_things_stay_apart_and_stuff_is_merged():
@@ -28,7 +29,7 @@ def test_things_stay_apart_and_stuff_is_merged():
 def test_a_merged_segment_has_the_score_of_its_best_query():
     class_logits = torch.tensor([[0.0, 4.0, 0.0], [0.0, 6.0, 0.0]])
     masks = torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]]])
-    result = panoptic_segments(masks, class_logits, (1, 2), padded_size=(1, 2), content_size=(1, 2), stuff_classes=[1])
+    result = panoptic_segments(masks, class_logits, View((1, 2), (1, 2)), (1, 2), stuff_classes=[1])
     assert result["segments_info"][0]["score"] == pytest.approx(class_logits[1].softmax(0)[1].item())
 
 
@@ -39,9 +40,8 @@ def test_a_query_that_keeps_too_little_of_its_mask_is_dropped(overlap_threshold,
     result = panoptic_segments(
         masks,
         torch.tensor([[9.0, 0.0, 0.0]]).expand(2, 3),
+        View((1, 3), (1, 3)),
         (1, 3),
-        padded_size=(1, 3),
-        content_size=(1, 3),
         overlap_mask_area_threshold=overlap_threshold,
     )
     assert result["segmentation"].tolist() == [[0, 0, 1 if num_segments == 2 else -1]]
@@ -66,9 +66,7 @@ def test_nothing_found_is_an_empty_segmentation(labels):
 def test_padding_is_cut_off_before_the_result_gets_its_size():
     masks = torch.full((1, 4, 4), -9.0)
     masks[:, :2, :] = 9.0  # exactly the upper half, and the image is the upper half
-    result = panoptic_segments(
-        masks, torch.tensor([[9.0, 0.0]]), (10, 20), padded_size=(4, 4), content_size=(2, 4), mask_threshold=0.5
-    )
+    result = panoptic_segments(masks, torch.tensor([[9.0, 0.0]]), View((2, 4), (4, 4)), (10, 20), mask_threshold=0.5)
     assert result["segmentation"].shape == (10, 20)
     assert result["segments_info"][0]["area"] == 200
 
@@ -77,9 +75,8 @@ def test_areas_and_boxes_are_those_of_the_segmentation():
     result = panoptic_segments(
         torch.randn(20, 8, 8) * 4,
         torch.randn(20, 5) * 4,
+        View((32, 24), (32, 32)),
         (50, 37),
-        padded_size=(32, 32),
-        content_size=(32, 24),
         threshold=0.3,
         overlap_mask_area_threshold=0.1,
         stuff_classes=[2, 3],
@@ -99,9 +96,8 @@ def test_half_precision_logits_are_fine():
     result = panoptic_segments(
         torch.full((1, 4, 4), 9.0, dtype=torch.bfloat16),
         torch.tensor([[9.0, 0.0]], dtype=torch.bfloat16),
+        View((16, 16), (16, 16)),
         (8, 8),
-        padded_size=(16, 16),
-        content_size=(16, 16),
     )
     assert result["segments_info"][0]["area"] == 64
 
@@ -115,9 +111,9 @@ def test_a_stuff_class_that_the_model_lacks_is_an_error(label):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_what_the_cpu_gives():
     masks, classes = torch.randn(20, 8, 8) * 4, torch.randn(20, 5) * 4
-    sizes = {"padded_size": (32, 32), "content_size": (32, 24), "threshold": 0.3, "stuff_classes": [2]}
-    cpu = panoptic_segments(masks, classes, (50, 37), **sizes)
-    cuda = panoptic_segments(masks.cuda(), classes.cuda(), (50, 37), **sizes)
+    sizes, settings = (View((32, 24), (32, 32)), (50, 37)), {"threshold": 0.3, "stuff_classes": [2]}
+    cpu = panoptic_segments(masks, classes, *sizes, **settings)
+    cuda = panoptic_segments(masks.cuda(), classes.cuda(), *sizes, **settings)
     assert cuda["segmentation"].is_cuda
     # Interpolation rounds differently on the two: single pixels may change sides.
     assert (cuda["segmentation"].cpu() != cpu["segmentation"]).float().mean() < 1e-2

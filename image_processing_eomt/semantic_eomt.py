@@ -1,0 +1,66 @@
+"""Semantic segmentation: from a model's queries to one class per pixel."""
+
+import torch
+from torch import Tensor
+
+from .sizes_eomt import View
+from .upsampling_eomt import bands, interpolate_rows
+
+
+def semantic_classes(
+    mask_logits: Tensor, class_logits: Tensor, view: View, output_size: tuple[int, int], return_scores: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """
+    Semantic segmentation of one image: the class with the highest score at every pixel.
+
+    The score of a class is the sum over queries of its class score x mask probability, averaged where windows overlap
+    (`to_per_pixel_logits_semantic` and `revert_window_logits_semantic` in the reference implementation's
+    `lightning_module.py`). A band of rows is finished at a time, so that the scores are never in memory as a whole
+    unless they are asked for.
+
+    Args:
+        mask_logits: `(num_windows, num_queries, height / 4, width / 4)`.
+        class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
+        view: what the model saw of the image.
+        output_size: `(height, width)` of the result in pixels.
+        return_scores: whether to return the scores too.
+
+    Returns:
+        `(height, width)` int64 classes, and the scores, `(num_classes, height, width)` float32, or None.
+    """
+    device = mask_logits.device
+    mask_logits = mask_logits.float()
+    # (num_windows, num_classes, num_queries)
+    class_scores = class_logits.float().softmax(dim=-1)[..., :-1].transpose(1, 2).contiguous()
+    num_queries, num_classes = class_scores.shape[2], class_scores.shape[1]
+    (input_height, input_width), (content_height, content_width) = view.input_size, view.content_size
+
+    def content_scores(rows: Tensor) -> Tensor:
+        """Rows of the scores at the size of the content, `(num_classes, num_rows, content_width)`."""
+        scores = torch.zeros(num_classes, len(rows), content_width, device=device)
+        counts = torch.zeros(len(rows), content_width, device=device)
+        for logits, classes, (top, left) in zip(mask_logits, class_scores, view.windows):
+            inside = torch.searchsorted(rows, torch.tensor([top, top + input_height])).tolist()
+            if inside[0] == inside[1]:
+                continue
+            source = lambda indices: logits.index_select(1, indices.to(device))  # noqa: B023, E731
+            masks = interpolate_rows(source, logits.shape[1], rows[slice(*inside)] - top, view.input_size).sigmoid_()
+            place = (..., slice(*inside), slice(left, left + input_width))
+            target = scores[place]
+            masks = masks[..., : target.shape[-1]]
+            target += (classes @ masks.reshape(num_queries, -1)).view_as(target)
+            counts[place] += 1
+        return scores.div_(counts) if len(view.windows) > 1 else scores
+
+    segmentation = torch.empty(output_size, dtype=torch.int64, device=device)
+    all_scores = torch.empty(num_classes, *output_size, device=device) if return_scores else None
+    numel_per_row = max(
+        num_queries * input_width, num_classes * max(content_width, output_size[1])
+    )  # of the largest of the arrays that are in memory together
+    for rows in bands(output_size[0], numel_per_row, device):
+        scores = interpolate_rows(content_scores, content_height, rows, output_size)
+        band = slice(int(rows[0]), int(rows[-1]) + 1)
+        segmentation[band] = scores.max(dim=0).indices
+        if all_scores is not None:
+            all_scores[:, band] = scores
+    return segmentation, all_scores
