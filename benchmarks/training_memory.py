@@ -11,21 +11,16 @@ shapes, not on timing. Peak RSS is the whole process's, libraries included.
 import argparse
 import json
 import os
-import platform
 import resource
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import accumulate
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -38,7 +33,6 @@ PATCH_SIZE, NUM_PREFIX_TOKENS = 16, 5
 TRANSFORMERS, OURS, CHECKPOINTED = "Transformers", "ours", "ours, checkpointed"
 COLUMNS = ("weights", "gradients", "activations", "total", "step_with_weights", "peak_rss")
 RATIOS = ("activations", "total", "step", "step_with_weights", "peak_rss")
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -178,40 +172,6 @@ def measure_peak_memory(case: Case, device: torch.device) -> dict[str, int]:
     }
 
 
-def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
-    """The most bytes that `step` holds at once, not counting what was allocated before it."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(accumulate(event.nbytes() for event in events), default=0)
-
-
-def check_measurement(device: torch.device) -> None:
-    """
-    Compares the measurement with a step whose peak is known.
-
-    Raises:
-        RuntimeError: the peak is not what it must be.
-    """
-    values = torch.zeros(MIB, device=device)
-    # exp and sin of it live at once, then sin and its absolute value: twice its size.
-    peak = peak_memory(lambda: values.exp().sin().abs(), device)
-    if peak != 2 * values.nbytes:
-        raise RuntimeError(f"Measured {peak} bytes where {2 * values.nbytes} are allocated.")
-
-
-def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Result of a function that runs in a new process."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
 def ratios(peak_memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Figures of our cases over those of Transformers' own class at the same size."""
     transformers_figures = {case["image_size"]: case for case in peak_memory if case["model"] == TRANSFORMERS}
@@ -243,14 +203,7 @@ def main() -> None:
     os.environ["KINETO_LOG_LEVEL"] = "99"  # in the processes of the cases: the profiler need not say when it starts
 
     in_own_process(check_measurement, device)
-    results: dict[str, Any] = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "mask_tensors": [],
-        "peak_memory": [],
-    }
+    results: dict[str, Any] = {**surroundings(device), "mask_tensors": [], "peak_memory": []}
     print("Largest tensors with a column per token, ViT-S, 2 x 320 pixels")
     for case in MASK_TENSOR_CASES:
         results["mask_tensors"].append(asdict(case) | in_own_process(measure_mask_tensors, case, device))

@@ -179,7 +179,7 @@ class EomtProcessorMixin(BaseImageProcessor):
                 torch.as_tensor(settings[name], device=image.device).reshape(-1, 1, 1)
                 for name in ("image_mean", "image_std")
             )
-            image = (image - mean) / std
+            image = (image - mean).div_(std)
         return [_window(image, view, index) for index in range(len(view.windows))]
 
     @staticmethod
