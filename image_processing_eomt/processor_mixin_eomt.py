@@ -105,10 +105,10 @@ class EomtProcessorMixin(BaseImageProcessor):
             kwargs: any setting of the processor, for this call only, and `return_tensors`.
 
         Returns:
-            `pixel_values`: `(batch, 3, height, width)` float32 (a list of `(3, height, width)` without
-            `return_tensors`), in which every window of an image has its place. With `do_split_image` also
-            `patch_offsets`: for each window a tensor of the image's index, and the first pixel and the one after the
-            last along the side that is split. With `segmentation_maps` also `mask_labels`, a list of
+            `pixel_values`: `(batch, 3, height, width)` float32, in which every window of an image has its place;
+            without `return_tensors` a list of `(3, height, width)`, NumPy arrays with the PIL backend. With
+            `do_split_image` also `patch_offsets`: for each window the image's index, and the first pixel and the one
+            after the last along the side that is split. With `segmentation_maps` also `mask_labels`, a list of
             `(num_targets, height, width)` bool, and `class_labels`, a list of `(num_targets,)` int64. Ids equal to
             `ignore_index` and padding belong to no target; `do_reduce_labels` also drops 0 and makes every other class
             one less.
@@ -149,11 +149,16 @@ class EomtProcessorMixin(BaseImageProcessor):
         pixel_values = [
             window for array, view in zip(arrays, views) for window in self._pixel_values(array, view, **settings)
         ]
-        batch = BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+        is_numpy = return_tensors is None and self.backend == "pil"  # as all of Transformers' PIL processors
+        batch = BatchFeature(
+            {"pixel_values": [window.numpy() if is_numpy else window for window in pixel_values]},
+            tensor_type=return_tensors,
+        )
         if settings["do_split_image"]:
-            batch["patch_offsets"] = [
-                torch.tensor([index, *span]) for index, view in enumerate(views) for span in view.spans()
-            ]
+            offsets = [[index, *span] for index, view in enumerate(views) for span in view.spans()]
+            batch["patch_offsets"] = (
+                offsets if return_tensors is None else [torch.tensor(offset) for offset in offsets]
+            )
         if segmentation_maps is not None:
             batch["mask_labels"], batch["class_labels"] = self._targets(
                 arrays,

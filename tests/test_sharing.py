@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from configuration_eomt import EomtConfig
@@ -29,6 +30,15 @@ class Blocker:
         if name.split(".")[0] in PROJECT:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
+"""
+
+
+# Makes torchvision look as if it were not installed.
+WITHOUT_TORCHVISION = """
+import importlib.util
+sys.modules["torchvision"] = None
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name.split(".")[0] == "torchvision" else find_spec(name, *args)
 """
 
 
@@ -230,3 +240,90 @@ def test_the_saved_files_are_the_real_ones(trained, checkpoint):
 
 def test_a_trained_model_is_saved_without_masks(trained):
     assert EomtForUniversalSegmentation.from_pretrained(trained).mask_probabilities == [0.0]
+
+
+SIZES = {  # height, width: pictures that need no resizing, so that both backends see the same
+    "panoptic": [(64, 64), (64, 40), (50, 64), (64, 64)],
+    "instance": [(64, 64), (64, 40), (50, 64), (64, 64)],
+    "semantic": [(64, 64), (64, 150), (200, 64), (64, 64)],
+}
+
+
+@pytest.fixture(scope="module")
+def of_every_task(tmp_path_factory) -> Path:
+    """A folder for each task, of the same small model that finds something everywhere, with four pictures."""
+    directory = tmp_path_factory.mktemp("tasks")
+    config = EomtConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_blocks=1,
+        num_queries=9,
+        image_size=64,
+        id2label={0: "cat", 1: "dog", 2: "sky"},
+    )
+    torch.manual_seed(3)
+    model = EomtForUniversalSegmentation(config)
+    torch.nn.init.normal_(model.class_predictor.weight, std=2.0)
+    random = np.random.default_rng(0)
+    for task, sizes in SIZES.items():
+        model.save_pretrained(directory / task)
+        EomtImageProcessor(size=64, task=task, stuff_classes=[2], threshold=0.2).save_pretrained(directory / task)
+        for index, size in enumerate(sizes):
+            image = Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8))
+            image.save(directory / task / f"picture{index}.png")
+    return directory
+
+
+EVERY_TASK = """
+import json
+import numpy as np
+from transformers import pipeline
+found = {}
+for task in ("panoptic", "instance", "semantic"):
+    model = f"{folder}/{task}"
+    segmenter = pipeline("image-segmentation", model=model, trust_remote_code=True)
+    pictures = [f"{model}/picture{index}.png" for index in range(4)]
+    found[task] = {
+        "classes": [type(part).__name__ for part in (segmenter, segmenter.image_processor)],
+        "by_batch_size": [
+            [
+                [[s["label"], s["score"] and round(s["score"], 3), s["mask"].size, np.count_nonzero(s["mask"])]
+                 for s in segments]
+                for segments in segmenter(pictures, batch_size=batch_size)
+            ]
+            for batch_size in (1, 3)
+        ],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_every_task_runs_without_the_project_with_and_without_torchvision(of_every_task, tmp_path):
+    found = run_elsewhere(EVERY_TASK, of_every_task, tmp_path / "with")
+    without = run_elsewhere(WITHOUT_TORCHVISION + EVERY_TASK, of_every_task, tmp_path / "without")
+    for task, sizes in SIZES.items():
+        assert found[task]["classes"] == ["EomtImageSegmentationPipeline", "EomtImageProcessor"]
+        assert without[task]["classes"] == ["EomtImageSegmentationPipeline", "EomtImageProcessorPil"]
+        expected = found[task]["by_batch_size"][0]
+        for size, segments in zip(sizes, expected, strict=True):
+            assert segments and all(mask_size == [size[1], size[0]] for _, _, mask_size, _ in segments)
+            areas = sum(area for *_, area in segments)
+            assert areas == size[0] * size[1] if task == "semantic" else areas > 0
+        for others in (found[task]["by_batch_size"][1], *without[task]["by_batch_size"]):
+            for segments, same in zip(expected, others, strict=True):
+                for (label, score, size, area), other in zip(segments, same, strict=True):
+                    assert [label, score, size] == other[:3]
+                    assert area == pytest.approx(other[3], abs=3)  # a batch may round differently from one picture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_without_trust_a_folder_of_each_task_that_pads_works(of_every_task, tmp_path, task):
+    folder = of_every_task / task
+    (folder / "picture.png").write_bytes((folder / "picture0.png").read_bytes())
+    assert run_elsewhere(WITHOUT_TRUST, folder, tmp_path / "home") == {
+        "False": ["transformers"],
+        "None": ["transformers"],
+    }

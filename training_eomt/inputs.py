@@ -75,8 +75,8 @@ class TrainingInputs(Dataset):
         if self.augmentation is None:
             return processed(sample, self.image_processor)
         image, masks, labels = self.augmentation(sample)
-        pixel_values = self.image_processor.preprocess(image, do_resize=False, do_pad=False)["pixel_values"][0]
-        return {"pixel_values": pixel_values, "mask_labels": masks, "class_labels": labels}
+        features = self.image_processor.preprocess(image, do_resize=False, do_pad=False, return_tensors="pt")
+        return {"pixel_values": features["pixel_values"][0], "mask_labels": masks, "class_labels": labels}
 
 
 class EvaluationInputs(Dataset):

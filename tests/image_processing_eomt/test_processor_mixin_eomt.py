@@ -151,6 +151,17 @@ def test_maps_that_do_not_fit_are_errors(backend, maps, mapping, message):
         backend(size=32)(image_of(6, 5), maps, mapping)
 
 
+def test_without_return_tensors_everything_is_in_lists(backend):
+    processor = backend(size=32, task="semantic")
+    batch, tensors = (processor(image_of(32, 50), return_tensors=name) for name in (None, "pt"))
+    kind = torch.Tensor if processor.backend == "torchvision" else np.ndarray
+    assert all(isinstance(window, kind) for window in batch["pixel_values"])
+    assert np.array_equal(np.stack(batch["pixel_values"]), tensors["pixel_values"])
+    assert (
+        batch["patch_offsets"] == [offset.tolist() for offset in tensors["patch_offsets"]] == [[0, 0, 32], [0, 18, 50]]
+    )
+
+
 def test_windows_take_their_part_of_the_targets(backend):
     label_map = np.full((32, 80), 255)
     label_map[:, :10], label_map[:, 70:] = 1, 2

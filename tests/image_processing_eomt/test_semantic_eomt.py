@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,3 +57,23 @@ def test_half_precision_logits_are_fine():
         torch.randn(1, 3, 4, 4).bfloat16(), torch.randn(1, 3, 3).bfloat16(), view, (16, 16), return_scores=True
     )
     assert segmentation.shape == (16, 16) and scores.dtype == torch.float32
+
+
+LARGE_PICTURE = """
+import resource, sys, torch
+from types import SimpleNamespace
+from image_processing_eomt import EomtImageProcessorPil
+processor = EomtImageProcessorPil(size=640, task="semantic")
+outputs = SimpleNamespace(
+    masks_queries_logits=torch.randn(3, 200, 160, 160), class_queries_logits=torch.randn(3, 200, 151)
+)
+assert processor.post_process(outputs, [(2943, 1435)])[0].shape == (2943, 1435)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+def test_a_large_picture_with_many_classes_takes_less_than_one_and_a_half_gigabytes():
+    result = subprocess.run([sys.executable, "-c", LARGE_PICTURE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 1.5e9  # of the whole process; the scores of all classes alone would be 2.5e9
