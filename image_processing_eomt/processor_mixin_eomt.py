@@ -16,6 +16,7 @@ from transformers.image_utils import (
 )
 
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
+from .model_card_eomt import finish_saved_folder, push_saved, save_and_push
 from .post_processing_eomt import panoptic_segments
 from .sizes_eomt import padded_size, resized_size
 
@@ -259,6 +260,18 @@ class EomtProcessorMixin(BaseImageProcessor):
         """
         check_task(self.task if task is None else task)
         return self.post_process_panoptic_segmentation(outputs, target_sizes, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As Transformers' own; beside a model it also writes the model card, which now knows the task."""
+        if push_to_hub:
+            return save_and_push(self, save_directory, kwargs)
+        saved = super().save_pretrained(save_directory, **kwargs)
+        finish_saved_folder(save_directory)
+        return saved
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """As Transformers' own; the card of a model in the repository gets to know the task, a person's own stays."""
+        return push_saved(self, repo_id, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
