@@ -184,7 +184,7 @@ def test_the_processor_may_be_saved_first(tiny_config, tmp_path):
     loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
 
 
-RUN_CARD = """
+RUN_CARD = r"""
 import json, re
 card = open(folder + "/README.md", encoding="utf-8").read()
 snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
