@@ -153,8 +153,9 @@ def _check_complete(folder: Path) -> None:
             classes += name.values() if isinstance(name, dict) else [name]
     modules = {name.split(".")[0] for name in classes}
     while modules:
-        needed |= {f"{module}.py" for module in modules}
-        imported = {name for module in modules for name in get_relative_imports(folder / f"{module}.py")}
+        files = [folder / f"{module}.py" for module in modules]
+        needed |= {file.name for file in files}
+        imported = {name for file in files if file.is_file() for name in get_relative_imports(file)}
         modules = {name for name in imported if f"{name}.py" not in needed}
     if missing := sorted(name for name in needed if not (folder / name).is_file()):
         raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
