@@ -280,7 +280,7 @@ def finish_saved_folder(folder: str | PathLike) -> None:
     if stand_in.is_file():
         shutil.copyfile(__file__, stand_in)
     card = folder / CARD
-    present = card.read_text(encoding="utf-8") if card.is_file() else None
+    present = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     if _is_eomt(_settings(folder / _MODEL_SETTINGS)) and _may_write(present, (WRITTEN_BY_SAVE,)):
         write_model_card(folder)
 

@@ -97,9 +97,7 @@ def export_model(
 
 
 def _move(draft: Path, folder: Path) -> None:
-    """Puts a finished export in its place: at once if there is nothing, else file by file."""
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
+    """Puts a finished export in its place: at once if it is new, else file by file."""
     if not folder.exists():
         draft.rename(folder)
         return
@@ -131,7 +129,9 @@ def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any)
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
     processor_file = folder / "preprocessor_config.json"
-    if processor_file.is_file() and json.loads(processor_file.read_text()).get("task") != image_processor.task:
+    if processor_file.is_file() and json.loads(processor_file.read_text()).get("task") != getattr(
+        image_processor, "task", None
+    ):
         differing.append("task")
     if differing:
         raise FileExistsError(f"{folder} holds another model: {', '.join(differing)} differ. {advice}")
