@@ -18,6 +18,7 @@ from transformers.image_utils import (
 
 from .instances_eomt import instance_segments
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
+from .model_card_eomt import finish_saved_folder, push_saved, save_and_push
 from .panoptic_eomt import panoptic_segments
 from .pixels_eomt import as_pixels
 from .semantic_eomt import semantic_classes
@@ -419,6 +420,18 @@ class EomtProcessorMixin(BaseImageProcessor):
         # A processor that splits can only have padded what it did not split.
         do_pad = bool(self.do_pad or self.do_split_image)
         return [(view_of(image, **settings, do_pad=do_pad, do_split_image=False), image) for image in sizes]
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As Transformers' own; beside a model it also writes the model card, which now knows the task."""
+        if push_to_hub:
+            return save_and_push(self, save_directory, kwargs)
+        saved = super().save_pretrained(save_directory, **kwargs)
+        finish_saved_folder(save_directory)
+        return saved
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """As Transformers' own; the card of a model in the repository gets to know the task, a person's own stays."""
+        return push_saved(self, repo_id, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""

@@ -4,6 +4,7 @@ Reference: "Masked-attention Mask Transformer for Universal Image Segmentation",
 sections 3.3 and 4.1: the costs are the loss terms, masks are compared at random points.
 """
 
+import re
 from typing import Any, Sequence  # noqa: UP035 - the one that torch 2.6 takes in a custom operator
 
 import torch
@@ -26,8 +27,10 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
-# The assignment runs on the CPU and in scipy, which a compiler cannot trace: to it all of this is one operator.
-@torch.library.custom_op("eomt::match_queries", mutates_args=())
+# The assignment runs on the CPU and in scipy, which a compiler cannot trace: to it all of this is one operator. Every
+# checkpoint loaded with its own code has a copy of this file; PyTorch would destroy an operator that another copy
+# registers again, so each has its own name.
+@torch.library.custom_op("eomt::match_queries_" + re.sub(r"\W", "_", __name__), mutates_args=())
 @torch.no_grad()
 def match_queries(
     mask_logits: Tensor,

@@ -11,6 +11,7 @@ from transformers import initialization as init
 
 from .configuration_eomt import EomtConfig
 from .loss_eomt import EomtLoss
+from .model_card_eomt import finish_saved_folder, push_saved, save_and_push
 from .positions_eomt import EomtPositionEmbeddings
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtAttention, EomtEmbeddings, EomtLayer, EomtLayerScale
@@ -74,15 +75,34 @@ class EomtPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """
-        As `PreTrainedModel.save_pretrained`. SwiGLU layers get the names that the installed Transformers' own class
-        has for them, so that the folder loads there too; here both load.
+        As `PreTrainedModel.save_pretrained`, with a model card: it says how to use the model, and is written anew with
+        every save unless a person has made it their own.
+
+        SwiGLU layers get the names that the installed Transformers' own class has for them, so that the folder loads
+        there too; here both load.
         """
+        if push_to_hub and is_main_process:
+            options = {"is_main_process": is_main_process, "state_dict": state_dict, **kwargs}
+            return save_and_push(self, save_directory, options)
         if uses_legacy_swiglu_names(self.config):
             state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
-        return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        saved = super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if is_main_process:
+            finish_saved_folder(save_directory)
+        return saved
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As `PreTrainedModel.push_to_hub`, with this project's model card; a person's own on the Hub stays."""
+        tags = [*(self.model_tags or []), *(kwargs.pop("tags", None) or [])]
+        return push_saved(self, repo_id, tags=tags, **kwargs)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")

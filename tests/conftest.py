@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
 
@@ -66,3 +69,45 @@ def tiny_dinov3_config() -> EomtDinov3Config:
         train_num_points=256,
         id2label={0: "cat", 1: "dog", 2: "sky"},
     )
+
+
+class FakeHub:
+    """One repository of the Hugging Face Hub in memory, behind `HfApi`.
+
+    `files` maps names to contents, `commits` holds for each commit its options and the names of its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files, self.commits, self.calls = folder, {}, [], []
+
+    def create_repo(self, repo_id: str, **options: Any) -> SimpleNamespace:
+        self.calls.append(("create_repo", repo_id, options))
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
+
+    def create_branch(self, repo_id: str, **options: Any) -> None:
+        self.calls.append(("create_branch", repo_id, options))
+
+    def file_exists(self, repo_id: str, filename: str, **options: Any) -> bool:
+        return filename in self.files
+
+    def hf_hub_download(self, repo_id: str, filename: str, **options: Any) -> str:
+        (self.folder / filename).write_bytes(self.files[filename])
+        return str(self.folder / filename)
+
+    def create_commit(self, repo_id: str, operations: Any, **options: Any) -> str:
+        added = {}
+        for operation in operations:
+            with operation.as_file() as file:
+                added[operation.path_in_repo] = file.read()
+        self.files.update(added)
+        self.commits.append({"repo_id": repo_id, "files": sorted(added), **options})
+        return f"commit {len(self.commits)}"
+
+
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch) -> FakeHub:
+    """A Hub that nothing leaves the machine for."""
+    fake = FakeHub(tmp_path_factory.mktemp("hub"))
+    for name in ("create_repo", "create_branch", "file_exists", "hf_hub_download", "create_commit"):
+        monkeypatch.setattr(HfApi, name, staticmethod(getattr(fake, name)))
+    return fake

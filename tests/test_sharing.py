@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from configuration_eomt import EomtConfig
@@ -181,6 +182,47 @@ def test_every_family_loads_everywhere_without_the_project(tiny_config, tiny_din
     loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
 
 
+@pytest.mark.slow
+def test_the_processor_may_be_saved_first(tiny_config, tmp_path):
+    folder = tmp_path / "model"
+    EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(folder)
+    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
+    EomtForUniversalSegmentation(tiny_config).save_pretrained(folder)
+    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    image.save(folder / "picture.png")
+    loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
+
+
+RUN_CARD = r"""
+import json, re
+card = open(folder + "/README.md", encoding="utf-8").read()
+snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+found = {}
+exec(snippet, found)
+print()
+print(json.dumps([type(found[name]).__name__ for name in ("segmenter", "model") if name in found]))
+"""
+
+
+@pytest.mark.slow
+def test_the_cards_snippet_runs_without_the_project(trained, tiny_config, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    Image.open(trained / "picture.png").save(home / "picture.jpg")
+    # The names in the card are those of the folders at the time of saving: absolute here.
+    assert run_elsewhere(RUN_CARD, trained, home) == ["EomtImageSegmentationPipeline"]
+    EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "no_processor")
+    assert run_elsewhere(RUN_CARD, tmp_path / "no_processor", home) == ["EomtForUniversalSegmentation"]
+
+
+def test_the_trainers_folder_has_a_card_that_knows_the_task(trained):
+    for folder in (trained, trained / "checkpoint-2"):
+        data = ModelCard.load(folder / "README.md").data
+        assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
+        assert "panoptic-segmentation" in data.tags
+
+
 SAVE_AGAIN = """
 import json
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
@@ -198,6 +240,8 @@ def test_a_folder_saved_again_from_remote_code_still_loads(trained, tmp_path):
     result = run_elsewhere(LOAD_EVERYTHING, again, tmp_path / "other")
     assert result["origins"]["pipeline"] == "EomtImageSegmentationPipeline"
     assert result["origins"]["AutoModelForImageSegmentation"] == "transformers_modules"
+    assert "def render_card(" in (again / "model_card_eomt.py").read_text()
+    assert "panoptic-segmentation" in ModelCard.load(again / "README.md").data.tags
 
 
 WITHOUT_TRUST = """
@@ -226,6 +270,7 @@ def test_without_trust_the_pipeline_falls_back_to_transformers_own_classes(train
 def test_the_saved_files_are_the_real_ones(trained, checkpoint):
     folder = trained / checkpoint
     assert "class EomtConfig(" in (folder / "configuration_eomt.py").read_text()
+    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
     assert (folder / "pipeline_eomt.py").exists()
     assert (folder / "model.safetensors").exists() and not (folder / "pytorch_model.bin").exists()
     config = json.loads((folder / "config.json").read_text())

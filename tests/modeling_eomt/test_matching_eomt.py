@@ -1,11 +1,13 @@
 """Queries are matched to targets as a search through every assignment would (small cases; see also the loss)."""
 
+import importlib.util
 from itertools import permutations
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling_eomt import matching_eomt
 from modeling_eomt.matching_eomt import match_queries, pairwise_cross_entropy, pairwise_dice, sample_points
 
 
@@ -70,3 +72,14 @@ def test_images_and_predictions_do_not_mix():
                 **WEIGHTS,
             )
             assert together[prediction, part].equal(alone[0])
+
+
+def test_a_copy_of_the_file_does_not_take_this_ones_operator_away():
+    # As when a checkpoint is loaded with its own code; torch destroys an operator that is registered a second time.
+    spec = importlib.util.spec_from_file_location("checkpoint.matching_eomt", matching_eomt.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    assert repr(copy.match_queries) != repr(match_queries)
+    logits, masks = torch.randn(1, 1, 3, 4, 4), torch.ones(1, 4, 4)
+    for operator in (match_queries, copy.match_queries):
+        assert operator(logits, torch.randn(1, 1, 3, 2), masks, [torch.tensor([0])], **WEIGHTS).shape == (1, 1)

@@ -1,0 +1,239 @@
+"""Model cards: what is in them, who may write them, and how they get to the Hub."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from configuration_eomt.model_card_eomt import (
+    WRITTEN_BY_EXPORT,
+    WRITTEN_BY_SAVE,
+    model_card,
+    push_folder,
+    write_model_card,
+)
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+
+
+def card_of(folder):
+    return ModelCard.load(folder / "README.md")
+
+
+@pytest.fixture
+def model(tiny_config):
+    return EomtForUniversalSegmentation(tiny_config)
+
+
+@pytest.fixture
+def processor():
+    return EomtImageProcessor(size=64, stuff_classes=[2])
+
+
+@pytest.mark.parametrize("model_first", [True, False])
+def test_the_card_is_the_same_whichever_is_saved_first(model, processor, tmp_path, monkeypatch, model_first):
+    monkeypatch.chdir(tmp_path)
+    for part in (model, processor) if model_first else (processor, model):
+        part.save_pretrained("outputs/pets")
+    card = card_of(tmp_path / "outputs/pets")
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["eomt", "panoptic-segmentation"],
+    }
+    assert 'model="outputs/pets"' in card.text
+    for said in (
+        "# pets",
+        "3: cat, dog, sky (stuff)",
+        "64x64 pixels",
+        "7, in the last 2 blocks",
+        "3 blocks of width 32",
+    ):
+        assert said in card.text
+
+
+def test_a_model_alone_has_a_card_and_a_processor_alone_has_none(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "processor")
+    assert "pipeline(" not in card_of(tmp_path / "model").text
+    assert not (tmp_path / "processor" / "README.md").exists()
+
+
+def test_a_processor_beside_another_kind_of_model_writes_no_card(processor, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mask2former"}))
+    processor.save_pretrained(tmp_path)
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("text", ["# Mine\n", f"---\nlicense: mit\n---\n{WRITTEN_BY_EXPORT}\n"])
+def test_saving_leaves_a_persons_card_and_an_exports_alone(model, processor, tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_only_the_main_process_writes_a_card(model, tmp_path):
+    model.save_pretrained(tmp_path, is_main_process=False)
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_what_is_known_about_a_model_is_in_its_metadata(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    write_model_card(
+        tmp_path,
+        "me/pets",
+        license="other",
+        license_name="pets-licence",
+        license_link="https://example.org/licence",
+        datasets=["pets", "more-pets"],
+        base_model="me/base",
+        results={"pq": 0.5, "sq": 0.75},
+        results_source=("The authors", "https://example.org"),
+        tags=["pets"],
+    )
+    card = card_of(tmp_path)
+    metadata = card.data.to_dict()
+    (result,) = metadata.pop("model-index")[0]["results"]
+    assert metadata == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["eomt", "panoptic-segmentation", "pets"],
+        "license": "other",
+        "license_name": "pets-licence",
+        "license_link": "https://example.org/licence",
+        "datasets": ["pets", "more-pets"],
+        "base_model": "me/base",
+    }
+    assert result == {
+        "task": {"type": "image-segmentation", "name": "panoptic segmentation"},
+        "dataset": {"name": "pets", "type": "pets"},
+        "metrics": [{"type": "pq", "value": 0.5}, {"type": "sq", "value": 0.75}],
+        "source": {"name": "The authors", "url": "https://example.org"},
+    }
+    assert "| pq | 0.5 |" in card.text and "not measured here" in card.text
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_every_task_is_named(tiny_config, task):
+    settings = {"task": task, "do_split_image": task == "semantic"}
+    card = ModelCard(model_card(tiny_config.to_dict(), settings, "me/pets"))
+    assert f"{task}-segmentation" in card.data.tags
+    assert f"A model for {task} segmentation" in card.text
+    assert ("does not join the windows" in card.text) == (task == "semantic")
+
+
+def test_a_dinov3_models_positions_are_rotary(tiny_dinov3_config, tmp_path):
+    EomtDinov3ForUniversalSegmentation(tiny_dinov3_config).save_pretrained(tmp_path)
+    assert "| Positions | rotary |" in card_of(tmp_path).text
+
+
+def test_nameless_classes_are_counted_and_many_are_folded_away(tiny_config):
+    settings = tiny_config.to_diff_dict()
+    settings.pop("id2label")  # as config.json has it for two nameless classes
+    assert "2 classes without names" in model_card(settings, None, "pets")
+    settings["id2label"] = {str(index): f"class {index}" for index in range(133)}
+    text = model_card(settings, {"stuff_classes": [132]}, "pets")
+    assert "<summary>133 classes</summary>" in text
+    assert text.index("class 2,") < text.index("class 10,") < text.index("class 132 (stuff)")
+
+
+def test_a_name_that_needs_quoting_is_quoted(tiny_config):
+    assert 'model="a \\"b\\"/c"' in model_card(tiny_config.to_dict(), {}, 'a "b"/c')
+
+
+def test_a_card_needs_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        write_model_card(tmp_path)
+
+
+# Pushing to the Hub. `hub` is one in memory.
+def hub_card(hub):
+    return ModelCard(hub.files["README.md"].decode())
+
+
+@pytest.mark.parametrize("model_first", [True, False])
+def test_both_pushes_together_give_the_whole_folder_and_one_card(model, processor, hub, model_first):
+    for part in (model, processor) if model_first else (processor, model):
+        part.push_to_hub("me/pets")
+    assert {"config.json", "preprocessor_config.json", "model.safetensors", "modeling_eomt.py"} <= set(hub.files)
+    assert {"image_processing_eomt.py", "pipeline_eomt.py", "model_card_eomt.py"} <= set(hub.files)
+    assert b"def render_card(" in hub.files["model_card_eomt.py"]
+    assert b"class EomtConfig(" in hub.files["configuration_eomt.py"]
+    card = hub_card(hub)
+    assert card.data.tags == ["eomt", "panoptic-segmentation"]
+    assert 'pipeline("image-segmentation", model="me/pets", trust_remote_code=True)' in card.text
+    # What the second push only read is not uploaded again.
+    assert ("config.json" in hub.commits[1]["files"]) != model_first
+    assert ("preprocessor_config.json" in hub.commits[1]["files"]) == model_first
+
+
+def test_a_push_takes_transformers_parameters(model, hub):
+    result = model.push_to_hub(
+        "pets",
+        commit_message="Better",
+        commit_description="Much better",
+        private=True,
+        token="secret",
+        revision="next",
+        create_pr=True,
+        max_shard_size="5KB",
+        tags=["pets"],
+    )
+    assert result == "commit 1"
+    assert hub.calls == [
+        ("create_repo", "pets", {"private": True, "token": "secret", "exist_ok": True}),
+        ("create_branch", "me/pets", {"branch": "next", "token": "secret", "exist_ok": True}),
+    ]
+    commit = hub.commits[0]
+    assert len([name for name in commit.pop("files") if name.endswith(".safetensors")]) > 1
+    assert commit == {
+        "repo_id": "me/pets",
+        "commit_message": "Better",
+        "commit_description": "Much better",
+        "token": "secret",
+        "revision": "next",
+        "create_pr": True,
+    }
+    assert "pets" in hub_card(hub).data.tags
+    assert b"secret" not in b"".join(hub.files.values())
+    with pytest.raises(TypeError, match="privat"):
+        model.push_to_hub("pets", privat=True)
+
+
+@pytest.mark.parametrize("text", ["# Mine\n", f"{WRITTEN_BY_EXPORT}\n# Results\n"])
+def test_a_push_leaves_a_persons_card_and_an_exports_alone(model, processor, hub, text):
+    hub.files["README.md"] = text.encode()
+    model.push_to_hub("me/pets")
+    processor.push_to_hub("me/pets")
+    assert hub.files["README.md"] == text.encode()
+    assert all("README.md" not in commit["files"] for commit in hub.commits)
+
+
+def test_an_exports_push_replaces_what_saves_and_exports_wrote_and_nothing_else(model, hub, tmp_path):
+    model.save_pretrained(tmp_path)
+    for present, replaced in ((WRITTEN_BY_SAVE, True), (WRITTEN_BY_EXPORT, True), ("# Mine", False)):
+        hub.files["README.md"] = present.encode()
+        push_folder(tmp_path, "me/pets", card="# New")
+        assert (hub.files["README.md"] == b"# New") == replaced
+
+
+def test_a_processor_pushed_beside_another_kind_of_model_brings_no_card(processor, hub):
+    hub.files["config.json"] = b'{"model_type": "mask2former"}'
+    processor.push_to_hub("me/pets")
+    assert "README.md" not in hub.files
+
+
+def test_saving_with_push_uploads_what_was_written_and_a_card_with_the_repositorys_name(
+    model, processor, hub, tmp_path
+):
+    (tmp_path / "notes.txt").write_text("not for the Hub")
+    (tmp_path / "checkpoint-2").mkdir()
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pets", commit_message="First", variant="fp32")
+    processor.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pets", private=True)
+    assert "model.fp32.safetensors" in hub.files and "notes.txt" not in hub.files
+    assert [commit["commit_message"] for commit in hub.commits] == ["First", "Upload EomtImageProcessor"]
+    assert "model.fp32.safetensors" not in hub.commits[1]["files"]
+    assert 'model="me/pets"' in hub_card(hub).text
+    assert f'model="{tmp_path.as_posix()}"' in card_of(tmp_path).text

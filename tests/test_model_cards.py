@@ -1,0 +1,213 @@
+"""The cards of the published checkpoints: they agree with the authors' figures, and what they tell to do works."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from configuration_eomt import EOMT_SIZES, EomtConfig
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
+from training_eomt import export
+from training_eomt.published import published_checkpoints
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CARDS = ROOT / "model_cards"
+NAMES = list(published_checkpoints())
+# Sizes for stand-ins: heads of 64 channels, as are read off original weights.
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "num_blocks": 1}
+
+
+def write_cards():
+    spec = importlib.util.spec_from_file_location("write_cards", CARDS / "write_cards.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_cards
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (CARDS / f"{name}.md").read_text(), re.DOTALL)
+
+
+def test_the_cards_are_what_the_script_writes(tmp_path):
+    write_cards()(tmp_path)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in CARDS.glob("*.md")}
+    assert set(written) == {f"{name}.md" for name in NAMES} | {"README.md"}
+
+
+@pytest.fixture
+def reference(golden) -> Path:
+    folder = golden.parent / "reference"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+def test_the_table_has_every_checkpoint_with_the_authors_figures(reference):
+    published = json.loads((reference / "published_checkpoints.json").read_text())
+    assert [entry["hub_id"] for entry in published] == [card.repository for card in published_checkpoints().values()]
+    for entry, checkpoint in zip(published, published_checkpoints().values()):
+        assert entry["dataset_task"] == f"{checkpoint.data_set}_{checkpoint.task}"
+        for theirs, ours in (("backbone", "backbone"), ("image_size", "image_size"), ("metric", "metric")):
+            assert entry[theirs] == getattr(checkpoint, ours)
+        assert (entry["value"], entry["speed"]) == (checkpoint.value, checkpoint.speed)
+        assert entry["pretrained_on_coco_panoptic"] == checkpoint.pretrained_on_coco
+        assert entry["weights"].startswith("delta") == (checkpoint.base_backbone is not None)
+        size = {"S": "small", "B": "base", "L": "large", "g": "giant", "7B": "7b"}[entry["size"]]
+        assert checkpoint.size == ("dinov3_" if entry["backbone"] == "DINOv3" else "") + size
+
+
+def test_the_table_agrees_with_the_authors_recipes(reference):
+    recipes = json.loads((reference / "published_recipes.json").read_text())
+    sizes = {"small": "S", "base": "B", "large": "L", "giant": "g"}
+    found = 0
+    for recipe in recipes:
+        size, family = re.search("small|base|large|giant", recipe["name"])[0], recipe["name"].rsplit("_", 1)[1]
+        for checkpoint in published_checkpoints().values():
+            same = (checkpoint.data_set, checkpoint.task) == (recipe["dataset"], recipe["task"])
+            is_dinov3 = checkpoint.base_backbone is not None
+            if same and is_dinov3 == (family == "dinov3") and checkpoint.size.endswith(size):
+                found += checkpoint.image_size == recipe["image_size"][0]
+                assert checkpoint.num_queries == recipe["num_queries"]
+                assert checkpoint.num_blocks == recipe["num_query_blocks"]
+                assert len(checkpoint.labels) == recipe["num_labels"]
+                if is_dinov3:
+                    assert checkpoint.base_backbone == recipe["backbone"]
+    assert found >= len(sizes)
+
+
+def test_the_classes_are_the_data_sets(reference):
+    data_sets = json.loads((reference / "datasets.json").read_text())
+    for checkpoint in published_checkpoints().values():
+        classes = data_sets[checkpoint.data_set]
+        classes = classes if isinstance(classes, list) else classes["classes"]
+        if checkpoint.task == "instance":
+            classes = [category for category in classes if category["isthing"]]
+        assert list(checkpoint.labels) == [category["name"] for category in classes]
+        stuff = [category["label_id"] for category in classes if not category["isthing"]]
+        assert list(checkpoint.stuff_classes) == (stuff if checkpoint.task == "panoptic" else [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cards_metadata(name):
+    card, checkpoint = ModelCard.load(CARDS / f"{name}.md"), published_checkpoints()[name]
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
+    assert data.tags == ["eomt", f"{checkpoint.task}-segmentation"]
+    assert data.datasets == [checkpoint.data_set] and data.base_model == f"tue-mps/{name}"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == (checkpoint.metric, checkpoint.value)
+    assert result.source_url == "https://github.com/tue-mps/eomt"
+    if checkpoint.backbone == "DINOv3":
+        assert (data.license, data.license_name) == ("other", "dinov3-license")
+        assert data.license_link.startswith("https://ai.meta.com/")
+    else:  # Web-SSL DINO is not for commercial use
+        assert data.license == ("cc-by-nc-4.0" if "7b" in name else "mit")
+    assert "not measured here" in card.text and f"| {checkpoint.value} |" in card.text
+    assert "check it before you use the weights" in card.text
+    assert len(blocks(name, "bash")) == len(blocks(name, "python")) == 1
+
+
+def original_file(name: str, folder: Path) -> torch.nn.Module:
+    """Writes a small checkpoint with the names of the authors' file; returns the model it is of."""
+    checkpoint = published_checkpoints()[name]
+    config = EomtConfig(
+        **EOMT_SIZES[checkpoint.size],
+        image_size=checkpoint.image_size,
+        num_queries=checkpoint.num_queries,
+        id2label=dict(enumerate(checkpoint.labels)),
+    )
+    model = EomtForUniversalSegmentation(config)
+    model.set_mask_probabilities([0.0])
+    weights: dict[str, list[torch.Tensor]] = {}
+    for parameter, weight in model.state_dict().items():
+        weights.setdefault(official_parameter_name(parameter), []).append(weight)
+    fused = {parameter: torch.cat(parts) for parameter, parts in weights.items()}
+    positions = "network.encoder.backbone.pos_embed"
+    fused[positions] = fused[positions][None]
+    folder.mkdir()
+    torch.save(fused, folder / "pytorch_model.bin")
+    return model
+
+
+def original_dinov3_file(name: str, folder: Path) -> torch.nn.Module:
+    """The same for DINOv3: the backbone goes to `folder / "backbone"`, the file has differences to it."""
+    checkpoint = published_checkpoints()[name]
+    DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, num_register_tokens=4
+        )
+    ).save_pretrained(folder / "backbone")
+    model = EomtDinov3ForUniversalSegmentation.from_backbone(
+        folder / "backbone",
+        image_size=checkpoint.image_size,
+        num_queries=checkpoint.num_queries,
+        num_blocks=1,
+        id2label=dict(enumerate(checkpoint.labels)),
+    )
+    model.set_mask_probabilities([0.0])
+    weights = {}
+    for parameter, weight in model.state_dict().items():
+        parameter = official_parameter_name(parameter, "eomt_dinov3")
+        weights[parameter] = torch.zeros_like(weight) if ".backbone." in parameter else weight
+    torch.save(weights, folder / "pytorch_model.bin")
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monkeypatch):
+    checkpoint = published_checkpoints()[name]
+    fields = {**EOMT_SIZES[checkpoint.size], **TINY}
+    if checkpoint.base_backbone:
+        fields["intermediate_size"] = 128
+    monkeypatch.setitem(EOMT_SIZES, checkpoint.size, fields)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 40), (200, 30, 30)).save("picture.jpg")
+    model = (original_dinov3_file if checkpoint.base_backbone else original_file)(name, tmp_path / "original")
+
+    download, convert = (shlex.split(line) for line in blocks(name, "bash")[0].splitlines())
+    assert download[:4] == ["hf", "download", f"tue-mps/{name}", "pytorch_model.bin"]
+    assert os.path.join(download[download.index("--local-dir") + 1], "pytorch_model.bin") == convert[3]
+    assert convert[:3] == ["python", "-m", export.__name__]
+    local = ["--base-backbone", "original/backbone"] if checkpoint.base_backbone else []
+    export.main(convert[3:] + local)
+
+    exported = type(model).from_pretrained(name)
+    for parameter, weight in model.state_dict().items():
+        assert torch.equal(exported.state_dict()[parameter], weight), parameter
+    settings = json.loads(Path(name, "preprocessor_config.json").read_text())
+    assert settings["task"] == checkpoint.task
+    assert settings["size"] == {"shortest_edge": checkpoint.image_size, "longest_edge": checkpoint.image_size}
+    assert "not measured here" in Path(name, "README.md").read_text()
+
+    found: dict = {}
+    exec(blocks(name, "python")[0], found)
+    assert type(found["segmenter"]).__module__.startswith("transformers_modules")
+    if checkpoint.image_size <= 640:  # the larger ones take their time
+        segments = found["segmenter"]("picture.jpg", threshold=0.0, overlap_mask_area_threshold=0.0)
+        labels = {segment["label"] for segment in segments}
+        assert labels and labels <= set(checkpoint.labels)
+
+
+def test_a_file_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EOMT_SIZES, "large", {**EOMT_SIZES["large"], **TINY})
+    original_file("coco_panoptic_eomt_large_640", tmp_path / "original")
+    file = str(tmp_path / "original" / "pytorch_model.bin")
+    for name, message in (
+        ("ade20k_semantic_eomt_large_512", "num_queries is 200, not 100, number of classes is 133, not 150"),
+        ("coco_panoptic_eomt_giant_640", "hidden_size is 64, not 1536"),
+    ):
+        with pytest.raises(SystemExit):
+            export.main([file, str(tmp_path / "model"), "--published", name])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,212 @@
+"""A finished model becomes one folder, and never in the place of another."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import pipeline
+
+from configuration_eomt import EomtConfig
+from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from training_eomt.export import export_model, main
+
+
+@pytest.fixture
+def model(tiny_config):
+    return EomtForUniversalSegmentation(tiny_config)
+
+
+@pytest.fixture
+def processor():
+    return EomtImageProcessor(size=64, stuff_classes=[2], threshold=0.0)
+
+
+@pytest.fixture
+def source(model, processor, tmp_path):
+    """A folder as run_segmentation.py leaves it."""
+    folder = tmp_path / "outputs"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    report = {"eval_pq": 0.5, "eval_pq_stuff": None, "eval_loss": 3.0, "eval_runtime": 1.0, "per_class": {"cat": {}}}
+    (folder / "evaluation.json").write_text(json.dumps(report))
+    (folder / "checkpoint-2").mkdir()
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, capsys):
+    target = tmp_path / "finished" / "pets"
+    main([str(source), str(target), "--license", "apache-2.0", "--dataset", "pets"])
+    assert str(target) in capsys.readouterr().out
+    assert {"config.json", "preprocessor_config.json", "model.safetensors", "README.md"} <= set(contents(target))
+    assert not (target / "checkpoint-2").exists() and not (target / "evaluation.json").exists()
+    card = ModelCard.load(target / "README.md")
+    metadata = card.data.to_dict()
+    (result,) = metadata.pop("model-index")[0]["results"]
+    assert result["metrics"] == [{"type": "pq", "value": 0.5}]
+    assert metadata == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["eomt", "panoptic-segmentation"],
+        "license": "apache-2.0",
+        "datasets": ["pets"],
+    }
+    exported = EomtForUniversalSegmentation.from_pretrained(target)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], weight), name
+    segmenter = pipeline("image-segmentation", model=str(target), trust_remote_code=True)
+    assert type(segmenter).__module__.startswith("transformers_modules")
+    segmenter(Image.new("RGB", (50, 40)))
+    assert list(target.parent.iterdir()) == [target]  # no drafts
+
+
+def test_saving_into_an_export_keeps_its_card(source, processor, tmp_path):
+    main([str(source), str(tmp_path / "pets"), "--license", "mit"])
+    card = (tmp_path / "pets" / "README.md").read_text()
+    processor.save_pretrained(tmp_path / "pets")
+    assert (tmp_path / "pets" / "README.md").read_text() == card
+
+
+def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_path):
+    folder = tmp_path / "pets"
+    export_model(model, processor, folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"of a larger export")
+    torch.nn.init.zeros_(model.query.weight)
+    export_model(model, processor, folder, license="mit")
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
+    assert not EomtForUniversalSegmentation.from_pretrained(folder).query.weight.any()
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "model-00001-of-00002.safetensors").exists()
+
+
+def refuses(model, processor, folder, match):
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(FileExistsError, match=match):
+        export_model(model, processor, folder)
+    assert before is None or contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"id2label": {0: "cat", 1: "dog", 2: "sea"}}, "id2label"),
+        ({"num_queries": 8}, "num_queries"),
+        ({"image_size": (64, 32)}, "image_size"),
+    ],
+)
+def test_another_models_export_is_not_overwritten(model, processor, tiny_config, tmp_path, change, field):
+    export_model(model, processor, tmp_path / "pets")
+    other = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), **change}))
+    refuses(other, processor, tmp_path / "pets", f"another model: {field}.*Choose another folder")
+
+
+def test_another_familys_export_is_not_overwritten(model, processor, tiny_dinov3_config, tmp_path):
+    export_model(model, processor, tmp_path / "pets")
+    other = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+    refuses(other, processor, tmp_path / "pets", "another model: model_type")
+
+
+def test_an_export_for_another_task_is_not_overwritten(model, processor, tmp_path):
+    export_model(model, processor, tmp_path / "pets")
+    settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
+    (tmp_path / "pets" / "preprocessor_config.json").write_text(json.dumps({**settings, "task": "semantic"}))
+    refuses(model, processor, tmp_path / "pets", "another model: task")
+
+
+def test_what_is_no_export_is_not_overwritten(source, model, processor, tmp_path):
+    refuses(model, processor, source, "not an export")  # the same model, as training left it
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "picture.jpg").write_bytes(b"")
+    refuses(model, processor, tmp_path / "data", "is no model")
+    refuses(model, processor, tmp_path / "data" / "picture.jpg", "is a file")
+    export_model(model, processor, tmp_path / "pets")
+    card = tmp_path / "pets" / "README.md"
+    card.write_text(card.read_text().replace(WRITTEN_BY_EXPORT, ""))
+    refuses(model, processor, tmp_path / "pets", "made their own")
+
+
+def test_an_empty_folder_is_filled(model, processor, tmp_path):
+    (tmp_path / "pets").mkdir()
+    export_model(model, processor, tmp_path / "pets")
+    assert (tmp_path / "pets" / "model.safetensors").exists()
+
+
+def test_an_export_that_fails_leaves_everything_as_it_was(model, processor, tmp_path, monkeypatch):
+    export_model(model, processor, tmp_path / "pets")
+    before = contents(tmp_path / "pets")
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(processor, "save_pretrained", fail, raising=False)
+    for folder in ("pets", "new"):
+        with pytest.raises(OSError, match="disk full"):
+            export_model(model, processor, tmp_path / folder)
+    assert contents(tmp_path / "pets") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
+def test_a_class_that_does_not_bring_its_code_is_refused(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(EomtImageProcessor, "_auto_class", None)
+    with pytest.raises(ValueError, match=r"not complete: .*image_processing_eomt\.py.* missing"):
+        export_model(model, processor, tmp_path / "pets")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_export_goes_to_the_hub_with_its_card(source, hub, tmp_path):
+    (tmp_path / "pets").mkdir()
+    main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--private"])
+    assert hub.files == contents(tmp_path / "pets")
+    assert hub.calls[0] == ("create_repo", "me/pets", {"private": True, "token": None, "exist_ok": True})
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.eval_results[0].metric_value == 0.5
+    assert 'model="me/pets"' in card.text
+    (tmp_path / "pets" / "secret.txt").write_text("mine")
+    main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--license", "mit"])
+    assert "secret.txt" not in hub.files
+    assert ModelCard(hub.files["README.md"].decode()).data.license == "mit"
+
+
+def test_a_source_without_image_processor_needs_a_task(model, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "weights")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "weights"), str(tmp_path / "pets")])
+    assert "--task" in capsys.readouterr().err
+    main([str(tmp_path / "weights"), str(tmp_path / "pets"), "--task", "panoptic", "--stuff-classes", "2"])
+    settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
+    assert (settings["task"], settings["stuff_classes"]) == ("panoptic", [2])
+    assert settings["size"] == {"shortest_edge": 64, "longest_edge": 64}
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_every_task_is_exported(source, tmp_path, task):
+    main([str(source), str(tmp_path / "pets"), "--task", task])
+    settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
+    assert (settings["task"], settings["do_split_image"]) == (task, task == "semantic")
+    assert f"{task}-segmentation" in ModelCard.load(tmp_path / "pets" / "README.md").data.tags
+
+
+def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
+    (tmp_path / "report.json").write_text('{"eval_loss": 1.0}')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "mask2former"}')
+    for arguments, message in (
+        ([source, source], "not an export"),
+        ([tmp_path / "other", tmp_path / "pets"], "model_type='mask2former'"),
+        ([source, tmp_path / "pets", "--results", tmp_path / "report.json"], "no results"),
+        ([source / "model.safetensors", tmp_path / "pets"], "--published"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("error: ") and message in error
+    assert not (tmp_path / "pets").exists()

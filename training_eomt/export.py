@@ -1,0 +1,285 @@
+"""Exports a finished model: one folder with code, weights, image processor and a model card.
+
+    python -m training_eomt.export outputs/my_model my_model --license apache-2.0 --dataset my_data
+
+`--help` says what else there is.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_imports
+
+from configuration_eomt.model_card_eomt import CARD, WRITTEN_BY_EXPORT, push_folder, write_model_card
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+
+from .published import published_checkpoints, task_settings
+
+
+REPORT = "evaluation.json"  # what run_segmentation.py writes
+_NOT_RESULTS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
+# Two models that differ in one of these are not the same model at two times.
+_IDENTITY = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_register_tokens",
+    "mlp_ratio",
+    "intermediate_size",
+    "use_swiglu_ffn",
+    "use_gated_mlp",
+    "num_blocks",
+    "num_queries",
+    "patch_size",
+    "image_size",
+    "id2label",
+)
+
+
+def export_model(
+    model: EomtForUniversalSegmentation,
+    image_processor: Any,
+    folder: str | PathLike,
+    *,
+    name: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
+    **facts: Any,
+) -> Path:
+    """
+    Writes a folder that loads with the `Auto` classes and `pipeline` where this project is not installed: code,
+    weights, image processor and a model card.
+
+    The folder is new, empty or an earlier export of the same model, which is replaced; files that are not the
+    export's stay. Everything is written beside the folder first, so an export that fails leaves nothing behind.
+
+    Args:
+        model: the model.
+        image_processor: its image processor.
+        folder: where to write.
+        name: what the card calls the model and tells to load; by default the repository or the folder.
+        push_to_hub: a repository on the Hub to which the export is uploaded too, `"owner/name"`. A person's own card
+            there is left alone.
+        private: whether a new repository is private.
+        facts: what the card says besides: `license`, `license_name`, `license_link`, `datasets`, `base_model`,
+            `results`, `results_source`, `tags`; see `card_metadata`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something else: another model, or one that was not exported.
+        ValueError: what was written is not complete, such as for a class that does not bring its code along.
+    """
+    folder = Path(folder)
+    _check_target(folder, _as_stored(model.config), image_processor)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        draft = Path(temporary) / "export"
+        model.save_pretrained(draft)
+        image_processor.save_pretrained(draft)
+        write_model_card(draft, name or push_to_hub or folder.as_posix(), written_by=WRITTEN_BY_EXPORT, **facts)
+        _check_complete(draft)
+        files = sorted(file.name for file in draft.iterdir())
+        _move(draft, folder)
+    if push_to_hub:
+        card = (folder / CARD).read_text(encoding="utf-8")
+        push_folder(folder, push_to_hub, files=files, card=card, commit_message="Upload model", private=private)
+    return folder
+
+
+def _move(draft: Path, folder: Path) -> None:
+    """Puts a finished export in its place: at once if it is new, else file by file."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    for stale in folder.glob("*.safetensors*"):
+        if not (draft / stale.name).exists():
+            stale.unlink()
+    for file in draft.iterdir():
+        file.replace(folder / file.name)
+
+
+def _as_stored(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration as `config.json` has it."""
+    return json.loads(json.dumps(config.to_diff_dict(), default=str))
+
+
+def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any) -> None:
+    """Raises a `FileExistsError` unless the folder is new, empty or an earlier export of the same model."""
+    advice = "Choose another folder, or remove this one first."
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. {advice}")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} is not empty, and what it holds is no model. {advice}")
+    if not (folder / CARD).is_file() or WRITTEN_BY_EXPORT not in (folder / CARD).read_text(encoding="utf-8"):
+        raise FileExistsError(
+            f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
+        )
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
+    processor_file = folder / "preprocessor_config.json"
+    if processor_file.is_file() and json.loads(processor_file.read_text()).get("task") != getattr(
+        image_processor, "task", None
+    ):
+        differing.append("task")
+    if differing:
+        raise FileExistsError(f"{folder} holds another model: {', '.join(differing)} differ. {advice}")
+
+
+def _check_complete(folder: Path) -> None:
+    """Raises a `ValueError` if a file is missing that loading the folder needs."""
+    needed = {CARD, "config.json", "preprocessor_config.json"}
+    index = folder / "model.safetensors.index.json"
+    needed |= set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    classes: list[str] = []
+    for settings in ("config.json", "preprocessor_config.json"):
+        auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
+        if not auto_map:
+            raise ValueError(
+                f"The export is not complete: {settings} names no code. Is its class one of this project?"
+            )
+        for name in auto_map.values():
+            classes += name.values() if isinstance(name, dict) else [name]
+    modules = {name.split(".")[0] for name in classes}
+    while modules:
+        files = [folder / f"{module}.py" for module in modules]
+        needed |= {file.name for file in files}
+        imported = {name for file in files if file.is_file() for name in get_relative_imports(file)}
+        modules = {name for name in imported if f"{name}.py" not in needed}
+    if missing := sorted(name for name in needed if not (folder / name).is_file()):
+        raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
+
+
+def read_results(path: str | PathLike) -> dict[str, float]:
+    """
+    Metric -> value from an `evaluation.json`, without times and the loss.
+
+    Raises:
+        ValueError: there is none.
+    """
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    measured = {name.removeprefix("eval_"): value for name, value in report.items() if isinstance(value, (int, float))}
+    results = {name: value for name, value in measured.items() if name not in _NOT_RESULTS}
+    if not results:
+        raise ValueError(f"{path} holds no results.")
+    return results
+
+
+def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """
+    The model and the image processor of a folder or a repository on the Hub.
+
+    Args:
+        source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote.
+        settings: of the image processor, over those it was saved with. With a `task`, a source that has none gets a
+            new one.
+
+    Raises:
+        ValueError: not an EoMT model, or no image processor.
+    """
+    kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    classes = {"eomt": EomtForUniversalSegmentation, "eomt_dinov3": EomtDinov3ForUniversalSegmentation}
+    if kind not in classes:
+        raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
+    model = classes[kind].from_pretrained(source)
+    try:
+        return model, EomtImageProcessor.from_pretrained(source, **settings)
+    except OSError as error:
+        if "task" not in settings:
+            raise ValueError(f"{source} has no image processor: say with --task what the model is for.") from error
+    return model, EomtImageProcessor(**{"size": model.config.image_size, **settings})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line, see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training_eomt.export",
+        description="Exports a finished model: a folder with code, weights, image processor and a model card.",
+    )
+    parser.add_argument(
+        "source",
+        help="folder that training or save_pretrained wrote, or a model on the Hub; with --published also the "
+        "authors' file",
+    )
+    parser.add_argument("target", help="folder to write: new, empty or an earlier export of the same model")
+    parser.add_argument("--name", help="what the card calls the model; default: the repository or the target")
+    parser.add_argument("--license", help="licence as the Hub calls it, such as apache-2.0, or other")
+    parser.add_argument("--license-name", help="name of the other licence")
+    parser.add_argument("--license-link", help="where the other licence can be read")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="what the model was trained on")
+    parser.add_argument("--results", metavar="FILE", help=f"results for the card; default: SOURCE/{REPORT}, if there")
+    parser.add_argument("--task", choices=["panoptic", "instance", "semantic"], help="if the source does not say")
+    parser.add_argument("--stuff-classes", nargs="+", type=int, metavar="ID", help="if the source does not say")
+    parser.add_argument(
+        "--published",
+        metavar="NAME",
+        choices=published_checkpoints(),
+        help="the source is this published checkpoint, such as coco_panoptic_eomt_large_640: labels, task, licence "
+        "and the authors' figures are known",
+    )
+    parser.add_argument("--base-backbone", metavar="FOLDER", help="backbone of DINOv3 checkpoints; default: the Hub's")
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="also upload the folder, to OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    options = parser.parse_args(arguments)
+    try:
+        facts = _facts(options)
+        model, image_processor = _load(options)
+        folder = export_model(
+            model,
+            image_processor,
+            options.target,
+            name=options.name,
+            push_to_hub=options.push_to_hub,
+            private=options.private or None,
+            **facts,
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"Wrote {folder}. See {folder / CARD} for how to use it.")
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    """What the card says, from the command line."""
+    facts: dict[str, Any] = published_checkpoints()[options.published].facts if options.published else {}
+    report = Path(options.results or Path(options.source) / REPORT)
+    if options.results or report.is_file():
+        facts |= {"results": read_results(report), "results_source": None}
+    for name in ("license", "license_name", "license_link"):
+        if getattr(options, name):
+            facts[name] = getattr(options, name)
+    if options.dataset:
+        facts["datasets"] = options.dataset
+    return facts
+
+
+def _load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """Model and image processor, from the command line."""
+    published = published_checkpoints()[options.published] if options.published else None
+    if Path(options.source).is_file():
+        if published is None:
+            raise ValueError(
+                f"{options.source} is a file: say with --published which checkpoint it is, or convert it with "
+                "python -m modeling_eomt.convert_official and export the folder."
+            )
+        return published.convert(options.source, options.base_backbone)
+    settings = published.processor_settings if published else {}
+    if options.task:
+        settings |= task_settings(options.task)
+    if options.stuff_classes:
+        settings["stuff_classes"] = options.stuff_classes
+    return load_source(options.source, **settings)
+
+
+if __name__ == "__main__":
+    main()
