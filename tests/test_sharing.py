@@ -333,7 +333,7 @@ for task in ("panoptic", "instance", "semantic"):
         "classes": [type(part).__name__ for part in (segmenter, segmenter.image_processor)],
         "by_batch_size": [
             [
-                [[s["label"], s["score"] and round(s["score"], 3), s["mask"].size, np.count_nonzero(s["mask"])]
+                [[s["label"], s["score"] and round(s["score"], 3), s["mask"].size, int(np.count_nonzero(s["mask"]))]
                  for s in segments]
                 for segments in segmenter(pictures, batch_size=batch_size)
             ]
