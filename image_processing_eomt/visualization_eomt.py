@@ -1,9 +1,13 @@
 """Drawing of segmentations over the images they belong to."""
 
 import colorsys
+import math
+import textwrap
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,66 +15,116 @@ from scipy import ndimage
 
 
 FILL_OPACITY = 0.5
+OUTLINE_DARK = (10, 10, 10)
 GOLDEN_RATIO = 0.618033988749895
-MIN_FONT_SIZE = 9
+# Of an instance of a class: how far its shade goes towards white (or black, if negative), and how far round the hues.
+SHADES = ((0.0, 0.0), (0.58, 0.03), (-0.44, 0.04), (0.38, -0.05), (-0.54, -0.01))
+
+MIN_FONT_SIZE = 10  # pixels; smaller letters are too thin to be white
+PREFERRED_FONT_SIZE = 14  # pixels, in small images; 1/32 of the side of larger ones
+MAX_NAME_LENGTH = 60  # characters; longer names are cut
+MAX_WORD_LENGTH = 20  # characters; longer words may be broken
+MAX_NAME_LINES = 3
+MAX_NAME_GRID = 300_000  # pixels; names in larger images are placed on every second, third, ... pixel
+# Pillow's own font (None) has little beyond ASCII; the others are looked for among the system's.
+FONTS = (None, "DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "PingFang.ttc", "msyh.ttc")
 
 
 def class_color(label_id: int) -> tuple[int, int, int]:
     """
     The colour of a class as `(red, green, blue)`, 0 to 255: the same in every picture and every run.
 
-    Hues step round the circle by the golden ratio, so neighbouring ids look different; saturation and brightness vary
+    Hues step round the circle by the golden ratio, so neighbouring ids look different; brightness and saturation vary
     too, so that ids whose hues are close can be told apart.
     """
-    saturation = (0.85, 0.7, 0.95)[label_id % 3]
-    brightness = (1.0, 0.8)[label_id // 3 % 2]
+    brightness = (1.0, 0.78, 0.89)[label_id % 3]
+    saturation = (0.8, 0.45)[label_id // 3 % 2]
     return _to_rgb(colorsys.hsv_to_rgb(label_id * GOLDEN_RATIO % 1.0, saturation, brightness))
 
 
 def draw_segmentation(
     image: Image.Image,
     segmentation: Any,
-    segments_info: Sequence[Mapping[str, Any]],
+    segments_info: Sequence[Mapping[str, Any]] | None,
     id2label: Mapping[int, str],
 ) -> Image.Image:
     """
     Paints segments over an image: filled in their class's colour (a shade per instance), outlined, and named.
 
-    A name is placed inside its segment and left out where it would not fit.
+    Where two segments meet, a line in a light tint of the smaller one's colour runs beside a dark line in the larger
+    one, so that outlines show on dark and on light ground and thin things are not hidden by them. A name is written
+    inside its segment, on up to three lines, and left out where it does not fit.
 
     Args:
-        image: of any mode.
-        segmentation: `(height, width)` tensor or array of segment ids, -1 where there is nothing.
-        segments_info: a dict with `id` and `label_id` per segment, as post-processing returns it.
-        id2label: names of the classes; a class without a name is shown by its number.
+        image: of any mode, upright.
+        segmentation: tensor or array in one of three forms:
+
+            - `(height, width)` ids of segments, as panoptic post-processing returns them. What `segments_info` does
+              not list, such as -1, is left alone;
+            - `(height, width)` ids of classes, as semantic post-processing returns them, with `segments_info=None`.
+              Negative ids are left alone;
+            - `(num_segments, height, width)` masks, the i-th that of `segments_info[i]`, as instance post-processing
+              returns them with `return_binary_maps=True`. Where they overlap, the best score is on top, or the first
+              without scores.
+        segments_info: a dict with `id` (not needed for masks), `label_id` and maybe `score` per segment, as
+            post-processing returns it, or None where every id is a class.
+        id2label: names of the classes. A class without a name, or whose name no font at hand can write, is shown by
+            its number.
 
     Returns:
         An RGB image of the same size.
 
     Raises:
-        ValueError: the segmentation is not as large as the image.
+        ValueError: the segmentation has none of these forms, or is not as large as the image.
     """
-    ids = np.asarray(segmentation.cpu() if hasattr(segmentation, "cpu") else segmentation)
-    if ids.shape != (image.height, image.width):
-        raise ValueError(
-            f"The segmentation is {ids.shape}, the image {(image.height, image.width)} (height, width): post-process "
-            "with target_sizes set to the image's size."
-        )
-    pixels = np.array(image.convert("RGB"), dtype=np.float32)
-    outlines = _outlines(ids, width=max(1, round(min(ids.shape) / 300)))
-    num_of_class: Counter[int] = Counter()
-    for segment in segments_info:
-        label_id = segment["label_id"]
-        color = np.array(_shade(class_color(label_id), num_of_class[label_id]), dtype=np.float32)
-        num_of_class[label_id] += 1
-        mask = ids == segment["id"]
-        pixels[mask] += FILL_OPACITY * (color - pixels[mask])
-        pixels[mask & outlines] = color
-    drawing = Image.fromarray(pixels.round().astype(np.uint8))
-    for segment in segments_info:
-        label_id = segment["label_id"]
-        _draw_name(drawing, ids == segment["id"], str(id2label.get(label_id, label_id)))
+    array = np.asarray(segmentation.cpu() if hasattr(segmentation, "cpu") else segmentation)
+    _check_shape(array.shape, image, segments_info)
+    if segments_info is None:
+        class_ids = [int(class_id) for class_id in np.unique(array) if class_id >= 0]
+        segments_info = [{"id": class_id, "label_id": class_id} for class_id in class_ids]
+    if array.ndim == 3:
+        segment_map = _flattened(array, [segment.get("score", 0.0) for segment in segments_info])
+    else:
+        segment_map = _numbered(array, [segment["id"] for segment in segments_info])
+    label_ids = [segment["label_id"] for segment in segments_info]
+    drawing = _painted(image.convert("RGB"), segment_map, _shades(label_ids))
+    _write_names(drawing, segment_map, [_writable(id2label.get(label_id), label_id) for label_id in label_ids])
     return drawing
+
+
+def _check_shape(
+    shape: tuple[int, ...], image: Image.Image, segments_info: Sequence[Mapping[str, Any]] | None
+) -> None:
+    if len(shape) == 3 and segments_info is None:
+        raise ValueError(f"Masks of shape {shape} need segments_info, which says what each of them is.")
+    if len(shape) == 3 and segments_info is not None and shape[0] != len(segments_info):
+        raise ValueError(f"There are {shape[0]} masks but {len(segments_info)} dicts in segments_info.")
+    if len(shape) not in (2, 3):
+        raise ValueError(f"A segmentation is (height, width) or (num_segments, height, width), got shape {shape}.")
+    if shape[-2:] != (image.height, image.width):
+        raise ValueError(
+            f"The segmentation is {shape[-2:]}, the image {(image.height, image.width)} (height, width). Post-process "
+            "with target_sizes set to the image's size. If the image comes from a camera that was held sideways, draw "
+            "on ImageOps.exif_transpose(image), as pipelines segment the upright picture."
+        )
+
+
+def _numbered(ids: np.ndarray, segment_ids: Sequence[int]) -> np.ndarray:
+    """`(height, width)` int32: i + 1 where `ids` is `segment_ids[i]`, 0 where it is none of them."""
+    if not segment_ids:
+        return np.zeros(ids.shape, dtype=np.int32)
+    order = np.argsort(segment_ids)
+    in_order = np.asarray(segment_ids)[order]
+    position = np.searchsorted(in_order[:-1], ids)  # at most the last, whatever the id
+    return np.where(in_order[position] == ids, (order + 1).astype(np.int32)[position], np.int32(0))
+
+
+def _flattened(masks: np.ndarray, scores: Sequence[float]) -> np.ndarray:
+    """`(height, width)` int32: i + 1 where mask i has the best score, the first of equals; 0 without a mask."""
+    segment_map = np.zeros(masks.shape[1:], dtype=np.int32)
+    for index in sorted(range(len(masks)), key=lambda index: (scores[index], -index)):
+        segment_map[masks[index] > 0] = index + 1
+    return segment_map
 
 
 def _to_rgb(color: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -78,44 +132,166 @@ def _to_rgb(color: tuple[float, float, float]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _shade(color: tuple[int, int, int], instance: int) -> tuple[int, int, int]:
-    """The colour of the `instance`-th segment of a class: the class's own for the first, then lighter and darker."""
-    if instance == 0:
-        return color
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
-    lighter, turn = ((0.0, 0.0), (0.1, 0.02), (-0.1, -0.02), (0.18, -0.03), (-0.18, 0.03))[instance % 5]
-    return _to_rgb(colorsys.hls_to_rgb(hue + turn, min(0.75, max(0.25, lightness + lighter)), saturation))
+def _shades(label_ids: Sequence[int]) -> list[tuple[int, int, int]]:
+    """A colour per segment: the class's own for the first of a class, shades of it for the others."""
+    num_of_class: Counter[int] = Counter()
+    shades = []
+    for label_id in label_ids:
+        lighter, turn = SHADES[num_of_class[label_id] % len(SHADES)]
+        num_of_class[label_id] += 1
+        hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in class_color(label_id)))
+        lightness += lighter * (0.9 - lightness if lighter > 0 else lightness - 0.2)
+        shades.append(_to_rgb(colorsys.hls_to_rgb(hue + turn, lightness, saturation)))
+    return shades
 
 
-def _outlines(ids: np.ndarray, width: int) -> np.ndarray:
-    """`(height, width)` bool: pixels within `width` pixels of a pixel with another id."""
-    reach = 2 * width + 1
-    return ndimage.maximum_filter(ids, reach) != ndimage.minimum_filter(ids, reach)
+def _painted(image: Image.Image, segment_map: np.ndarray, colors: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """The image with segments filled and outlined: in `colors[i]` where `segment_map` is i + 1, left alone where 0."""
+    palette = np.array([(0, 0, 0), *colors], dtype=np.uint8)
+    tints = 255 - (255 - palette) // 2
+    pixels = np.array(Image.blend(image, Image.fromarray(palette[segment_map]), FILL_OPACITY))
+    np.copyto(pixels, np.asarray(image), where=(segment_map == 0)[..., None])
+
+    # Ranks by area, the smallest segment first, what is no segment last.
+    areas = np.bincount(segment_map.ravel(), minlength=len(palette))
+    areas[0] = segment_map.size + 1
+    ranks = np.empty(len(palette), dtype=np.int32)
+    ranks[np.argsort(areas, kind="stable")] = np.arange(len(palette))
+    rank_map = ranks[segment_map]
+    reach = 2 * max(1, round(math.sqrt(segment_map.size) / 400)) + 1
+    light = rank_map < ndimage.maximum_filter(rank_map, reach)
+    dark = ~light & (rank_map > ndimage.minimum_filter(rank_map, reach))
+    pixels[light] = tints[segment_map[light]]
+    pixels[dark] = OUTLINE_DARK
+    return Image.fromarray(pixels)
 
 
-def _draw_name(drawing: Image.Image, mask: np.ndarray, name: str) -> None:
-    """Writes `name` at the most interior point of `mask`, as large as fits and reads well, or not at all."""
-    bounds = ndimage.find_objects(mask.astype(np.uint8))
-    if not bounds:
-        return
-    rows, columns = bounds[0]
-    largest = max(MIN_FONT_SIZE, round(min(drawing.size) / 28))
-    for font_size in range(largest, MIN_FONT_SIZE - 1, -2):
-        font = ImageFont.load_default(size=font_size)
-        halo = max(1, font_size // 8)
-        left, top, right, bottom = font.getbbox(name, anchor="mm", stroke_width=halo)
-        width, height = right - left, bottom - top
-        if width > columns.stop - columns.start or height > rows.stop - rows.start:
+class _Layout(NamedTuple):
+    """A name ready to be written: broken into lines, with the pixels it takes up, halo included."""
+
+    text: str
+    font: ImageFont.FreeTypeFont
+    halo: int  # width of the black line round white letters
+    left: int  # of the space taken up, from where the text is anchored
+    top: int
+    width: int
+    height: int
+
+
+def _write_names(drawing: Image.Image, segment_map: np.ndarray, names: Sequence[tuple[str, str | None]]) -> None:
+    """Writes name and font i inside segment i + 1, where there is most room around it, as large as reads well."""
+    draw = ImageDraw.Draw(drawing)
+    largest_font_size = max(PREFERRED_FONT_SIZE, round(math.sqrt(segment_map.size) / 32))
+    step = max(1, round(math.sqrt(segment_map.size / MAX_NAME_GRID)))
+    grid = np.ascontiguousarray(segment_map[::step, ::step])
+    for index, (box, (name, font_file)) in enumerate(zip(ndimage.find_objects(grid), names, strict=False)):
+        layouts = _layouts(name, font_file, largest_font_size)
+        if box is None or not layouts:
             continue
-        # Text is wider than high: distances along x count for less, in the same proportion.
-        padded = np.pad(mask[rows, columns], 1)
-        depth = ndimage.distance_transform_edt(padded, sampling=(width / height, 1.0))[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        center = (columns.start + int(x), rows.start + int(y))
-        box_rows = slice(max(0, center[1] - height // 2), center[1] + height // 2)
-        box_columns = slice(max(0, center[0] - width // 2), center[0] + width // 2)
-        if mask[box_rows, box_columns].mean() > 0.9:
-            ImageDraw.Draw(drawing).text(
-                center, name, fill="white", font=font, anchor="mm", stroke_width=halo, stroke_fill="black"
-            )
-            return
+        # Grid points that the texts span, both ends included.
+        spans = [[(length + step - 2) // step + 1 for length in (text.height, text.width)] for text in layouts]
+        num_covered = np.pad(grid[box] == index + 1, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
+        if not _places(num_covered, *np.min(spans, axis=0)).any():
+            continue
+        for layout, span in zip(layouts, spans, strict=True):
+            places = _places(num_covered, *span)
+            if places.any():
+                row, column = _most_central(places)
+                draw.multiline_text(
+                    (step * (box[1].start + column) - layout.left, step * (box[0].start + row) - layout.top),
+                    layout.text,
+                    fill="white",
+                    font=layout.font,
+                    align="center",
+                    stroke_width=layout.halo,
+                    stroke_fill="black",
+                )
+                break
+
+
+def _places(num_covered: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    Where a box of `height` x `width` points lies in a mask.
+
+    Args:
+        num_covered: `(mask_height + 1, mask_width + 1)`, how much of the mask is above and left of each corner.
+
+    Returns:
+        `(mask_height - height + 1, mask_width - width + 1)` bool by the box's upper left point, empty if it is larger.
+    """
+    rows, columns = (max(0, length - side) for length, side in zip(num_covered.shape, (height, width), strict=True))
+    above, below = num_covered[:rows], num_covered[height:]
+    return (below[:, width:] - below[:, :columns] - above[:, width:] + above[:, :columns]) == height * width
+
+
+def _most_central(places: np.ndarray) -> tuple[int, int]:
+    """`(row, column)` of the middle one among the places with most room to all sides, or nearly."""
+    room = ndimage.distance_transform_edt(np.pad(places, 1))[1:-1, 1:-1]
+    roomy = np.argwhere(room >= 0.9 * room.max())
+    row, column = roomy[((roomy - roomy.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return int(row), int(column)
+
+
+@cache
+def _arrangements(name: str) -> list[str]:
+    """`name` on one line, two, ... up to `MAX_NAME_LINES`, each as narrow as words allow."""
+    arrangements = []
+    for num_lines in range(1, MAX_NAME_LINES + 1):
+        for width in range(max(1, len(name) // num_lines), len(name) + 1):
+            lines = textwrap.wrap(name, width, break_long_words=width >= MAX_WORD_LENGTH)
+            if len(lines) <= num_lines:
+                arrangements.append("\n".join(lines))
+                break
+    return list(dict.fromkeys(arrangements))
+
+
+@lru_cache(maxsize=1024)
+def _layouts(name: str, font_file: str | None, largest_font_size: int) -> list[_Layout]:
+    """The ways to write a name, the largest first."""
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    layouts = []
+    font_size = largest_font_size
+    while font_size >= max(MIN_FONT_SIZE, largest_font_size // 4):
+        font, halo = _font(font_file, font_size), round(font_size / 8)
+        for text in _arrangements(name):
+            bounds = draw.multiline_textbbox((0, 0), text, font=font, align="center", stroke_width=halo)
+            left, top = (math.floor(bound) for bound in bounds[:2])
+            right, bottom = (math.ceil(bound) for bound in bounds[2:])
+            layouts.append(_Layout(text, font, halo, left, top, right - left, bottom - top))
+        font_size = min(font_size - 1, round(0.87 * font_size))
+    return layouts
+
+
+def _writable(name: str | None, label_id: int) -> tuple[str, str | None]:
+    """The name and a font that has its letters; else the name without accents, else the class's number."""
+    name = " ".join(str(label_id if name is None else name).split())
+    if len(name) > MAX_NAME_LENGTH:
+        name = name[: MAX_NAME_LENGTH - 1] + "…"
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    texts = (name, plain, str(label_id))
+    return next((text, file) for text in texts for file in _fonts_at_hand() if _has_letters(file, text))
+
+
+@cache
+def _font(file: str | None, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)  # type: ignore[return-value]
+
+
+@cache
+def _fonts_at_hand() -> list[str | None]:
+    fonts = []
+    for file in FONTS:
+        try:
+            _font(file, MIN_FONT_SIZE)
+        except OSError:  # not on this system
+            continue
+        fonts.append(file)
+    return fonts
+
+
+@cache
+def _has_letters(file: str | None, text: str) -> bool:
+    """Whether none of the letters comes out as the box that stands for a missing one."""
+    font = _font(file, 20)
+    missing = bytes(font.getmask("\U0010ffff"))
+    return all(bytes(font.getmask(letter)) != missing for letter in text if letter != " ")
