@@ -25,7 +25,8 @@ def predicted_segmentation(
     label2id = {name: label_id for label_id, name in id2label.items()}
     segmentation, info = np.full(size, -1, dtype=np.int64), []
     for index, segment in enumerate(segments):
-        segmentation[np.asarray(segment["mask"]) > 0] = index
+        # Instances may overlap, and the best comes first.
+        segmentation[(np.asarray(segment["mask"]) > 0) & (segmentation < 0)] = index
         info.append({"id": index, "label_id": label2id[segment["label"]], "score": segment["score"]})
     return {"segmentation": segmentation, "segments_info": info}
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.figures import predicted_segmentation
 from training_eomt.prediction import pictures_to_segment, write_overlays
 from training_eomt.shapes import STUFF, THINGS, generate_shapes_dataset
 
@@ -88,3 +89,13 @@ def test_the_real_pipeline_draws_what_the_model_finds(tmp_path, tiny_config):
     segmenter = EomtImageSegmentationPipeline(model=model, image_processor=processor, device="cpu")
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 2) / "test"
     assert write_overlays(segmenter, pictures_to_segment(data, ID2LABEL), tmp_path / "overlays") == 2
+
+
+def test_the_best_of_overlapping_instances_is_on_top():
+    masks = [np.array([[0, 255, 255]], dtype=np.uint8), np.array([[255, 255, 0]], dtype=np.uint8)]
+    segments = [
+        {"label": name, "score": 0.9, "mask": Image.fromarray(mask)} for name, mask in zip(("dog", "cat"), masks)
+    ]
+    result = predicted_segmentation(segments, (1, 3), {0: "cat", 1: "dog"})
+    assert result["segmentation"].tolist() == [[1, 0, 0]]
+    assert [info["label_id"] for info in result["segments_info"]] == [1, 0]
