@@ -123,7 +123,7 @@ def compare(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int, de
         **{f"{name}_ms": round(1000 * statistics.median(values), 1) for name, values in times.items()},
         "times_faster": round(statistics.median(ratios), 2),
     }
-    if memory["theirs"] > 0:
+    if memory["theirs"] > MIB:  # PIL and NumPy are not PyTorch's
         figures.update({f"{name}_peak_mib": round(value / MIB, 1) for name, value in memory.items()})
         figures["memory_share"] = round(memory["ours"] / memory["theirs"], 3)
     return figures

@@ -53,7 +53,7 @@ def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -
         image = image.to(torch.uint8) * 255
     if do_convert_rgb:
         image = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
-    return image.contiguous()
+    return image
 
 
 def _channels_of(shape: tuple[int, ...]) -> ChannelDimension:

@@ -177,7 +177,7 @@ class EomtProcessorMixin(BaseImageProcessor):
         height, width = view.content_size
         if view.content_size != tuple(array.shape[-2:]):
             array = self.resize(array, size=SizeDict(height=height, width=width), resample=resample)
-        image = _pad(torch.as_tensor(array), view.input_size).float()
+        image = _pad(torch.as_tensor(array).contiguous(), view.input_size).float()
         if settings["do_rescale"]:
             image = image / (1 / settings["rescale_factor"])  # as / 255, to the last bit
         if settings["do_normalize"]:
@@ -186,7 +186,7 @@ class EomtProcessorMixin(BaseImageProcessor):
                 for name in ("image_mean", "image_std")
             )
             image = (image - mean).div_(std)
-        return [_window(image, view, index) for index in range(len(view.windows))]
+        return [_window(image, view, index).contiguous() for index in range(len(view.windows))]
 
     @staticmethod
     def _targets(

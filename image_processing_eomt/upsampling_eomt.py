@@ -10,7 +10,7 @@ from .sizes_eomt import View
 
 
 # Numbers in a band: few enough for a CPU's cache, enough to keep a GPU busy.
-BAND_NUMEL = {"cpu": 1 << 21, "other": 1 << 26}
+BAND_NUMEL = {"cpu": 1 << 22, "other": 1 << 26}
 
 
 def bands(num_rows: int, numel_per_row: int, device: torch.device) -> Iterator[Tensor]:
