@@ -27,7 +27,7 @@ class EomtImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     task: str
-    do_split_image: bool
+    do_split_image: bool | None
     ignore_index: int | None
     do_reduce_labels: bool
     stuff_classes: list[int] | None

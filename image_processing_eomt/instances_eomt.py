@@ -72,14 +72,14 @@ def instance_segments(
     mask_logits = mask_logits[queries]
     logit_threshold = _logit(mask_threshold)
 
-    probability_sum = torch.zeros(len(queries), dtype=torch.float64, device=device)
+    probability_sum = torch.zeros(len(queries), device=device)
     occupancy = Occupancy(len(queries), output_size, device)
     for rows, logits in upsampled_masks(mask_logits, view, output_size):
         covered = logits > logit_threshold
         probability_sum += (logits.sigmoid_() * covered).flatten(1).sum(dim=1)
         occupancy.add_masks(rows, covered)
     area, *edges = occupancy.areas_and_edges()
-    scores = scores * (probability_sum / area.clamp(min=1)).float()[query_of_pair]
+    scores = scores * (probability_sum / area.clamp(min=1))[query_of_pair]
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= threshold]
     query_of_pair = query_of_pair[order]

@@ -76,6 +76,7 @@ def masks_and_classes(
 
     Raises:
         KeyError: an id is not in `id_to_class`.
+        ValueError: a class is negative.
     """
     is_stack = label_map.ndim == 3
     present = torch.nonzero(label_map.flatten(1).any(dim=1)).squeeze(1) if is_stack else torch.unique(label_map)
@@ -88,8 +89,11 @@ def masks_and_classes(
         label = id_ if id_to_class is None else id_to_class[id_]
         if label == ignore_index or (do_reduce_labels and label == 0):
             continue
+        label = label - 1 if do_reduce_labels else label
+        if label < 0:
+            raise ValueError(f"Id {id_} would be of class {label}: classes are 0 or more. Set it as ignore_index?")
         kept_ids.append(id_)
-        classes.append(label - 1 if do_reduce_labels else label)
+        classes.append(label)
 
     ids = torch.tensor(kept_ids, dtype=torch.int64, device=label_map.device)
     masks = label_map[ids] if is_stack else label_map == ids[:, None, None]

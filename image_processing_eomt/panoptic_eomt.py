@@ -28,7 +28,7 @@ def panoptic_segments(
     Each pixel goes to the query with the highest class score x mask probability, if that query's mask covers it.
     Queries that lose too much of their mask to others that way are dropped. Follows `to_per_pixel_preds_panoptic` in
     the reference implementation's `lightning_module.py`, but upsamples only the queries that can be kept, a band of
-    rows at a time, and asks the device for results once.
+    rows at a time, and never waits for the device for the sake of a single query.
 
     Args:
         mask_logits: `(num_queries, height / 4, width / 4)`.

@@ -31,6 +31,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     data set, and optionally `subtask` ("panoptic", "instance" or "semantic"), the settings of that task's
     post-processing (`threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`, `top_k`; others are
     ignored) and `timeout` (seconds). Generators, data sets and columns give a generator. Images are turned upright.
+    16-bit images have to be paths or PIL images.
 
     Each image gives a list of dicts: `score` (None for semantic segmentation), `label` (the class name) and `mask`, a
     PIL image of mode "L" in the size of the upright image, 255 inside of the segment. Masks of instances may overlap.
@@ -109,10 +110,10 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
             masks = (result == label for label in labels)
             found = [(label, None) for label in labels.tolist()]
         else:
-            found = [(info["label_id"], info["score"]) for info in result["segments_info"]]
-            masks = result["segmentation"]
-            if task == "panoptic":
-                masks = (result["segmentation"] == info["id"] for info in result["segments_info"])
+            segments = [info for info in result["segments_info"] if info["area"] > 0]
+            found = [(info["label_id"], info["score"]) for info in segments]
+            maps = result["segmentation"]
+            masks = (maps[info["id"]] if maps.ndim == 3 else maps == info["id"] for info in segments)
         return [
             {"score": score, "label": self.model.config.id2label[label], "mask": _as_image(mask)}
             for (label, score), mask in zip(found, masks)

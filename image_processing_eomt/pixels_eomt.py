@@ -24,7 +24,7 @@ def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -
             first if both have.
 
     Returns:
-        `(channels, height, width)`: uint8 from 8-bit, 16-bit and binary pictures, otherwise of the type given.
+        `(channels, height, width)`: uint8 from 8-bit, 16-bit and binary pictures, float32 from floating point.
 
     Raises:
         TypeError: the image is none of these.
@@ -32,12 +32,13 @@ def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -
     """
     if isinstance(image, Image.Image):
         input_data_format = ChannelDimension.LAST
-        if image.mode.startswith("I;16"):
-            image = _as_8_bit(torch.from_numpy(np.asarray(image).astype(np.uint16))).numpy()
+        if image.mode.startswith("I"):  # of 16 bits, also where PIL keeps them in 32
+            values = np.array(image).astype(np.int32)
+            image = values.astype(np.uint16 if values.max() > 255 else np.uint8)
         else:
             image = np.array(image.convert("RGB") if do_convert_rgb else image)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)))
     if not isinstance(image, Tensor):
         raise TypeError(f"An image must be a PIL image, a NumPy array or a tensor, got {type(image).__name__}.")
     if image.ndim == 2:
@@ -51,6 +52,8 @@ def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -
         image = _as_8_bit(image)
     elif image.dtype == torch.bool:
         image = image.to(torch.uint8) * 255
+    elif image.is_floating_point():
+        image = image.detach().float()
     if do_convert_rgb:
         image = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
     return image

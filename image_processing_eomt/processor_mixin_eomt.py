@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
+    ChannelDimension,
     ImageInput,
     PILImageResampling,
     SizeDict,
@@ -58,6 +60,11 @@ class EomtProcessorMixin(BaseImageProcessor):
     overlap_mask_area_threshold = 0.8
     top_k = 100
 
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A processor from stored settings; a `task` among `kwargs` brings its splitting and padding along."""
+        return super().from_dict(image_processor_dict, **_with_settings_of_task(kwargs))
+
     def _standardize_kwargs(  # type: ignore[override]
         self,
         size: Any = None,
@@ -103,7 +110,8 @@ class EomtProcessorMixin(BaseImageProcessor):
                 `(num_masks, height, width)` bool masks, which may overlap and whose ids are their indices.
             instance_id_to_semantic_id: class of each id, for all images or a list with one mapping per image. Without
                 it the ids are classes.
-            kwargs: any setting of the processor, for this call only, and `return_tensors`.
+            kwargs: any setting of the processor, for this call only, and `return_tensors`. A `task` brings its
+                splitting and padding along unless these are given too.
 
         Returns:
             `pixel_values`: `(batch, 3, height, width)` float32, in which every window of an image has its place;
@@ -117,7 +125,14 @@ class EomtProcessorMixin(BaseImageProcessor):
         Raises:
             ValueError: the maps do not fit the images, or an id has no class.
         """
-        return super().preprocess(images, segmentation_maps, instance_id_to_semantic_id, **kwargs)
+        channel_axis = -1 if kwargs.get("input_data_format") in ("channels_last", ChannelDimension.LAST) else 0
+        if isinstance(images, list | tuple):
+            images = [_with_channel(image, channel_axis) for image in images]
+        else:
+            images = _with_channel(images, channel_axis)
+        return super().preprocess(
+            images, segmentation_maps, instance_id_to_semantic_id, **_with_settings_of_task(kwargs)
+        )
 
     def process_image(
         self,
@@ -402,6 +417,8 @@ class EomtProcessorMixin(BaseImageProcessor):
         if target_sizes is None:
             if is_split or self.do_split_image:
                 raise ValueError("The windows of split images cannot be put together without target_sizes.")
+            if not self.do_pad:
+                raise ValueError("Images that are not padded differ in size: pass their sizes as target_sizes.")
             input_size = padded_size(size)
             return [(View(input_size, input_size), input_size)] * num_inputs
         sizes = _target_sizes(target_sizes)
@@ -435,8 +452,12 @@ class EomtProcessorMixin(BaseImageProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
+        height, width = padded_size(self.size)
+        # Transformers' own processor makes an image cover the size only where there is no longest edge.
+        is_cover = self.do_split_image and height == width
         return {
             **super().to_dict(),
+            "size": {"shortest_edge": height, "longest_edge": None if is_cover else width},
             "auto_map": {
                 "AutoImageProcessor": {
                     "torchvision": "image_processing_eomt.EomtImageProcessor",
@@ -456,6 +477,20 @@ def _window(image: Tensor, view: View, index: int) -> Tensor:
     top, left = view.windows[index]
     height, width = view.input_size
     return image[..., top : top + height, left : left + width]
+
+
+def _with_settings_of_task(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are given; with a task among them, those that follow from it are open again."""
+    return {"do_split_image": None, "do_pad": None, **given} if given.get("task") is not None else given
+
+
+def _with_channel(image: Any, axis: int) -> Any:
+    """A grey array or tensor of `(height, width)` with a dimension for its channel; anything else as it is."""
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        return np.expand_dims(image, axis)
+    if isinstance(image, Tensor) and image.ndim == 2:
+        return image.unsqueeze(axis)
+    return image
 
 
 def _or_stored(given: Any, stored: Any) -> Any:

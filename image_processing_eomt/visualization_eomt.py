@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from .pixels_eomt import as_pixels
+
 
 FILL_OPACITY = 0.5
 OUTLINE_DARK = (10, 10, 10)
@@ -87,7 +89,8 @@ def draw_segmentation(
     else:
         segment_map = _numbered(array, [segment["id"] for segment in segments_info])
     label_ids = [segment["label_id"] for segment in segments_info]
-    drawing = _painted(image.convert("RGB"), segment_map, _shades(label_ids))
+    rgb = Image.fromarray(as_pixels(image, do_convert_rgb=True).permute(1, 2, 0).numpy())
+    drawing = _painted(rgb, segment_map, _shades(label_ids))
     _write_names(drawing, segment_map, [_writable(id2label.get(label_id), label_id) for label_id in label_ids])
     return drawing
 

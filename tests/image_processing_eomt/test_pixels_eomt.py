@@ -38,7 +38,8 @@ def test_other_modes_are_converted_as_pil_does(mode):
 
 def test_sixteen_bits_become_eight_and_are_not_clipped():
     deep = GREY.astype(np.uint16) * 257
-    for image in (Image.fromarray(deep), deep, torch.from_numpy(deep)):
+    in_32_bits = Image.fromarray(deep.astype(np.int32))  # as PIL opens some formats
+    for image in (Image.fromarray(deep), deep, torch.from_numpy(deep), deep.astype(">u2"), in_32_bits):
         pixels = as_pixels(image, True)
         assert pixels.dtype == torch.uint8
         assert torch.equal(pixels, EXPECTED_GREY)
@@ -53,6 +54,9 @@ def test_binary_pictures_are_black_and_white():
 def test_floats_stay_what_they_are():
     floats = torch.rand(3, 4, 6)
     assert torch.equal(as_pixels(floats, True), floats)
+    for given in (floats.double(), floats.clone().requires_grad_(), floats.bfloat16()):
+        pixels = as_pixels(given, True)
+        assert pixels.dtype == torch.float32 and not pixels.requires_grad
 
 
 def test_channels_stay_without_conversion():

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
+from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
 
 
 def image_of(height, width):
@@ -207,6 +209,47 @@ def test_task_splitting_and_padding_are_separate_but_suggest_each_other(backend,
     assert (processor.task, processor.do_split_image, processor.do_pad) == (task, do_split_image, do_pad)
 
 
+def test_a_task_given_later_brings_its_splitting_and_padding_along(backend, tmp_path):
+    processor = backend(size=32)
+    batch = processor(image_of(32, 50), task="semantic", return_tensors="pt")
+    assert len(batch["patch_offsets"]) == 2
+    assert "patch_offsets" not in processor(image_of(32, 50), task="semantic", do_split_image=False)
+    processor.save_pretrained(tmp_path)
+    loaded = backend.from_pretrained(tmp_path, task="semantic")
+    assert (loaded.do_split_image, loaded.do_pad) == (True, False)
+    loaded.save_pretrained(tmp_path)
+    assert backend.from_pretrained(tmp_path).do_split_image
+    again = backend.from_pretrained(tmp_path, task="instance", threshold=0.3)
+    assert (again.do_split_image, again.do_pad, again.threshold) == (False, True, 0.3)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_transformers_own_processor_sees_the_same_of_a_picture(backend, tmp_path, task):
+    backend(size=64, task=task).save_pretrained(tmp_path)
+    their_class = EomtImageProcessor if backend.__name__ == "EomtImageProcessor" else EomtImageProcessorPil
+    theirs, ours = their_class.from_pretrained(tmp_path), backend.from_pretrained(tmp_path)
+    images = [image_of(100, 64), image_of(64, 200), image_of(64, 64)]  # sizes that need no rounding
+    one, other = (processor(images, return_tensors="pt") for processor in (theirs, ours))
+    assert torch.allclose(one["pixel_values"], other["pixel_values"], atol=1e-5)
+    expected = [list(offset) for offset in one["patch_offsets"]]
+    assert [list(offset) for offset in other.get("patch_offsets", [])] == expected
+
+
+def test_grey_arrays_and_tensors_of_two_dimensions_are_images(backend):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    expected = backend(size=32)(Image.fromarray(grey), return_tensors="pt")["pixel_values"]
+    for images in (grey, torch.from_numpy(grey), [grey], [torch.from_numpy(grey), grey], (grey,)):
+        for pixel_values in backend(size=32)(images, return_tensors="pt")["pixel_values"]:
+            assert torch.equal(pixel_values, expected[0])
+    last = backend(size=32)([grey], return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    assert torch.equal(last, expected)
+
+
+def test_a_negative_class_is_an_error(backend):
+    with pytest.raises(ValueError, match="Id -1 would be of class -1"):
+        backend(size=32)(image_of(6, 5), np.full((6, 5), -1))
+
+
 def test_a_task_that_does_not_exist_is_an_error_at_once(backend):
     with pytest.raises(ValueError, match="task='pose' does not exist"):
         backend(task="pose")
@@ -248,6 +291,11 @@ def test_an_argument_beats_the_stored_setting(backend, random_outputs):
 def test_without_target_sizes_results_have_the_size_the_model_saw(backend, random_outputs):
     results = backend(size=(48, 64)).post_process(random_outputs)
     assert [result["segmentation"].shape for result in results] == [(48, 64), (48, 64)]
+
+
+def test_without_padding_target_sizes_are_needed(backend, random_outputs):
+    with pytest.raises(ValueError, match="pass their sizes as target_sizes"):
+        backend(size=64, do_pad=False).post_process(random_outputs)
 
 
 def test_target_sizes_that_do_not_fit_are_errors(backend, random_outputs):
