@@ -192,9 +192,9 @@ class EomtProcessorMixin(BaseImageProcessor):
         height, width = view.content_size
         if view.content_size != tuple(array.shape[-2:]):
             array = self.resize(array, size=SizeDict(height=height, width=width), resample=resample)
-        image = _pad(torch.as_tensor(array).contiguous(), view.input_size).float()
-        if settings["do_rescale"]:
-            image = image / (1 / settings["rescale_factor"])  # as / 255, to the last bit
+        image = _pad(torch.as_tensor(array).contiguous(), view.input_size)
+        # as / 255, to the last bit
+        image = image / (1 / settings["rescale_factor"]) if settings["do_rescale"] else image.float()
         if settings["do_normalize"]:
             mean, std = (
                 torch.as_tensor(settings[name], device=image.device).reshape(-1, 1, 1)
