@@ -267,3 +267,9 @@ def test_masks_that_do_not_go_with_the_segments_are_an_error(scene):
         draw_segmentation(image, masks, None, NAMES)
     with pytest.raises(ValueError, match=r"\(1, 2, 120, 200\)"):
         draw_segmentation(image, masks[None], infos, NAMES)
+
+
+def test_sixteen_bit_pictures_are_drawn_on_as_they_look():
+    deep = Image.fromarray(np.full((20, 30), 30000, dtype=np.uint16))
+    drawing = draw_segmentation(deep, np.full((20, 30), -1), [], {})
+    assert drawing.getpixel((5, 5)) == (117, 117, 117)
