@@ -240,8 +240,8 @@ def _pixels(size: Any) -> str:
 def _classes_section(id2label: Mapping[Any, str | None] | None, stuff_classes: Iterable[int] | None) -> str:
     """The classes by name; `config.json` leaves out two nameless ones."""
     id2name = {int(index): " ".join(str(name or "").split()) for index, name in (id2label or {0: "", 1: ""}).items()}
-    names = [id2name[index] for index in sorted(id2name)]
-    if all(name in ("", f"LABEL_{index}") for index, name in enumerate(names)):
+    names = [id2name[index] or f"LABEL_{index}" for index in sorted(id2name)]
+    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
         return f"## Classes\n\n{len(names)} classes without names."
     stuff = set(stuff_classes or [])
     listed = ", ".join(f"{name} (stuff)" if index in stuff else name for index, name in enumerate(names))
