@@ -21,6 +21,7 @@ from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipel
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from training_eomt.augmentation import PanopticAugmentation
 from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.export import REPORT
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.prediction import pictures_to_segment, write_overlays
 from training_eomt.samples import LabelSpace
@@ -29,7 +30,7 @@ from training_eomt.trainer import EomtTrainer
 
 
 NEW_MODEL_IMAGE_SIZE = 640
-REPORT, PICTURES = "evaluation.json", "predictions"  # in the output folder
+PICTURES = "predictions"  # beside the report in the output folder
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:

@@ -13,9 +13,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
+from transformers.utils import logging
+from yaml import YAMLError
 
+
+logger = logging.get_logger(__name__)
 
 CARD = "README.md"
 _MODEL_SETTINGS, _PROCESSOR_SETTINGS = "config.json", "preprocessor_config.json"
@@ -31,6 +35,7 @@ WRITTEN_BY_EXPORT = (
 _HUB_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 _TASKS = ("panoptic", "instance", "semantic")
 _MANY_CLASSES = 20  # are folded away
+_EXPORT_IS_REPLACED = "%s is written anew: an export wrote it, and what it says was about the model before this one."
 
 CITATION = """\
 ```bibtex
@@ -106,6 +111,24 @@ def render_card(metadata: ModelCardData, *sections: str) -> str:
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
+def read_metadata(card: str) -> ModelCardData:
+    """
+    The metadata at the top of a card's text.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return ModelCard(card).data  # type: ignore[return-value]
+    except YAMLError as error:
+        raise ValueError(f"The metadata at the top of {CARD} cannot be read: {error}") from error
+
+
+def further_tags(metadata: ModelCardData) -> list[str]:
+    """The tags that [`card_metadata`] does not give by itself."""
+    return [tag for tag in metadata.tags or [] if tag not in ("eomt", *(f"{task}-segmentation" for task in _TASKS))]
+
+
 def usage_snippet(name: str, has_processor: bool = True) -> str:
     """Python lines that run the model called `name`, a folder or a name on the Hub, on a `picture.jpg`."""
     model = json.dumps(name, ensure_ascii=False)
@@ -170,8 +193,8 @@ def _about_trust(processor: Mapping[str, Any] | None) -> str:
     text = "The code that runs is the Python files beside this card: read them before you trust them. "
     if processor.get("do_split_image"):
         return text + (
-            "Without `trust_remote_code`, Transformers' own classes load the weights, but their pipeline does not "
-            "join the windows that images are cut into."
+            "Without `trust_remote_code`, Transformers' own classes load model and processor, but their pipeline "
+            "cannot join the windows."
         )
     return text + (
         "Without `trust_remote_code`, Transformers' own classes load this folder; they choose task and thresholds "
@@ -214,10 +237,11 @@ def _pixels(size: Any) -> str:
     return f"{height}x{width}"
 
 
-def _classes_section(id2label: Mapping[Any, str] | None, stuff_classes: Iterable[int] | None) -> str:
+def _classes_section(id2label: Mapping[Any, str | None] | None, stuff_classes: Iterable[int] | None) -> str:
     """The classes by name; `config.json` leaves out two nameless ones."""
-    names = [name for _, name in sorted((int(index), name) for index, name in (id2label or {0: "", 1: ""}).items())]
-    if all(name in ("", f"LABEL_{index}") for index, name in enumerate(names)):
+    id2name = {int(index): " ".join(str(name or "").split()) for index, name in (id2label or {0: "", 1: ""}).items()}
+    names = [id2name[index] or f"LABEL_{index}" for index in sorted(id2name)]
+    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
         return f"## Classes\n\n{len(names)} classes without names."
     stuff = set(stuff_classes or [])
     listed = ", ".join(f"{name} (stuff)" if index in stuff else name for index, name in enumerate(names))
@@ -239,11 +263,30 @@ def _settings(path: Path) -> dict[str, Any] | None:
 
 
 def _is_eomt(config: Mapping[str, Any] | None) -> bool:
-    return config is not None and str(config.get("model_type")).startswith("eomt")
+    return config is not None and config.get("model_type") in ("eomt", "eomt_dinov3")
 
 
-def _may_write(card: str | None, written_by: tuple[str, ...]) -> bool:
+def _may_write(card: str | None, *written_by: str) -> bool:
     return card is None or any(line in card for line in written_by)
+
+
+def _card_in(folder: Path) -> str | None:
+    """Text of a folder's card."""
+    card = folder / CARD
+    return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+
+
+def is_export(folder: str | PathLike) -> bool:
+    """Whether an export wrote the card of a folder: its facts are about the weights beside it."""
+    return WRITTEN_BY_EXPORT in (_card_in(Path(folder)) or "")
+
+
+def _tags_to_keep(card: str | None) -> list[str]:
+    """Tags that go on from a card to the one in its place."""
+    try:
+        return further_tags(read_metadata(card)) if card else []
+    except ValueError:
+        return []
 
 
 def write_model_card(folder: str | PathLike, name: str | None = None, **facts: Any) -> Path:
@@ -270,19 +313,35 @@ def write_model_card(folder: str | PathLike, name: str | None = None, **facts: A
     return folder / CARD
 
 
-def finish_saved_folder(folder: str | PathLike) -> None:
+def update_model_card(folder: str | PathLike, name: str | None = None, **facts: Any) -> None:
+    """[`write_model_card`] for a model that was saved, with the former card's tags; a person's own card stays."""
+    present = _card_in(Path(folder))
+    if _may_write(present, WRITTEN_BY_SAVE):
+        tags = [*_tags_to_keep(present), *facts.pop("tags", ())]
+        write_model_card(folder, name, tags=tags, **facts)
+
+
+def finish_saved_folder(folder: str | PathLike, is_model: bool = False) -> None:
     """
     What comes after a model or an image processor is saved: the folder gets this file in the place of the one that
-    stands in for it, and a card. A person's own card stays, and so does that of an export.
+    stands in for it, and a card. A person's own card stays. So does that of an export, unless a model was saved: its
+    results were another's.
+
+    Args:
+        folder: where it was saved.
+        is_model: whether a model was saved.
     """
     folder = Path(folder)
     stand_in = folder / Path(__file__).name
     if stand_in.is_file():
         shutil.copyfile(__file__, stand_in)
-    card = folder / CARD
-    present = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    if _is_eomt(_settings(folder / _MODEL_SETTINGS)) and _may_write(present, (WRITTEN_BY_SAVE,)):
-        write_model_card(folder)
+    if not _is_eomt(_settings(folder / _MODEL_SETTINGS)):
+        return
+    if is_model and is_export(folder):
+        logger.warning(_EXPORT_IS_REPLACED, folder / CARD)
+        write_model_card(folder, tags=_tags_to_keep(_card_in(folder)))
+    else:
+        update_model_card(folder)
 
 
 def save_and_push(saved: Any, folder: str | PathLike, kwargs: dict[str, Any]) -> Any:
@@ -352,14 +411,16 @@ def push_folder(
     Uploads the files of a folder to a model repository on the Hub, which is made if there is none.
 
     The card that goes up is built for the repository: what is not in the folder, the image processor's settings or
-    the model's, is read from the repository. A person's own card there is left alone.
+    the model's, is read from the repository. A person's own card there is left alone; one in the folder goes up in
+    the place of a card that is built.
 
     Args:
         folder: what to upload; its subfolders are not.
         repo_id: the repository, `"name"` or `"owner/name"`.
         files: names of the files to upload, by default all.
-        card: the text of the card, of an export; by default it is built, and leaves an export's card alone.
-        tags: further tags of a card that is built.
+        card: the text of the card, of an export; by default it is built, and an export's card there only makes way
+            for a model.
+        tags: further tags of a card that is built, besides those of the card in whose place it goes.
         commit_message, commit_description, private, token, revision, create_pr: as in Transformers' `push_to_hub`.
 
     Returns:
@@ -378,20 +439,33 @@ def push_folder(
         """Text of a file in the repository."""
         if not api.file_exists(repo_id, name, revision=revision, token=token):
             return None
-        return Path(api.hf_hub_download(repo_id, name, revision=revision, token=token)).read_text(encoding="utf-8")
+        file = Path(api.hf_hub_download(repo_id, name, revision=revision, token=token))
+        return file.read_text(encoding="utf-8", errors="replace")
+
+    def new_card(present: str | None) -> bytes | Path | None:
+        """The card to upload in the place of the present one."""
+        if card is not None:
+            return card.encode()
+        config, processor = (
+            _settings(folder / name) or json.loads(there(name) or "null")
+            for name in (_MODEL_SETTINGS, _PROCESSOR_SETTINGS)
+        )
+        if not _is_eomt(config):
+            return None
+        if present is not None and WRITTEN_BY_EXPORT in present:
+            logger.warning(_EXPORT_IS_REPLACED, f"{repo_id}/{CARD}")
+        if not _may_write(_card_in(folder), WRITTEN_BY_SAVE, WRITTEN_BY_EXPORT):
+            return folder / CARD
+        return model_card(config, processor, repo_id, tags=[*_tags_to_keep(present), *(tags or ())]).encode()
 
     names = sorted(files) if files is not None else sorted(path.name for path in folder.iterdir() if path.is_file())
     operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
-    replaceable = (WRITTEN_BY_SAVE,) if card is None else (WRITTEN_BY_SAVE, WRITTEN_BY_EXPORT)
-    if _may_write(there(CARD), replaceable):
-        if card is None:
-            config, processor = (
-                _settings(folder / name) or json.loads(there(name) or "null")
-                for name in (_MODEL_SETTINGS, _PROCESSOR_SETTINGS)
-            )
-            card = model_card(config, processor, repo_id, tags=tags or ()) if _is_eomt(config) else None
-        if card is not None:
-            operations.append(CommitOperationAdd(CARD, card.encode()))
+    present = there(CARD)
+    brings_model = card is not None or _MODEL_SETTINGS in names
+    if _may_write(present, WRITTEN_BY_SAVE, *([WRITTEN_BY_EXPORT] if brings_model else [])):
+        content = new_card(present)
+        if content is not None:
+            operations.append(CommitOperationAdd(CARD, content))
     return api.create_commit(
         repo_id,
         operations,
@@ -410,11 +484,15 @@ __all__ = [
     "WRITTEN_BY_SAVE",
     "card_metadata",
     "finish_saved_folder",
+    "further_tags",
+    "is_export",
     "model_card",
     "push_folder",
     "push_saved",
+    "read_metadata",
     "render_card",
     "save_and_push",
+    "update_model_card",
     "usage_snippet",
     "write_model_card",
 ]

@@ -215,7 +215,7 @@ def read_weights(name_or_path: str | PathLike, **hub_kwargs: Any) -> dict[str, T
         return read_weight_file(path)
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index := find(index_name):
-            shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+            shards = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
             paths = [str(cached_file(name_or_path, shard, **hub_kwargs)) for shard in shards]
             return {name: weight for shard in paths for name, weight in read_weight_file(shard).items()}
     if path := find("pytorch_model.bin"):

@@ -228,14 +228,14 @@ def infer_config(
 
 def _read_fields(config_file: str | None, labels_file: str | None) -> dict[str, Any]:
     """The fields of the configuration that the command line's files give."""
-    fields = json.loads(Path(config_file).read_text()) if config_file else {}
+    fields = json.loads(Path(config_file).read_text(encoding="utf-8")) if config_file else {}
     known = {
         field.name for config_class in (EomtConfig, EomtDinov3Config) for field in dataclasses.fields(config_class)
     }
     if unknown := sorted(set(fields) - known - {"num_labels", "label2id"}):
         raise ValueError(f"{config_file}: {', '.join(unknown)} is no field of the configuration.")
     if labels_file:
-        labels = json.loads(Path(labels_file).read_text())
+        labels = json.loads(Path(labels_file).read_text(encoding="utf-8"))
         pairs = labels.items() if isinstance(labels, dict) else enumerate(labels)
         fields["id2label"] = {int(index): name for index, name in pairs}
         fields["label2id"] = {name: index for index, name in fields["id2label"].items()}

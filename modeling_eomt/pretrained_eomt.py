@@ -96,7 +96,7 @@ class EomtPreTrainedModel(PreTrainedModel):
             state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
         saved = super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if is_main_process:
-            finish_saved_folder(save_directory)
+            finish_saved_folder(save_directory, is_model=True)
         return saved
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]

@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from os import PathLike
@@ -15,8 +16,17 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import cached_file
 
-from configuration_eomt.model_card_eomt import CARD, WRITTEN_BY_EXPORT, push_folder, write_model_card
+from configuration_eomt.model_card_eomt import (
+    CARD,
+    WRITTEN_BY_EXPORT,
+    further_tags,
+    is_export,
+    push_folder,
+    read_metadata,
+    write_model_card,
+)
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
@@ -59,7 +69,8 @@ def export_model(
     weights, image processor and a model card.
 
     The folder is new, empty or an earlier export of the same model, which is replaced; files that are not the
-    export's stay. Everything is written beside the folder first, so an export that fails leaves nothing behind.
+    export's stay. Everything is written and checked beside the folder first: an export that fails there leaves
+    nothing behind. A new folder then appears at once; an earlier export is replaced file by file, its card last.
 
     Args:
         model: the model.
@@ -80,7 +91,7 @@ def export_model(
         ValueError: what was written is not complete, such as for a class that does not bring its code along.
     """
     folder = Path(folder)
-    _check_target(folder, _as_stored(model.config), image_processor)
+    _check_target(folder, _as_stored(model.config), image_processor, facts.get("base_model"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         draft = Path(temporary) / "export"
@@ -97,15 +108,19 @@ def export_model(
 
 
 def _move(draft: Path, folder: Path) -> None:
-    """Puts a finished export in its place: at once if it is new, else file by file."""
+    """Puts a finished export in its place: at once if it is new, else file by file, the card last."""
     if not folder.exists():
         draft.rename(folder)
         return
-    for stale in folder.glob("*.safetensors*"):
-        if not (draft / stale.name).exists():
-            stale.unlink()
-    for file in draft.iterdir():
-        file.replace(folder / file.name)
+    files = sorted(file.name for file in draft.iterdir())
+    if in_the_way := [name for name in files if (folder / name).is_dir()]:
+        raise FileExistsError(f"{folder} has folders where the export has files: {', '.join(in_the_way)}.")
+    for name in sorted(files, key=lambda name: (name == CARD, not name.endswith(".safetensors"))):
+        (draft / name).replace(folder / name)
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"):
+        for stale in folder.glob(pattern):
+            if stale.name not in files:
+                stale.unlink()
 
 
 def _as_stored(config: PreTrainedConfig) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _as_stored(config: PreTrainedConfig) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_diff_dict(), default=str))
 
 
-def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any) -> None:
+def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any, base_model: str | None) -> None:
     """Raises a `FileExistsError` unless the folder is new, empty or an earlier export of the same model."""
     advice = "Choose another folder, or remove this one first."
     if folder.exists() and not folder.is_dir():
@@ -122,17 +137,20 @@ def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any)
         return
     if not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} is not empty, and what it holds is no model. {advice}")
-    if not (folder / CARD).is_file() or WRITTEN_BY_EXPORT not in (folder / CARD).read_text(encoding="utf-8"):
+    if not is_export(folder):
         raise FileExistsError(
             f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
         )
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
     processor_file = folder / "preprocessor_config.json"
-    if processor_file.is_file() and json.loads(processor_file.read_text()).get("task") != getattr(
+    if processor_file.is_file() and json.loads(processor_file.read_text(encoding="utf-8")).get("task") != getattr(
         image_processor, "task", None
     ):
         differing.append("task")
+    stored_base = read_metadata((folder / CARD).read_text(encoding="utf-8", errors="replace")).base_model
+    if base_model and stored_base and base_model != stored_base:
+        differing.append("base_model")
     if differing:
         raise FileExistsError(f"{folder} holds another model: {', '.join(differing)} differ. {advice}")
 
@@ -141,7 +159,11 @@ def _check_complete(folder: Path) -> None:
     """Raises a `ValueError` if a file is missing that loading the folder needs."""
     needed = {CARD, "config.json", "preprocessor_config.json"}
     index = folder / "model.safetensors.index.json"
-    needed |= set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    needed |= (
+        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if index.exists()
+        else {"model.safetensors"}
+    )
     classes: list[str] = []
     for settings in ("config.json", "preprocessor_config.json"):
         auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
@@ -193,12 +215,42 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
     if kind not in classes:
         raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
     model = classes[kind].from_pretrained(source)
-    try:
+    if _find(source, "preprocessor_config.json") or _find(source, "processor_config.json"):
         return model, EomtImageProcessor.from_pretrained(source, **settings)
-    except OSError as error:
-        if "task" not in settings:
-            raise ValueError(f"{source} has no image processor: say with --task what the model is for.") from error
+    if "task" not in settings:
+        raise ValueError(f"{source} has no image processor: say with --task what the model is for.")
     return model, EomtImageProcessor(**{"size": model.config.image_size, **settings})
+
+
+def _find(source: str, name: str) -> Path | None:
+    """A file of a folder or of a repository on the Hub; None if it is not there."""
+    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None
+
+
+def exported_facts(source: str, task: str | None = None) -> dict[str, Any]:
+    """
+    What the card of an export says about its model, see `card_metadata`; nothing if the source is no export.
+
+    Args:
+        source: a folder, or a repository on the Hub.
+        task: what the model is for now; results for another task are left out.
+    """
+    path = _find(source, CARD)
+    card = path.read_text(encoding="utf-8", errors="replace") if path else ""
+    if WRITTEN_BY_EXPORT not in card:
+        return {}
+    metadata = read_metadata(card)
+    facts = {name: getattr(metadata, name) for name in ("license", "license_name", "license_link", "base_model")}
+    facts["datasets"] = [metadata.datasets] if isinstance(metadata.datasets, str) else metadata.datasets
+    facts["tags"] = further_tags(metadata)
+    results = [
+        result for result in metadata.eval_results or [] if task is None or result.task_name == f"{task} segmentation"
+    ]
+    if results:
+        facts["results"] = {result.metric_type: result.metric_value for result in results}
+        facts["results_source"] = (results[0].source_name, results[0].source_url) if results[0].source_url else None
+    return {name: value for name, value in facts.items() if value}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -244,18 +296,28 @@ def main(arguments: list[str] | None = None) -> None:
             private=options.private or None,
             **facts,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         parser.exit(1, f"error: {error}\n")
     print(f"Wrote {folder}. See {folder / CARD} for how to use it.")
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
     """What the card says, from the command line."""
-    facts: dict[str, Any] = published_checkpoints()[options.published].facts if options.published else {}
-    report = Path(options.results or Path(options.source) / REPORT)
-    if options.results or report.is_file():
-        facts |= {"results": read_results(report), "results_source": None}
-    for name in ("license", "license_name", "license_link"):
+    facts: dict[str, Any] = {} if Path(options.source).is_file() else exported_facts(options.source, options.task)
+    if options.published:
+        facts |= published_checkpoints()[options.published].facts
+    if options.results:
+        facts |= {"results": read_results(options.results), "results_source": None}
+    elif (report := Path(options.source) / REPORT).is_file():
+        patterns = ("model*.safetensors", "pytorch_model*.bin")
+        weights = [file.stat().st_mtime for pattern in patterns for file in report.parent.glob(pattern)]
+        if report.stat().st_mtime < max(weights, default=0):
+            print(f"warning: {report} is older than the weights and left out; --results takes it.", file=sys.stderr)
+        else:
+            facts |= {"results": read_results(report), "results_source": None}
+    if options.license:
+        facts |= {"license": options.license, "license_name": None, "license_link": None}
+    for name in ("license_name", "license_link"):
         if getattr(options, name):
             facts[name] = getattr(options, name)
     if options.dataset:
@@ -272,6 +334,8 @@ def _load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, Eo
                 f"{options.source} is a file: say with --published which checkpoint it is, or convert it with "
                 "python -m modeling_eomt.convert_official and export the folder."
             )
+        if options.task or options.stuff_classes:
+            raise ValueError(f"Leave out --task and --stuff-classes: they are known of {options.published}.")
         return published.convert(options.source, options.base_backbone)
     settings = published.processor_settings if published else {}
     if options.task:

@@ -119,7 +119,7 @@ def parse_arguments(arguments: Sequence[str]) -> ScriptArguments:
 def recipe_words(path: Path) -> list[str]:
     """The command line that says what a recipe says."""
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):

@@ -232,7 +232,7 @@ def _holds_dataset(directory: Path, arguments: dict[str, Any]) -> bool:
     settings = directory / "shapes.json"
     if not settings.is_file():
         raise FileExistsError(f"{directory} is not empty and holds no shapes data set. Choose another directory.")
-    found = json.loads(settings.read_text())
+    found = json.loads(settings.read_text(encoding="utf-8"))
     if found != arguments:
         raise FileExistsError(
             f"{directory} holds a shapes data set made with {found}, asked for was {arguments}. "

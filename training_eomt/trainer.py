@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from configuration_eomt.model_card_eomt import update_model_card
 from modeling_eomt import count_items
 
 from .inputs import collate
@@ -159,3 +160,36 @@ class EomtTrainer(Trainer):
                 reference=reference,
             )
         return None, None, None
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """
+        Writes this project's card into the output folder, where the model was saved; a person's own card stays.
+
+        The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
+        `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.
+        """
+        if not self.is_world_process_zero():
+            return
+        update_model_card(
+            str(self.args.output_dir),
+            self.hub_model_id or self.args.hub_model_id,
+            license=license,
+            tags=_as_list(tags),
+            base_model=finetuned_from,
+            datasets=_as_list(dataset_tags or dataset),
+        )
+
+
+def _as_list(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []

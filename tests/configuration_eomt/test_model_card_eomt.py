@@ -10,6 +10,7 @@ from configuration_eomt.model_card_eomt import (
     WRITTEN_BY_SAVE,
     model_card,
     push_folder,
+    read_metadata,
     write_model_card,
 )
 from image_processing_eomt import EomtImageProcessor
@@ -60,17 +61,31 @@ def test_a_model_alone_has_a_card_and_a_processor_alone_has_none(model, processo
 
 
 def test_a_processor_beside_another_kind_of_model_writes_no_card(processor, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mask2former"}))
-    processor.save_pretrained(tmp_path)
-    assert not (tmp_path / "README.md").exists()
+    for model_type in ("mask2former", "eomt_video", None):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        processor.save_pretrained(tmp_path)
+        assert not (tmp_path / "README.md").exists()
 
 
-@pytest.mark.parametrize("text", ["# Mine\n", f"---\nlicense: mit\n---\n{WRITTEN_BY_EXPORT}\n"])
-def test_saving_leaves_a_persons_card_and_an_exports_alone(model, processor, tmp_path, text):
-    (tmp_path / "README.md").write_text(text)
+def test_saving_leaves_a_persons_card_alone(model, processor, tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n")
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    assert (tmp_path / "README.md").read_text() == text
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+
+
+def test_an_exports_card_makes_way_for_a_model_and_not_for_a_processor(model, processor, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    write_model_card(tmp_path, written_by=WRITTEN_BY_EXPORT, license="mit", results={"pq": 0.9}, tags=["mine"])
+    before = (tmp_path / "README.md").read_text()
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == before and not caplog.records
+    model.save_pretrained(tmp_path)
+    card = card_of(tmp_path)
+    assert WRITTEN_BY_SAVE in card.text and WRITTEN_BY_EXPORT not in card.text
+    assert card.data.license is None and card.data.eval_results is None
+    assert card.data.tags == ["eomt", "panoptic-segmentation", "mine"]
+    assert "README.md is written anew" in caplog.text
 
 
 def test_only_the_main_process_writes_a_card(model, tmp_path):
@@ -121,7 +136,7 @@ def test_every_task_is_named(tiny_config, task):
     card = ModelCard(model_card(tiny_config.to_dict(), settings, "me/pets"))
     assert f"{task}-segmentation" in card.data.tags
     assert f"A model for {task} segmentation" in card.text
-    assert ("does not join the windows" in card.text) == (task == "semantic")
+    assert ("cannot join the windows" in card.text) == (task == "semantic")
 
 
 def test_a_dinov3_models_positions_are_rotary(tiny_dinov3_config, tmp_path):
@@ -137,6 +152,19 @@ def test_nameless_classes_are_counted_and_many_are_folded_away(tiny_config):
     text = model_card(settings, {"stuff_classes": [132]}, "pets")
     assert "<summary>133 classes</summary>" in text
     assert text.index("class 2,") < text.index("class 10,") < text.index("class 132 (stuff)")
+
+
+def test_classes_without_a_name_or_with_one_of_several_lines_are_listed(tiny_config):
+    settings = {**tiny_config.to_diff_dict(), "id2label": {"0": "cat", "1": None, "2": "blue\n\nsky"}}
+    assert "3: cat, LABEL_1, blue sky\n" in model_card(settings, None, "pets")
+
+
+def test_metadata_that_cannot_be_read_is_written_anew(model, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\ntags: [\n---\n{WRITTEN_BY_SAVE}\n")
+    with pytest.raises(ValueError, match=r"README\.md cannot be read"):
+        read_metadata((tmp_path / "README.md").read_text())
+    model.save_pretrained(tmp_path)
+    assert card_of(tmp_path).data.tags == ["eomt"]
 
 
 def test_a_name_that_needs_quoting_is_quoted(tiny_config):
@@ -202,13 +230,43 @@ def test_a_push_takes_transformers_parameters(model, hub):
         model.push_to_hub("pets", privat=True)
 
 
-@pytest.mark.parametrize("text", ["# Mine\n", f"{WRITTEN_BY_EXPORT}\n# Results\n"])
-def test_a_push_leaves_a_persons_card_and_an_exports_alone(model, processor, hub, text):
-    hub.files["README.md"] = text.encode()
+@pytest.mark.parametrize("text", [b"# Mine\n", b"# M\xfcll\n"])
+def test_a_push_leaves_a_persons_card_alone(model, processor, hub, text):
+    hub.files["README.md"] = text
     model.push_to_hub("me/pets")
     processor.push_to_hub("me/pets")
-    assert hub.files["README.md"] == text.encode()
+    assert hub.files["README.md"] == text
     assert all("README.md" not in commit["files"] for commit in hub.commits)
+
+
+def test_an_exports_card_on_the_hub_makes_way_for_a_model_and_not_for_a_processor(model, processor, hub, caplog):
+    model.push_to_hub("me/pets")
+    hub.files["README.md"] = f"---\nlicense: mit\n---\n{WRITTEN_BY_EXPORT}\n".encode()
+    processor.push_to_hub("me/pets")
+    assert hub_card(hub).data.license == "mit" and not caplog.records
+    model.push_to_hub("me/pets")
+    assert hub_card(hub).data.license is None
+    assert "me/pets/README.md is written anew" in caplog.text
+
+
+def test_tags_of_the_card_that_is_replaced_go_on(model, processor, hub):
+    model.push_to_hub("me/pets", tags=["mine"])
+    processor.push_to_hub("me/pets", tags=["yours"])
+    assert hub_card(hub).data.tags == ["eomt", "panoptic-segmentation", "mine", "yours"]
+    processor.task = "instance"
+    processor.push_to_hub("me/pets")
+    assert hub_card(hub).data.tags == ["eomt", "instance-segmentation", "mine", "yours"]
+
+
+def test_saving_with_push_uploads_a_persons_own_card(model, processor, hub, tmp_path):
+    own = b"# M\xfcll's pets\n"
+    (tmp_path / "README.md").write_bytes(own)
+    hub.files["README.md"] = f"{WRITTEN_BY_SAVE}\n".encode()
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pets")
+    assert hub.files["README.md"] == own
+    (tmp_path / "README.md").write_text("# Another\n")
+    processor.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pets")
+    assert hub.files["README.md"] == own
 
 
 def test_an_exports_push_replaces_what_saves_and_exports_wrote_and_nothing_else(model, hub, tmp_path):

@@ -1,6 +1,9 @@
 """A finished model becomes one folder, and never in the place of another."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +77,15 @@ def test_saving_into_an_export_keeps_its_card(source, processor, tmp_path):
     assert (tmp_path / "pets" / "README.md").read_text() == card
 
 
+def test_saving_another_model_into_an_export_takes_its_results_away(model, processor, tiny_config, tmp_path):
+    export_model(model, processor, tmp_path / "pets", license="mit", results={"pq": 0.9})
+    other = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "id2label": {0: "car", 1: "bus"}}))
+    other.save_pretrained(tmp_path / "pets")
+    card = (tmp_path / "pets" / "README.md").read_text()
+    assert "0.9" not in card and "mit" not in card and "car, bus" in card
+    refuses(model, processor, tmp_path / "pets", "not an export")
+
+
 def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_path):
     folder = tmp_path / "pets"
     export_model(model, processor, folder)
@@ -87,10 +99,37 @@ def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_p
     assert not (folder / "model-00001-of-00002.safetensors").exists()
 
 
-def refuses(model, processor, folder, match):
+def test_what_is_not_the_exports_stays(model, processor, tmp_path):
+    folder = tmp_path / "pets"
+    export_model(model, processor, folder)
+    stale = ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
+    kept = ("my_lora.safetensors", "model.fp16.safetensors", "other.safetensors.index.json")
+    for name in (*stale, *kept):
+        (folder / name).write_text("{}")
+    export_model(model, processor, folder)
+    assert all((folder / name).exists() for name in kept) and not any((folder / name).exists() for name in stale)
+
+
+def test_a_folder_in_the_way_is_noticed_before_anything_is_replaced(model, processor, tmp_path):
+    folder = tmp_path / "pets"
+    export_model(model, processor, folder)
+    (folder / "vit_eomt.py").unlink()
+    (folder / "vit_eomt.py").mkdir()
+    refuses(model, processor, folder, r"folders where the export has files: vit_eomt\.py", license="mit")
+
+
+def test_the_card_is_replaced_last(model, processor, tmp_path, monkeypatch):
+    export_model(model, processor, tmp_path / "pets")
+    moved = []
+    monkeypatch.setattr(Path, "replace", lambda self, target: (moved.append(target.name), os.replace(self, target)))
+    export_model(model, processor, tmp_path / "pets")
+    assert moved[0] == "model.safetensors" and moved[-1] == "README.md"
+
+
+def refuses(model, processor, folder, match, **facts):
     before = contents(folder) if folder.is_dir() else None
     with pytest.raises(FileExistsError, match=match):
-        export_model(model, processor, folder)
+        export_model(model, processor, folder, **facts)
     assert before is None or contents(folder) == before
 
 
@@ -119,6 +158,12 @@ def test_an_export_for_another_task_is_not_overwritten(model, processor, tmp_pat
     settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
     (tmp_path / "pets" / "preprocessor_config.json").write_text(json.dumps({**settings, "task": "semantic"}))
     refuses(model, processor, tmp_path / "pets", "another model: task")
+
+
+def test_an_export_with_another_base_model_is_not_overwritten(model, processor, tmp_path):
+    export_model(model, processor, tmp_path / "pets", base_model="me/base")
+    refuses(model, processor, tmp_path / "pets", "another model: base_model", base_model="you/base")
+    export_model(model, processor, tmp_path / "pets")
 
 
 def test_what_is_no_export_is_not_overwritten(source, model, processor, tmp_path):
@@ -161,6 +206,48 @@ def test_a_class_that_does_not_bring_its_code_is_refused(model, processor, tmp_p
     assert not any(tmp_path.iterdir())
 
 
+def test_an_export_of_an_export_says_what_it_said(model, processor, tmp_path):
+    facts = {
+        "license": "other",
+        "license_name": "pets-licence",
+        "license_link": "https://example.org/licence",
+        "datasets": ["pets", "more-pets"],
+        "base_model": "me/base",
+        "results": {"pq": 0.5, "sq": 0.75},
+        "results_source": ("The authors", "https://example.org"),
+        "tags": ["animals"],
+    }
+    export_model(model, processor, tmp_path / "pets", **facts)
+
+    def exported(target, *options):
+        main([str(tmp_path / "pets"), str(tmp_path / target), *options])
+        metadata = ModelCard.load(tmp_path / target / "README.md").data.to_dict()
+        results = metadata.pop("model-index", [{"results": None}])[0]["results"]
+        return metadata, results
+
+    expected = ModelCard.load(tmp_path / "pets" / "README.md").data.to_dict()
+    expected_results = expected.pop("model-index")[0]["results"]
+    assert exported("same") == (expected, expected_results)
+    assert exported("pets") == (expected, expected_results)
+    metadata, results = exported("changed", "--license", "mit", "--dataset", "pets")
+    changed = {name: value for name, value in expected.items() if not name.startswith("license_")}
+    assert (metadata, results) == ({**changed, "license": "mit", "datasets": ["pets"]}, expected_results)
+    (tmp_path / "results.json").write_text('{"eval_pq": 0.6}')
+    _, (result,) = exported("measured", "--results", str(tmp_path / "results.json"))
+    assert result["metrics"] == [{"type": "pq", "value": 0.6}] and "source" not in result
+    metadata, results = exported("instances", "--task", "instance")
+    assert results is None and metadata["tags"] == ["eomt", "instance-segmentation", "animals"]
+
+
+def test_results_that_are_older_than_the_weights_are_left_out(source, tmp_path, capsys):
+    os.utime(source / "evaluation.json", (0, 0))
+    main([str(source), str(tmp_path / "pets")])
+    assert ModelCard.load(tmp_path / "pets" / "README.md").data.eval_results is None
+    assert "older than the weights" in capsys.readouterr().err
+    main([str(source), str(tmp_path / "pets"), "--results", str(source / "evaluation.json")])
+    assert ModelCard.load(tmp_path / "pets" / "README.md").data.eval_results is not None
+
+
 def test_an_export_goes_to_the_hub_with_its_card(source, hub, tmp_path):
     (tmp_path / "pets").mkdir()
     main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--private"])
@@ -196,6 +283,9 @@ def test_every_task_is_exported(source, tmp_path, task):
 
 def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
     (tmp_path / "report.json").write_text('{"eval_loss": 1.0}')
+    published = ("--published", "coco_panoptic_eomt_large_640")
+    broken = shutil.copytree(source, tmp_path / "broken")
+    (broken / "preprocessor_config.json").write_text("{")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "mask2former"}')
     for arguments, message in (
@@ -203,6 +293,9 @@ def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
         ([tmp_path / "other", tmp_path / "pets"], "model_type='mask2former'"),
         ([source, tmp_path / "pets", "--results", tmp_path / "report.json"], "no results"),
         ([source / "model.safetensors", tmp_path / "pets"], "--published"),
+        ([source / "model.safetensors", tmp_path / "pets", *published, "--task", "instance"], "Leave out --task"),
+        ([broken, tmp_path / "pets", "--task", "panoptic"], "preprocessor_config.json"),
+        ([tmp_path / "nothing", tmp_path / "pets"], "nothing"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
@@ -210,3 +303,13 @@ def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.splitlines()[-1].startswith("error: ") and message in error
     assert not (tmp_path / "pets").exists()
+
+
+def test_a_missing_library_is_said_in_one_line(source, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ImportError("torchvision is missing")
+
+    monkeypatch.setattr("training_eomt.export.load_source", fail)
+    with pytest.raises(SystemExit):
+        main([str(source), str(tmp_path / "pets")])
+    assert capsys.readouterr().err == "error: torchvision is missing\n"

@@ -1,10 +1,14 @@
 """The Trainer optimises as the paper says and measures the model as it is deployed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 
 import training_eomt
 from configuration_eomt import EomtConfig
+from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.coco_panoptic import CocoPanopticDataset
@@ -179,3 +183,32 @@ def test_accumulated_batches_train_like_one_large_batch(make_trainer, monkeypatc
     assert accumulated_losses == pytest.approx(losses, rel=1e-4)
     for name, parameter in whole.items():
         torch.testing.assert_close(accumulated[name], parameter, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_trainers_push_brings_this_projects_card(make_trainer, hub, tmp_path, monkeypatch):
+    pushed = []
+
+    def upload_folder(self, *, repo_id, folder_path, **options):
+        pushed.append((repo_id, (tmp_path / "output" / "README.md").read_text()))
+        return SimpleNamespace()
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    trainer = make_trainer(push_to_hub=True, hub_model_id="pets")
+    trainer.save_model()
+    trainer.push_to_hub(license="mit", tags="shapes", dataset="shapes", finetuned_from="me/base")
+    assert [repo_id for repo_id, _ in pushed] == ["me/pets", "me/pets"]
+    for _, text in pushed:
+        assert 'model="me/pets"' in text and WRITTEN_BY_SAVE in text and "panoptic segmentation" in text
+    data = ModelCard(pushed[1][1]).data
+    assert (data.license, data.datasets, data.base_model) == ("mit", ["shapes"], "me/base")
+    assert data.tags == ["eomt", "panoptic-segmentation", "shapes"]
+
+
+def test_the_trainers_card_is_named_after_its_folder_and_a_persons_own_stays(make_trainer, tmp_path):
+    trainer, card = make_trainer(), tmp_path / "output" / "README.md"
+    trainer.save_model()
+    trainer.create_model_card(model_name="anything")
+    assert f'model="{tmp_path / "output"}"' in card.read_text()
+    card.write_text("# Mine\n")
+    trainer.create_model_card()
+    assert card.read_text() == "# Mine\n"
