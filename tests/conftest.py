@@ -1,6 +1,8 @@
 """Fixtures that all tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +33,23 @@ def golden() -> Path:
 def coco_sample() -> Path:
     """Two COCO photographs with panoptic annotations; skips where they are not at hand."""
     return _existing(_SHARED / "data" / "coco_panoptic_sample")
+
+
+@pytest.fixture
+def remote_code_cache(tmp_path, monkeypatch) -> Iterator[None]:
+    """Remote code is copied to a folder of this test, and forgotten after it."""
+
+    def imported() -> list[str]:
+        return [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]
+
+    for name in imported():
+        monkeypatch.delitem(sys.modules, name)
+    folder = tmp_path / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    yield
+    for name in imported():
+        del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

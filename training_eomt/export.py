@@ -30,7 +30,7 @@ from configuration_eomt.model_card_eomt import (
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
-from .published import published_checkpoints, task_settings
+from .published import published_checkpoints
 
 
 REPORT = "evaluation.json"  # what run_segmentation.py writes
@@ -339,7 +339,7 @@ def _load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, Eo
         return published.convert(options.source, options.base_backbone)
     settings = published.processor_settings if published else {}
     if options.task:
-        settings |= task_settings(options.task)
+        settings["task"] = options.task
     if options.stuff_classes:
         settings["stuff_classes"] = options.stuff_classes
     return load_source(options.source, **settings)

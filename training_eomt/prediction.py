@@ -40,7 +40,9 @@ def pictures_to_segment(path: Path, id2label: Mapping[int, str]) -> Iterator[tup
     return ((Sample(file.stem, read_rgb(file, upright=True), file_name=file.name), False) for file in files)
 
 
-def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], directory: Path) -> int:
+def write_overlays(
+    segmenter: Any, pictures: Iterator[tuple[Sample, bool]], directory: Path, show_progress: bool = True
+) -> int:
     """
     Segments pictures and writes one PNG each: input, target where there is one, prediction, legend.
 
@@ -48,6 +50,7 @@ def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], dire
         segmenter: image-segmentation pipeline of a model.
         pictures: what [`pictures_to_segment`] yields.
         directory: where to write; made if it does not exist.
+        show_progress: whether to show a progress bar.
 
     Returns:
         The number of pictures written.
@@ -55,7 +58,7 @@ def write_overlays(segmenter: Any, pictures: Iterator[tuple[Sample, bool]], dire
     directory.mkdir(parents=True, exist_ok=True)
     config = segmenter.model.config
     written: set[str] = set()
-    for sample, has_targets in tqdm(pictures, desc="Segmenting", unit="picture"):
+    for sample, has_targets in tqdm(pictures, desc="Segmenting", unit="picture", disable=not show_progress):
         segmentations: dict[str, Segmentation] = {"target": reference_segmentation(sample)} if has_targets else {}
         segmentations["prediction"] = predicted_segmentation(segmenter(sample.image), sample.size, config.id2label)
         figure = side_by_side(sample.image, segmentations, config.id2label)

@@ -86,7 +86,7 @@ class PublishedCheckpoint:
         return {
             "size": self.image_size,
             "stuff_classes": list(self.stuff_classes) or None,
-            **task_settings(self.task),
+            "task": self.task,
         }
 
     def convert(
@@ -119,12 +119,6 @@ class PublishedCheckpoint:
             )
         base = (base_backbone or self.base_backbone) if self.base_backbone else None
         return convert_official_checkpoint(weights, config, base), EomtImageProcessor(**self.processor_settings)
-
-
-def task_settings(task: str) -> dict[str, Any]:
-    """Settings of an image processor for a task: semantic segmentation cuts windows, the others pad."""
-    is_semantic = task == "semantic"
-    return {"task": task, "do_split_image": is_semantic, "do_pad": not is_semantic}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,19 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from configuration_eomt.model_card_eomt import update_model_card
+from image_processing_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import count_items
 
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
 from .metrics import PanopticQuality
 from .optimization import layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
+from .prediction import write_overlays
 from .training_arguments import EomtTrainingArguments
+
+
+NUM_DRAWN = 4  # pictures drawn in every evaluation during training
+DRAWINGS = "evaluation_pictures"  # where, in the output folder
 
 
 class EomtTrainer(Trainer):
@@ -26,7 +33,8 @@ class EomtTrainer(Trainer):
     Trains an EoMT model as the paper does, and measures panoptic quality at the pictures' own size.
 
     While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
-    statistics that the metric needs: its memory does not grow with the number of pictures.
+    statistics that the metric needs: its memory does not grow with the number of pictures. In training, every
+    evaluation also draws its first pictures into the folder `evaluation_pictures/step-...` of the output.
 
     Args:
         model: an EoMT model.
@@ -128,6 +136,8 @@ class EomtTrainer(Trainer):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+            if self.is_in_train and self.is_world_process_zero():
+                self._draw(dataloader.dataset)
         states = gather_object([(self._metric.state(), self._loss_sum, self._num_images)])
         total = self._new_metric()
         total.merge(*(state for state, _, _ in states))
@@ -136,6 +146,17 @@ class EomtTrainer(Trainer):
         self.per_class = metrics.pop("per_class")
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
+
+    def _draw(self, dataset: Any) -> None:
+        """Input, target and prediction of the first pictures of [`EvaluationInputs`]."""
+        segmenter = EomtImageSegmentationPipeline(
+            model=self.accelerator.unwrap_model(self.model),
+            image_processor=self.image_processor,
+            device=self.args.device,
+        )
+        pictures = ((dataset.samples[index], True) for index in range(min(NUM_DRAWN, len(dataset))))
+        directory = Path(str(self.args.output_dir)) / DRAWINGS / f"step-{self.state.global_step}"
+        write_overlays(segmenter, pictures, directory, show_progress=False)
 
     def prediction_step(
         self,

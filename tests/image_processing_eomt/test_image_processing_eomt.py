@@ -15,14 +15,6 @@ SETTINGS = {"size": 96, "stuff_classes": [1, 2], "threshold": 0.7, "ignore_index
 CODE = {"image_processing_eomt.py", "pipeline_eomt.py", "panoptic_eomt.py", "processor_mixin_eomt.py"}
 
 
-@pytest.fixture
-def remote_code_cache(tmp_path, monkeypatch):
-    """Remote code is copied to a folder of this test."""
-    folder = tmp_path / "modules"
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
-    monkeypatch.syspath_prepend(str(folder))
-
-
 def test_published_settings_are_the_defaults(backend):
     processor = backend()
     assert (processor.threshold, processor.mask_threshold, processor.overlap_mask_area_threshold) == (0.8, 0.5, 0.8)

@@ -44,7 +44,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, capsys):
+def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, capsys, remote_code_cache):
     target = tmp_path / "finished" / "pets"
     main([str(source), str(target), "--license", "apache-2.0", "--dataset", "pets"])
     assert str(target) in capsys.readouterr().out

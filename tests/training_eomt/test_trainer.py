@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 
 import training_eomt
 from configuration_eomt import EomtConfig
@@ -91,6 +92,20 @@ def test_without_annealing_the_models_own_probabilities_stay(make_trainer):
     trainer.model.set_mask_probabilities([0.5, 1.0])
     trainer.train()
     assert trainer.model.mask_probabilities == [0.5, 1.0]
+
+
+def test_every_evaluation_in_training_draws_its_first_pictures(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    drawn = tmp_path / "output" / "evaluation_pictures"
+    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [
+        f"step-{step}/{index:06}.png" for step in (1, 2) for index in range(3)
+    ]
+    with Image.open(drawn / "step-2" / "000000.png") as figure:
+        assert figure.width > 3 * 320  # input, target and prediction
+    trainer.args.output_dir = str(tmp_path / "later")
+    trainer.evaluate()
+    assert not (tmp_path / "later").exists()
 
 
 def test_while_masks_fade_out_the_model_is_measured_without_them(make_trainer):
