@@ -315,7 +315,8 @@ def of_every_task(tmp_path_factory) -> Path:
     random = np.random.default_rng(0)
     for task, sizes in SIZES.items():
         model.save_pretrained(directory / task)
-        EomtImageProcessor(size=64, task=task, stuff_classes=[2], threshold=0.2).save_pretrained(directory / task)
+        settings = {"threshold": 0.2, "overlap_mask_area_threshold": 0.0}
+        EomtImageProcessor(size=64, task=task, stuff_classes=[2], **settings).save_pretrained(directory / task)
         for index, size in enumerate(sizes):
             image = Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8))
             image.save(directory / task / f"picture{index}.png")
