@@ -18,9 +18,9 @@ from transformers.image_utils import (
 )
 
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
-from .model_card_eomt import finish_saved_folder, push_saved, save_and_push
 from .pixels_eomt import as_pixels
 from .post_processing_eomt import EomtPostProcessing
+from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .sizes_eomt import View, padded_size, view_of
 from .tasks_eomt import check_task
 

@@ -11,8 +11,8 @@ from transformers import initialization as init
 
 from .configuration_eomt import EomtConfig
 from .loss_eomt import EomtLoss
-from .model_card_eomt import finish_saved_folder, push_saved, save_and_push
 from .positions_eomt import EomtPositionEmbeddings
+from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtAttention, EomtEmbeddings, EomtLayer, EomtLayerScale
 

@@ -18,15 +18,8 @@ from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file
 
-from configuration_eomt.model_card_eomt import (
-    CARD,
-    WRITTEN_BY_EXPORT,
-    further_tags,
-    is_export,
-    push_folder,
-    read_metadata,
-    write_model_card,
-)
+from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
+from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from configuration_eomt.model_card_eomt import update_model_card
+from configuration_eomt.sharing_eomt import update_model_card
 from image_processing_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import count_items
 
