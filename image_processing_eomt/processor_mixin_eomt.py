@@ -21,7 +21,7 @@ from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
 from .pixels_eomt import as_pixels
 from .post_processing_eomt import EomtPostProcessing
 from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
-from .sizes_eomt import View, padded_size, view_of
+from .sizes_eomt import View, has_one_edge, padded_size, view_of
 from .tasks_eomt import check_task
 
 
@@ -39,7 +39,7 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
-    size: Any = {"shortest_edge": 640, "longest_edge": 640}  # noqa: RUF012
+    size: Any = 640
     default_to_square = False
     do_convert_rgb = True
     do_resize = True
@@ -60,6 +60,10 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A processor from stored settings; a `task` among `kwargs` brings its splitting and padding along."""
+        if kwargs.get("task") is not None and "size" in image_processor_dict:
+            height, width = padded_size(image_processor_dict["size"])
+            if height == width:  # how a square is stored depends on splitting too
+                image_processor_dict = {**image_processor_dict, "size": height}
         return super().from_dict(image_processor_dict, **_with_settings_of_task(kwargs))
 
     def _standardize_kwargs(  # type: ignore[override]
@@ -78,8 +82,10 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         if do_pad is None:
             do_pad = not do_split_image
         height, width = padded_size(size)
+        # Transformers' own processor makes an image cover a size that has no longest edge, as splitting wants it.
+        covers = do_split_image and has_one_edge(size)
         return super()._standardize_kwargs(
-            size=SizeDict(shortest_edge=height, longest_edge=width),
+            size=SizeDict(shortest_edge=height, longest_edge=None if covers else width),
             task=task,
             do_split_image=do_split_image,
             do_pad=do_pad,
@@ -254,12 +260,8 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
-        height, width = padded_size(self.size)
-        # Transformers' own processor makes an image cover the size only where there is no longest edge.
-        is_cover = self.do_split_image and height == width
         return {
             **super().to_dict(),
-            "size": {"shortest_edge": height, "longest_edge": None if is_cover else width},
             "auto_map": {
                 "AutoImageProcessor": {
                     "torchvision": "image_processing_eomt.EomtImageProcessor",

@@ -72,19 +72,29 @@ def padded_size(size: Any) -> tuple[int, int]:
     Raises:
         ValueError: for anything else.
     """
+    edges = _edges(size)
+    return edges[0], edges[-1]
+
+
+def has_one_edge(size: Any) -> bool:
+    """Whether an image processor's `size` names only one edge, that of a square."""
+    return len(_edges(size)) == 1
+
+
+def _edges(size: Any) -> tuple[int, ...]:
+    """`(height, width)`, or `(edge,)` of a square."""
     if isinstance(size, int):
-        return size, size
+        return (size,)
     # A mapping, or Transformers' SizeDict, which iterates over its (key, value) pairs.
     if isinstance(size, Mapping) or hasattr(size, "shortest_edge"):
         known = {key: value for key, value in dict(size).items() if value is not None}
-        if known.keys() == {"height", "width"}:
-            return known["height"], known["width"]
-        if known.keys() == {"shortest_edge", "longest_edge"} or known.keys() == {"shortest_edge"}:
-            return known["shortest_edge"], known.get("longest_edge", known["shortest_edge"])
+        for names in (("height", "width"), ("shortest_edge", "longest_edge"), ("shortest_edge",)):
+            if known.keys() == set(names):
+                return tuple(known[name] for name in names)
     elif isinstance(size, Iterable):
         pair = tuple(size)
         if len(pair) == 2:
-            return pair[0], pair[1]
+            return pair
     raise ValueError(
         "size must be an int, (height, width), {'height', 'width'} or {'shortest_edge', 'longest_edge'} in pixels, "
         f"got {size!r}."

@@ -217,10 +217,12 @@ def test_a_task_given_later_brings_its_splitting_and_padding_along(backend, tmp_
     processor.save_pretrained(tmp_path)
     loaded = backend.from_pretrained(tmp_path, task="semantic")
     assert (loaded.do_split_image, loaded.do_pad) == (True, False)
+    assert dict(loaded.size) == {"shortest_edge": 32}
     loaded.save_pretrained(tmp_path)
     assert backend.from_pretrained(tmp_path).do_split_image
     again = backend.from_pretrained(tmp_path, task="instance", threshold=0.3)
     assert (again.do_split_image, again.do_pad, again.threshold) == (False, True, 0.3)
+    assert dict(again.size) == {"shortest_edge": 32, "longest_edge": 32}
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
