@@ -9,6 +9,7 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ if __name__ == "__main__":
     try:
         main(parse_arguments(sys.argv[1:]))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
+            time.sleep(0.5)
             torch.distributed.destroy_process_group()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar
