@@ -122,8 +122,7 @@ def save_and_push(saved: Any, folder: str | PathLike, kwargs: dict[str, Any]) ->
     before = _times(Path(folder))
     result = saved.save_pretrained(folder, **kwargs)
     files = [name for name, time in _times(Path(folder)).items() if time != before.get(name)]
-    options["commit_message"] = options.get("commit_message") or f"Upload {type(saved).__name__}"
-    push_folder(folder, repo_id, files=files, **options)
+    _push(saved, folder, repo_id, files=files, **options)
     return result
 
 
@@ -133,33 +132,22 @@ def _times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in files if path.is_file()}
 
 
-def push_saved(
-    saved: Any,
-    repo_id: str,
-    *,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
-    private: bool | None = None,
-    token: bool | str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    max_shard_size: int | str | None = "50GB",
-    tags: list[str] | None = None,
-) -> Any:
-    """`push_to_hub` of a model or an image processor, `saved`, with Transformers' parameters and this card."""
+def push_saved(saved: Any, repo_id: str, *, max_shard_size: int | str | None = "50GB", **options: Any) -> Any:
+    """
+    `push_to_hub` of a model or an image processor, `saved`, with this card.
+
+    Args:
+        options: Transformers' other parameters, see [`push_folder`].
+    """
     with tempfile.TemporaryDirectory() as folder:
         saved.save_pretrained(folder, max_shard_size=max_shard_size)
-        return push_folder(
-            folder,
-            repo_id,
-            commit_message=commit_message or f"Upload {type(saved).__name__}",
-            commit_description=commit_description,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            tags=tags,
-        )
+        return _push(saved, folder, repo_id, **options)
+
+
+def _push(saved: Any, folder: str | PathLike, repo_id: str, commit_message: str | None = None, **options: Any) -> Any:
+    """[`push_folder`] with a message that names what was saved."""
+    message = commit_message or f"Upload {type(saved).__name__}"
+    return push_folder(folder, repo_id, commit_message=message, **options)
 
 
 def push_folder(

@@ -64,16 +64,13 @@ class EomtPostProcessing:
         """
         return [
             panoptic_segments(
-                outputs.masks_queries_logits[index],
-                outputs.class_queries_logits[index],
-                view,
-                output_size,
+                *image,
                 threshold=_or_stored(threshold, self.threshold),
                 mask_threshold=_or_stored(mask_threshold, self.mask_threshold),
                 overlap_mask_area_threshold=_or_stored(overlap_mask_area_threshold, self.overlap_mask_area_threshold),
                 stuff_classes=_or_stored(stuff_classes, self.stuff_classes) or (),
             )
-            for index, (view, output_size) in enumerate(self._whole_views(outputs, target_sizes, size))
+            for image in self._whole_images(outputs, target_sizes, size)
         ]
 
     @only_for_tasks("panoptic", "instance")
@@ -113,17 +110,14 @@ class EomtPostProcessing:
         """
         return [
             instance_segments(
-                outputs.masks_queries_logits[index],
-                outputs.class_queries_logits[index],
-                view,
-                output_size,
+                *image,
                 threshold=_or_stored(threshold, self.threshold),
                 mask_threshold=_or_stored(mask_threshold, self.mask_threshold),
                 top_k=_or_stored(top_k, self.top_k),
                 return_binary_maps=return_binary_maps,
                 return_coco_annotation=return_coco_annotation,
             )
-            for index, (view, output_size) in enumerate(self._whole_views(outputs, target_sizes, size))
+            for image in self._whole_images(outputs, target_sizes, size)
         ]
 
     def post_process_semantic_segmentation(
@@ -147,17 +141,8 @@ class EomtPostProcessing:
             ValueError: `target_sizes` does not fit the batch, or is missing.
         """
         results: list[Any] = []
-        first = 0
-        for view, output_size in self._views(outputs, target_sizes, size):
-            windows = slice(first, first + len(view.windows))
-            first = windows.stop
-            segmentation, scores = semantic_classes(
-                outputs.masks_queries_logits[windows],
-                outputs.class_queries_logits[windows],
-                view,
-                output_size,
-                return_segmentation_scores,
-            )
+        for image in self._images(outputs, target_sizes, size):
+            segmentation, scores = semantic_classes(*image, return_segmentation_scores)
             if return_segmentation_scores:
                 data = {"segmentation": segmentation, "segmentation_scores": scores}
                 results.append(SemanticSegmentationPostProcessorOutput(data))
@@ -183,15 +168,30 @@ class EomtPostProcessing:
         )
         return results
 
-    def _whole_views(self, outputs: Any, target_sizes: Any, size: Any) -> list[tuple[View, tuple[int, int]]]:
-        """As `_views`, for tasks whose queries stand for things in the whole image."""
-        views = self._views(outputs, target_sizes, size)
-        if any(len(view.windows) > 1 for view, _ in views):
+    def _whole_images(
+        self, outputs: Any, target_sizes: Any, size: Any
+    ) -> list[tuple[Tensor, Tensor, View, tuple[int, int]]]:
+        """As `_images`, for tasks whose queries stand for things in the whole image: logits of one input each."""
+        images = self._images(outputs, target_sizes, size)
+        if any(len(view.windows) > 1 for *_, view, _ in images):
             raise ValueError(
                 "Queries of different windows are different objects, so the windows of a split image cannot be put "
                 "together: pre-process with do_split_image=False and do_pad=True."
             )
-        return views
+        return [(masks[0], classes[0], view, output_size) for masks, classes, view, output_size in images]
+
+    def _images(
+        self, outputs: Any, target_sizes: Any, size: Any
+    ) -> list[tuple[Tensor, Tensor, View, tuple[int, int]]]:
+        """For each image: mask and class logits of its inputs, what these saw of it, and the size of its result."""
+        images, first = [], 0
+        for view, output_size in self._views(outputs, target_sizes, size):
+            inputs = slice(first, first + len(view.windows))
+            first = inputs.stop
+            images.append(
+                (outputs.masks_queries_logits[inputs], outputs.class_queries_logits[inputs], view, output_size)
+            )
+        return images
 
     def _views(self, outputs: Any, target_sizes: Any, size: Any) -> list[tuple[View, tuple[int, int]]]:
         """For each image, in the batch's order: what the model saw of it, and the `(height, width)` of its result."""

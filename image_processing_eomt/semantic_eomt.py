@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .sizes_eomt import View
-from .upsampling_eomt import bands, interpolate_rows
+from .upsampling_eomt import bands, interpolate_rows, rows_of
 
 
 def semantic_classes(
@@ -43,8 +43,8 @@ def semantic_classes(
             inside = torch.searchsorted(rows, torch.tensor([top, top + input_height])).tolist()
             if inside[0] == inside[1]:
                 continue
-            source = lambda indices: logits.index_select(1, indices.to(device))  # noqa: B023, E731
-            masks = interpolate_rows(source, logits.shape[1], rows[slice(*inside)] - top, view.input_size).sigmoid_()
+            window_rows = rows[slice(*inside)] - top
+            masks = interpolate_rows(rows_of(logits), logits.shape[1], window_rows, view.input_size).sigmoid_()
             place = (..., slice(*inside), slice(left, left + input_width))
             target = scores[place]
             masks = masks[..., : target.shape[-1]]
@@ -57,9 +57,8 @@ def semantic_classes(
     numel_per_row = max(
         num_queries * input_width, num_classes * max(content_width, output_size[1])
     )  # of the largest of the arrays that are in memory together
-    for rows in bands(output_size[0], numel_per_row, device):
+    for band, rows in bands(output_size[0], numel_per_row, device):
         scores = interpolate_rows(content_scores, content_height, rows, output_size)
-        band = slice(int(rows[0]), int(rows[-1]) + 1)
         segmentation[band] = scores.max(dim=0).indices
         if all_scores is not None:
             all_scores[:, band] = scores

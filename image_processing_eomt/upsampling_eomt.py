@@ -13,10 +13,16 @@ from .sizes_eomt import View
 BAND_NUMEL = {"cpu": 1 << 22, "other": 1 << 26}
 
 
-def bands(num_rows: int, numel_per_row: int, device: torch.device) -> Iterator[Tensor]:
-    """The rows 0 to `num_rows - 1` in groups of which each stays in the cache: `(rows,)` int64 on the CPU."""
+def bands(num_rows: int, numel_per_row: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """The rows 0 to `num_rows - 1` in groups that stay in the cache: as a slice, and `(rows,)` int64 on the CPU."""
     numel = BAND_NUMEL["cpu" if device.type == "cpu" else "other"]
-    return iter(torch.arange(num_rows).split(max(1, numel // max(1, numel_per_row))))
+    for rows in torch.arange(num_rows).split(max(1, numel // max(1, numel_per_row))):
+        yield slice(int(rows[0]), int(rows[-1]) + 1), rows
+
+
+def rows_of(source: Tensor) -> Callable[[Tensor], Tensor]:
+    """What `interpolate_rows` takes as the rows of a source that is in memory, `(channels, height, width)`."""
+    return lambda indices: source.index_select(1, indices.to(source.device))
 
 
 def interpolate_rows(
@@ -65,10 +71,8 @@ def upsampled_masks(mask_logits: Tensor, view: View, output_size: tuple[int, int
     mask_logits = mask_logits.float()
 
     def content_rows(rows: Tensor) -> Tensor:
-        source = lambda indices: mask_logits.index_select(1, indices.to(mask_logits.device))  # noqa: E731
-        return interpolate_rows(source, mask_logits.shape[1], rows, input_size)[..., :content_width]
+        return interpolate_rows(rows_of(mask_logits), mask_logits.shape[1], rows, input_size)[..., :content_width]
 
     numel_per_row = len(mask_logits) * max(output_size[1], input_size[1])
-    for rows in bands(output_size[0], numel_per_row, mask_logits.device):
-        logits = interpolate_rows(content_rows, content_height, rows, output_size)
-        yield slice(int(rows[0]), int(rows[-1]) + 1), logits
+    for band, rows in bands(output_size[0], numel_per_row, mask_logits.device):
+        yield band, interpolate_rows(content_rows, content_height, rows, output_size)

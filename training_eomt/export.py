@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
 from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
 from image_processing_eomt import EomtImageProcessor
+from image_processing_eomt.tasks_eomt import TASKS
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 from .published import published_checkpoints
@@ -264,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--license-link", help="where the other licence can be read")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="what the model was trained on")
     parser.add_argument("--results", metavar="FILE", help=f"results for the card; default: SOURCE/{REPORT}, if there")
-    parser.add_argument("--task", choices=["panoptic", "instance", "semantic"], help="if the source does not say")
+    parser.add_argument("--task", choices=TASKS, help="if the source does not say")
     parser.add_argument("--stuff-classes", nargs="+", type=int, metavar="ID", help="if the source does not say")
     parser.add_argument(
         "--published",
