@@ -21,11 +21,11 @@ from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from training_eomt.augmentation import PanopticAugmentation
-from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.samples import LabelSpace
 from training_eomt.export import REPORT
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.prediction import pictures_to_segment, write_overlays
-from training_eomt.samples import LabelSpace
 from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
 from training_eomt.trainer import EomtTrainer
 

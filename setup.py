@@ -5,7 +5,14 @@ from pathlib import Path
 from setuptools import setup
 
 
-PACKAGES = ["configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt", "training_eomt.metrics"]
+PACKAGES = [
+    "configuration_eomt",
+    "modeling_eomt",
+    "image_processing_eomt",
+    "training_eomt",
+    "training_eomt.data",
+    "training_eomt.metrics",
+]
 
 # Lower bounds are those that `make test-oldest` installs and tests.
 REQUIREMENTS = [

@@ -15,7 +15,7 @@ from PIL import Image
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.shapes import generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer

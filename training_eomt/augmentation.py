@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from .samples import Sample
+from .data.samples import Sample
 
 
 class PanopticAugmentation:

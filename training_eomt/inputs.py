@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 from .augmentation import PanopticAugmentation
-from .samples import Sample
+from .data.samples import Sample
 
 
 ImageProcessor = EomtImageProcessor | EomtImageProcessorPil

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
-from .coco_panoptic import CocoPanopticDataset
+from .data.coco_panoptic import CocoPanopticDataset
+from .data.files import FileTree
+from .data.samples import Sample, picture_suffixes, read_rgb
 from .figures import Segmentation, predicted_segmentation, side_by_side
 from .inputs import reference_segmentation
-from .samples import Sample, read_rgb
 
 
 def pictures_to_segment(path: Path, id2label: Mapping[int, str]) -> Iterator[tuple[Sample, bool]]:
@@ -33,11 +33,13 @@ def pictures_to_segment(path: Path, id2label: Mapping[int, str]) -> Iterator[tup
         return ((dataset[index], True) for index in range(len(dataset)))
     if not path.is_dir():
         raise FileNotFoundError(f"predict_data {path} is neither a folder of pictures nor COCO panoptic data.")
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in readable)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in picture_suffixes())
     if not files:
         raise FileNotFoundError(f"predict_data {path} holds no pictures.")
-    return ((Sample(file.stem, read_rgb(file, upright=True), file_name=file.name), False) for file in files)
+    return (
+        (Sample(file.stem, read_rgb(FileTree(path), file.name, upright=True), file_name=file.name), False)
+        for file in files
+    )
 
 
 def write_overlays(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .samples import Category
+from .data.samples import Category
 
 
 THINGS = ("circle", "square", "triangle", "star")

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from training_eomt.augmentation import PanopticAugmentation
-from training_eomt.samples import Sample, Target, encode_masks
+from training_eomt.data.samples import Sample, Target, encode_masks
 
 
 COLOURS = np.array([[0, 0, 0], [250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=np.uint8)

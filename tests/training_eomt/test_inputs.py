@@ -7,8 +7,8 @@ from PIL import Image
 
 from image_processing_eomt import EomtImageProcessorPil
 from training_eomt.augmentation import PanopticAugmentation
+from training_eomt.data.samples import Sample, Target, encode_masks
 from training_eomt.inputs import VOID, EvaluationInputs, TrainingInputs, collate, segment_map
-from training_eomt.samples import Sample, Target, encode_masks
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from configuration_eomt import EomtConfig
 from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.metrics import PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly

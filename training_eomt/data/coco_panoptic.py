@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from .samples import Category, LabelSpace, Sample, Target, encode_masks, read_rgb
+from .base import Annotation, SampleSummary, SegmentationDataset
+from .files import FileTree
+from .samples import Category, Sample, encode_masks, read_rgb
 
 
-class CocoPanopticDataset(Dataset[Sample]):
+class CocoPanopticDataset(SegmentationDataset):
     """Reads a COCO panoptic data set; item `i` is the `Sample` of the JSON file's `i`-th annotation.
 
     Pixels of segment id 0 are void: they belong to no target. Crowd segments are kept, with `iscrowd`. That every
@@ -28,8 +29,7 @@ class CocoPanopticDataset(Dataset[Sample]):
         path: a folder that holds `images/`, `panoptic/` and `panoptic.json`; or a JSON file in COCO's own layout, such
             as `annotations/panoptic_train2017.json`, with PNGs in `annotations/panoptic_train2017/` and pictures in
             `train2017/` beside `annotations/`.
-        id2label: a model's classes, to which the data's categories are matched by name. By default the categories
-            become the classes, in the order in which the JSON file lists them.
+        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
 
     Raises:
         FileNotFoundError: a file or folder is missing.
@@ -37,17 +37,19 @@ class CocoPanopticDataset(Dataset[Sample]):
             PNG, the picture and the JSON file contradict each other, or a file cannot be decoded.
     """
 
-    def __init__(self, path: str | Path, id2label: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        id2label: Mapping[int, str] | None = None,
+        *,
+        task: str | None = None,
+        skip_bad_samples: bool = False,
+    ) -> None:
         self.json_path, self.image_folder, self.panoptic_folder = _locate(Path(path))
         content = _read_json(self.json_path)
-        self.categories = tuple(_categories(content, self.json_path))
+        categories = _categories(content, self.json_path)
+        super().__init__(str(self.json_path), categories, "panoptic", id2label, task, skip_bad_samples)
         self.annotations: list[dict[str, Any]] = content["annotations"]
-        names = () if id2label is None else tuple(id2label[label_id] for label_id in range(len(id2label)))
-        try:
-            self.label_space = LabelSpace(self.categories, names)
-        except ValueError as error:
-            raise ValueError(f"{self.json_path}: {error}") from error
-
         self._images: dict[int | str, dict[str, Any]] = {image["id"]: image for image in content["images"]}
         if not self.annotations:
             raise ValueError(f"{self.json_path} has no annotations: there is no picture to read.")
@@ -60,9 +62,9 @@ class CocoPanopticDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]
         file_name = self._images[annotation["image_id"]]["file_name"]
-        image = read_rgb(self.image_folder / file_name)
+        image = read_rgb(FileTree(self.image_folder), file_name)
         png_path = self.panoptic_folder / annotation["file_name"]
-        png = read_rgb(png_path)
+        png = read_rgb(FileTree(self.panoptic_folder), annotation["file_name"])
         if image.size != png.size:
             raise ValueError(
                 f"{self.image_folder / file_name} is {_size(image)} and its annotation {png_path} is {_size(png)}. "
@@ -71,11 +73,28 @@ class CocoPanopticDataset(Dataset[Sample]):
         segment_map = _segment_map(png)
         segments = annotation["segments_info"]
         self._check_segments(segment_map, segments, png_path)
-        targets = [
-            Target(rle, self.label_space.label_ids[segment["category_id"]], bool(segment.get("iscrowd", 0)))
+        annotations = [
+            Annotation(rle, segment["category_id"], bool(segment.get("iscrowd", 0)), segment.get("area"))
             for rle, segment in zip(encode_masks(segment_map, [segment["id"] for segment in segments]), segments)
         ]
-        return Sample(annotation["image_id"], image, targets, file_name)
+        return Sample(annotation["image_id"], image, self.targets(annotations), file_name)
+
+    def name(self, index: int) -> str:
+        return str(self.image_folder / self._images[self.annotations[index]["image_id"]]["file_name"])
+
+    def summary(self, index: int) -> SampleSummary | None:
+        annotation = self.annotations[index]
+        image = self._images[annotation["image_id"]]
+        if not ("height" in image and "width" in image):
+            return None
+        label_ids = self.label_space.label_ids
+        segments = [segment for segment in annotation["segments_info"] if segment["category_id"] in label_ids]
+        found = [label_ids[segment["category_id"]] for segment in segments]
+        if self.task == "semantic":
+            found, segments = sorted(set(found)), []
+        return SampleSummary(
+            (image["height"], image["width"]), found, sum(bool(segment.get("iscrowd", 0)) for segment in segments)
+        )
 
     def _check_annotations(self) -> None:
         for index, annotation in enumerate(self.annotations):
@@ -85,7 +104,7 @@ class CocoPanopticDataset(Dataset[Sample]):
                     f"{annotation['image_id']!r}, which is not among 'images'. Add the image or drop the annotation."
                 )
             for segment in annotation["segments_info"]:
-                if segment["category_id"] not in self.label_space.label_ids:
+                if not self.knows(segment["category_id"]):
                     raise ValueError(
                         f"{self.json_path}: segment {segment['id']} of {annotation['file_name']} has category_id "
                         f"{segment['category_id']}, which is not among the file's 'categories'. Add the category or "

@@ -6,12 +6,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
+
+from .files import FileTree
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,14 @@ class Target:
         rle: the mask, `(height, width)`, as pycocotools encodes it.
         label_id: contiguous label id.
         iscrowd: the mask covers many objects; evaluation ignores it and training leaves it out.
+        area: the object's area in pixels as the data set states it, by which COCO tells small from large objects;
+            by default that of the mask.
     """
 
     rle: dict[str, Any]
     label_id: int
     iscrowd: bool = False
+    area: float | None = None
 
     def mask(self) -> np.ndarray:
         """The mask, decoded: `(height, width)` bool."""
@@ -131,21 +135,22 @@ def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[di
     return coco_mask.encode(masks.astype(np.uint8).transpose(2, 1, 0))
 
 
-def read_rgb(path: Path, upright: bool = False) -> Image.Image:
-    """
-    A picture file as RGB.
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes of the files that can be read as pictures, in lower case, with the dot."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
-    Args:
-        path: the file.
-        upright: turn the picture as its EXIF orientation says. Annotated pictures stay as they are stored, since that
-            is what their annotations were drawn on.
+
+def decoded(tree: FileTree, name: str) -> Image.Image:
+    """
+    A picture file, as it is stored.
 
     Raises:
         ValueError: the file cannot be decoded.
     """
     try:
-        with Image.open(path) as stored:
-            image = (ImageOps.exif_transpose(stored) if upright else stored).convert("RGB")
+        with tree.open(name) as file, Image.open(file) as stored:
+            stored.load()
+            return stored
     except (
         OSError,
         SyntaxError,
@@ -153,6 +158,22 @@ def read_rgb(path: Path, upright: bool = False) -> Image.Image:
         struct.error,
         Image.DecompressionBombError,
     ) as error:  # PIL raises them all
-        raise ValueError(f"{path} cannot be decoded: {error}. Replace the file.") from error
+        raise ValueError(f"{tree.path(name)} cannot be decoded: {error}. Replace the file.") from error
+
+
+def read_rgb(tree: FileTree, name: str, upright: bool = False) -> Image.Image:
+    """
+    A picture file as RGB.
+
+    Args:
+        tree, name: the file.
+        upright: turn the picture as its EXIF orientation says. Annotated pictures stay as they are stored, since that
+            is what their annotations were drawn on.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    stored = decoded(tree, name)
+    image = (ImageOps.exif_transpose(stored) if upright else stored).convert("RGB")
     image.info.pop("exif", None)  # or the next reader would turn it (again)
     return image

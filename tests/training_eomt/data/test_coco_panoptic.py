@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.shapes import generate_shapes_dataset
 
 

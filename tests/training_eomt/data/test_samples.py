@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.samples import Category, LabelSpace, Sample, Target, encode_masks
+from training_eomt.data.samples import Category, LabelSpace, Sample, Target, encode_masks
 
 
 def test_masks_survive_run_length_encoding():

@@ -1,0 +1,133 @@
+"""What all data sets have in common: from annotations in the data's own categories to targets for a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pycocotools import mask as coco_mask
+from torch.utils.data import Dataset
+
+from .samples import Category, LabelSpace, Sample, Target
+
+
+# What annotations of each kind can be used for.
+TASKS_OF = {
+    "panoptic": ("panoptic", "instance", "semantic"),
+    "instance": ("instance", "semantic"),
+    "semantic": ("semantic",),
+}
+
+
+class Annotation(NamedTuple):
+    """One segment as a data set lists it, see [`Target`]; the category is the data set's own number."""
+
+    rle: dict[str, Any]
+    category_id: int
+    iscrowd: bool = False
+    area: float | None = None
+
+
+class BadSample(NamedTuple):
+    """A sample that cannot be used."""
+
+    name: str
+    reason: str
+
+
+class SampleSummary(NamedTuple):
+    """What can be said about a sample without decoding it."""
+
+    size: tuple[int, int]  # (height, width) in pixels
+    label_ids: Sequence[int]  # of its targets, crowds included
+    num_crowds: int
+
+
+class SegmentationDataset(Dataset[Sample], ABC):
+    """Pictures with targets; item `i` is a [`Sample`] whose label ids are those of `label_space`.
+
+    A reader of a format finds the data set's categories and samples, calls `super().__init__`, and reads one sample
+    at a time. What is wrong with one sample goes to `bad_sample`, what is wrong with all of them is raised.
+
+    Args:
+        where: the data set for messages, such as its JSON file.
+        categories: the data set's categories.
+        kind: what the annotations say: "panoptic", "instance" or "semantic".
+        id2label: a model's classes, to which the categories are matched by name. By default the categories become the
+            classes, for instance segmentation the things among them, in the order in which they are listed.
+        task: what the samples are for, by default what the annotations say. For instance segmentation, stuff is left
+            out; for semantic segmentation, all segments of a class are one target.
+        skip_bad_samples: leave out samples that cannot be used, and list them in `bad_samples`.
+
+    Raises:
+        ValueError: categories and `id2label` contradict each other, or the annotations do not say enough for the task.
+    """
+
+    bad_samples: list[BadSample]
+
+    def __init__(
+        self,
+        where: str,
+        categories: Iterable[Category],
+        kind: str,
+        id2label: Mapping[int, str] | None = None,
+        task: str | None = None,
+        skip_bad_samples: bool = False,
+    ) -> None:
+        self.where = where
+        self.task = task or kind
+        self.skip_bad_samples = skip_bad_samples
+        self.bad_samples = []
+        if self.task not in TASKS_OF[kind]:
+            raise ValueError(
+                f"{where} has {kind} annotations, from which {self.task} segmentation cannot be learnt or measured. "
+                f"They are for task {' or '.join(TASKS_OF[kind])}."
+            )
+        self.categories = tuple(categories)
+        self._all_category_ids = frozenset(category.id for category in self.categories)
+        used = tuple(category for category in self.categories if category.isthing or self.task != "instance")
+        names = () if id2label is None else tuple(id2label[label_id] for label_id in range(len(id2label)))
+        try:
+            self.label_space = LabelSpace(used, names)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a sample. Raises a `ValueError` that names the file if it cannot be used."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The picture of a sample, for messages: its path, or its place where it is no file."""
+
+    def summary(self, index: int) -> SampleSummary | None:
+        """What is known of a sample before it is read; None if only reading it tells."""
+        return None
+
+    def bad_sample(self, name: str, reason: str) -> None:
+        """Leaves out a sample, or raises a `ValueError` with the reason."""
+        if not self.skip_bad_samples:
+            raise ValueError(reason)
+        self.bad_samples.append(BadSample(name, reason))
+
+    def knows(self, category_id: int) -> bool:
+        """Whether a category is in the data set's list."""
+        return category_id in self._all_category_ids
+
+    def targets(self, annotations: Iterable[Annotation]) -> list[Target]:
+        """The targets for the task. Categories must be known; those that the task has no use for are left out."""
+        label_ids = self.label_space.label_ids
+        used = [annotation for annotation in annotations if annotation.category_id in label_ids]
+        if self.task != "semantic":
+            return [Target(a.rle, label_ids[a.category_id], a.iscrowd, a.area) for a in used]
+        rles_of_class: dict[int, list[dict[str, Any]]] = {}
+        for annotation in used:
+            rles_of_class.setdefault(label_ids[annotation.category_id], []).append(annotation.rle)
+        return [
+            Target(rles[0] if len(rles) == 1 else coco_mask.merge(rles), label_id)
+            for label_id, rles in rles_of_class.items()
+        ]
