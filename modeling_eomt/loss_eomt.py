@@ -1,7 +1,8 @@
 """The set loss of EoMT: queries are matched to targets, then classification and mask losses compare them.
 
-All predictions of a step (one per query block and the last one) share their random points, so that matching and loss
-of all of them are computed in one go, with a single transfer from the device: the matching costs.
+Matching and loss of all predictions of a step (one per query block and the last one) are computed in one go, with a
+single transfer from the device: the matching costs. All predictions and masks of an image share the random points that
+follow from the image's seed, so an image has the same loss in whatever batch it is.
 
 Reference: "Masked-attention Mask Transformer for Universal Image Segmentation", https://arxiv.org/abs/2112.01527,
 sections 3.3 and 4.1, whose loss EoMT uses unchanged; the points are those of PointRend,
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig
 from .matching_eomt import match_queries, sample_points
+from .random_eomt import CANDIDATE_POINTS, UNIFORM_POINTS, image_seeds_or_new, uniform
 
 
 class EomtLoss(nn.Module):
@@ -26,8 +28,9 @@ class EomtLoss(nn.Module):
         class_weight, mask_weight, dice_weight: weights of the three terms in the matching cost.
         no_object_weight: weight of "no object" in the cross entropy.
         num_points: number of points at which masks are compared.
-        oversample_ratio, importance_sample_ratio: `num_points * oversample_ratio` points are drawn, and the most
-            uncertain ones of them become `importance_sample_ratio` of a mask's points; the rest is drawn uniformly.
+        oversample_ratio, importance_sample_ratio: `num_points * oversample_ratio` points are drawn per image, and the
+            most uncertain ones of them become `importance_sample_ratio` of a mask's points; the rest is drawn
+            uniformly.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class EomtLoss(nn.Module):
         class_queries_logits: Tensor,
         mask_labels: Sequence[Tensor],
         class_labels: Sequence[Tensor],
+        image_seeds: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         The three unweighted terms of one prediction.
@@ -86,6 +90,7 @@ class EomtLoss(nn.Module):
             class_queries_logits: `(batch, num_queries, num_labels + 1)`.
             mask_labels: per image `(num_targets, height, width)`, bool, uint8 or float.
             class_labels: per image `(num_targets,)` int64, each in `[0, num_labels)`.
+            image_seeds: `(batch,)` int64, from which the random points of each image follow; by default new ones.
 
         Returns:
             Scalars `loss_mask`, `loss_dice` and `loss_cross_entropy`.
@@ -94,7 +99,8 @@ class EomtLoss(nn.Module):
             ValueError: targets that contradict each other or the configuration.
             FloatingPointError: predictions that are not finite.
         """
-        return self.for_predictions([(masks_queries_logits, class_queries_logits)], mask_labels, class_labels)[0]
+        predictions = [(masks_queries_logits, class_queries_logits)]
+        return self.for_predictions(predictions, mask_labels, class_labels, image_seeds=image_seeds)[0]
 
     def for_predictions(
         self,
@@ -102,6 +108,7 @@ class EomtLoss(nn.Module):
         mask_labels: Sequence[Tensor],
         class_labels: Sequence[Tensor],
         num_items: Tensor | None = None,
+        image_seeds: Tensor | None = None,
     ) -> list[dict[str, Tensor]]:
         """
         The terms of several predictions for the same targets; arguments and errors as in `forward`.
@@ -117,8 +124,9 @@ class EomtLoss(nn.Module):
             mask_logits = torch.stack([masks for masks, _ in predictions]).float()
             class_logits = torch.stack([classes for _, classes in predictions]).float()
             self._check_targets(mask_labels, class_labels, batch_size=mask_logits.shape[1])
+            image_seeds = image_seeds_or_new(image_seeds, mask_logits.shape[1], mask_logits.device)
             masks, labels, image_of_target = flatten_targets(mask_labels, class_labels, mask_logits.device)
-            query_of_target = self.match(mask_logits, class_logits, masks, class_labels)
+            query_of_target = self.match(mask_logits, class_logits, masks, class_labels, image_seeds)
             if num_items is None:
                 num_items = self.mean_over_processes(count_items(class_labels, num_queries=mask_logits.shape[2]))
             if not isinstance(num_items, Tensor) or num_items.shape != (2,):
@@ -130,7 +138,7 @@ class EomtLoss(nn.Module):
             num_unmatched = num_images * mask_logits.shape[2] - num_masks
             total_class_weight = num_masks + num_unmatched * self.no_object_weight
             cross_entropy = self.classification_loss(class_logits, labels, image_of_target, query_of_target)
-            mask_loss, dice_loss = self.mask_losses(mask_logits, masks, image_of_target, query_of_target)
+            mask_loss, dice_loss = self.mask_losses(mask_logits, masks, image_of_target, query_of_target, image_seeds)
             cross_entropy = cross_entropy / total_class_weight
             mask_loss, dice_loss = mask_loss / num_masks.clamp(min=1e-6), dice_loss / num_masks.clamp(min=1e-6)
         return [
@@ -159,7 +167,12 @@ class EomtLoss(nn.Module):
                 )
 
     def match(
-        self, mask_logits: Tensor, class_logits: Tensor, masks: Tensor, class_labels: Sequence[Tensor]
+        self,
+        mask_logits: Tensor,
+        class_logits: Tensor,
+        masks: Tensor,
+        class_labels: Sequence[Tensor],
+        image_seeds: Tensor,
     ) -> Tensor:
         """[`match_queries`] with the weights and number of points of this loss."""
         return match_queries(
@@ -167,6 +180,7 @@ class EomtLoss(nn.Module):
             class_logits,
             masks,
             list(class_labels),
+            image_seeds,
             class_weight=self.class_weight,
             mask_weight=self.mask_weight,
             dice_weight=self.dice_weight,
@@ -198,7 +212,12 @@ class EomtLoss(nn.Module):
         return (losses * weights).sum(1)
 
     def mask_losses(
-        self, mask_logits: Tensor, masks: Tensor, image_of_target: Tensor, query_of_target: Tensor
+        self,
+        mask_logits: Tensor,
+        masks: Tensor,
+        image_of_target: Tensor,
+        query_of_target: Tensor,
+        image_seeds: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """
         Binary cross entropy and dice loss at sampled points, summed over the matched masks.
@@ -208,6 +227,7 @@ class EomtLoss(nn.Module):
             masks: `(all_targets, height, width)` float.
             image_of_target: `(all_targets,)` int64.
             query_of_target: `(predictions, all_targets)` int64, -1 where unmatched.
+            image_seeds: `(batch,)` int64.
 
         Returns:
             Two tensors `(predictions,)`.
@@ -220,10 +240,11 @@ class EomtLoss(nn.Module):
         prediction = torch.arange(num_predictions, device=masks.device)[:, None]
         # (all_targets, predictions, mask_height, mask_width)
         logits = mask_logits[prediction, image_of_target, query_of_target.clamp(min=0)].transpose(0, 1)
-        points = self.uncertain_points(logits.detach().flatten(0, 1))  # (all_targets * predictions, num_points, 2)
+        points = self.uncertain_points(logits.detach(), image_of_target, image_seeds)
         # All points of a target in one call, so that its full-size mask is never copied per prediction.
-        targets = sample_points(masks[:, None], points.view(num_targets, -1, 2)).view(num_targets, num_predictions, -1)
-        sampled = sample_points(logits.flatten(0, 1)[:, None], points).view(num_targets, num_predictions, -1)
+        targets = sample_points(masks[:, None], points.flatten(1, 2)).view(num_targets, num_predictions, -1)
+        sampled = sample_points(logits.flatten(0, 1)[:, None], points.flatten(0, 1))
+        sampled = sampled.view(num_targets, num_predictions, -1)
         cross_entropy = F.binary_cross_entropy_with_logits(sampled, targets, reduction="none").mean(-1)
         probabilities = sampled.sigmoid()
         intersection = (probabilities * targets).sum(-1)
@@ -232,24 +253,34 @@ class EomtLoss(nn.Module):
         return (cross_entropy * matched.T).sum(0), (dice * matched.T).sum(0)
 
     @torch.no_grad()
-    def uncertain_points(self, logits: Tensor) -> Tensor:
+    def uncertain_points(self, logits: Tensor, image_of_target: Tensor, image_seeds: Tensor) -> Tensor:
         """
         Points at which to compare masks, most of them where the prediction is unsure.
 
+        All masks of an image choose among the same candidates, so that these are placed on a target's predictions, the
+        channels of one map, at once.
+
         Args:
-            logits: `(num_masks, mask_height, mask_width)`.
+            logits: `(all_targets, predictions, mask_height, mask_width)`.
+            image_of_target: `(all_targets,)` int64.
+            image_seeds: `(batch,)` int64.
 
         Returns:
-            `(num_masks, num_points, 2)`, x and y as fractions of width and height.
+            `(all_targets, predictions, num_points, 2)`, x and y as fractions of width and height.
         """
+        num_predictions = logits.shape[1]
         num_uncertain = int(self.importance_sample_ratio * self.num_points)
         num_drawn = int(self.oversample_ratio * self.num_points)
-        drawn = torch.rand(len(logits), num_drawn, 2, device=logits.device)
-        certainty = sample_points(logits[:, None], drawn)[:, 0].abs()
-        uncertain = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
-        uncertain_points = drawn.gather(1, uncertain[:, :, None].expand(-1, -1, 2))
-        uniform_points = torch.rand(len(logits), self.num_points - num_uncertain, 2, device=logits.device)
-        return torch.cat([uncertain_points, uniform_points], dim=1)
+        # (all_targets, num_drawn, 2) and (all_targets, num_points - num_uncertain, 2)
+        drawn = uniform(image_seeds, CANDIDATE_POINTS, (num_drawn, 2))[image_of_target]
+        others = uniform(image_seeds, UNIFORM_POINTS, (self.num_points - num_uncertain, 2))[image_of_target]
+        certainty = sample_points(logits, drawn).abs()  # (all_targets, predictions, num_drawn)
+        uncertain = certainty.topk(num_uncertain, dim=2, largest=False, sorted=False).indices
+        # (all_targets, predictions, num_uncertain, 2)
+        uncertain_points = (
+            drawn[:, None].expand(-1, num_predictions, -1, -1).gather(2, uncertain[..., None].expand(-1, -1, -1, 2))
+        )
+        return torch.cat([uncertain_points, others[:, None].expand(-1, num_predictions, -1, -1)], dim=2)
 
     def mean_over_processes(self, num_items: Tensor) -> Tensor:
         """The items of a batch, or in distributed training the mean of all processes' batches."""

@@ -12,18 +12,22 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .random_eomt import MATCHING_POINTS, uniform
+
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear samples of maps at points; outside of a map there is 0.
 
     Args:
         maps: `(batch, channels, height, width)` float.
-        points: `(batch, num_points, 2)`, x and y as fractions of width and height.
+        points: `(batch, num_points, 2)`, x and y as fractions of width and height; `(1, num_points, 2)` if all maps
+            are sampled at the same points.
 
     Returns:
         `(batch, channels, num_points)`.
     """
     grid = points[:, None].mul(2.0).sub_(1.0)  # (batch, 1, num_points, 2)
+    grid = grid.expand(len(maps), -1, -1, -1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
@@ -37,6 +41,7 @@ def match_queries(
     class_logits: Tensor,
     masks: Tensor,
     class_labels: Sequence[Tensor],
+    image_seeds: Tensor,
     *,
     class_weight: float,
     mask_weight: float,
@@ -51,6 +56,7 @@ def match_queries(
         class_logits: `(predictions, batch, num_queries, num_labels + 1)` float32.
         masks: the targets of all images in a row, `(all_targets, height, width)` float32.
         class_labels: per image `(num_targets,)` int64.
+        image_seeds: `(batch,)` int64, from which the points of each image follow.
         class_weight, mask_weight, dice_weight: weights of the three costs.
         num_points: number of random points at which the masks of an image are compared.
 
@@ -67,11 +73,13 @@ def match_queries(
     device = mask_logits.device
     counts = [len(labels) for labels in class_labels]
     costs = []
-    for image, (image_masks, labels) in enumerate(zip(masks.split(counts), class_labels, strict=True)):
-        points = torch.rand(1, num_points, 2, device=device)
+    image_points = uniform(image_seeds, MATCHING_POINTS, (num_points, 2)).split(1)
+    for image, (image_masks, labels, points) in enumerate(
+        zip(masks.split(counts), class_labels, image_points, strict=True)
+    ):
         # (predictions * num_queries, num_points) and (num_targets, num_points)
-        logits = sample_points(mask_logits[:, image].flatten(0, 1)[None], points)[0]
-        targets = sample_points(image_masks[None], points)[0]
+        logits = sample_points(mask_logits[:, image].flatten(0, 1)[:, None], points)[:, 0]
+        targets = sample_points(image_masks[:, None], points)[:, 0]
         probabilities = class_logits[:, image].flatten(0, 1).softmax(-1)
         cost = (
             mask_weight * pairwise_cross_entropy(logits, targets)

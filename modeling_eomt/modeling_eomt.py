@@ -29,6 +29,7 @@ from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .positions_eomt import EomtRope
 from .pretrained_eomt import EomtPreTrainedModel
+from .random_eomt import KEPT_BRANCHES, MASKED_QUERIES, image_seeds_or_new, uniform
 from .vit_eomt import EomtEmbeddings, EomtLayer
 
 
@@ -258,6 +259,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         class_labels: list[Tensor] | None = None,
         patch_offsets: list[Tensor] | None = None,
         output_auxiliary_logits: bool | None = None,
+        image_seeds: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EomtForUniversalSegmentationOutput:
         r"""
@@ -272,6 +274,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 Positions of the windows of window-split images; returned as given.
             output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
                 Whether to return the predictions made before the query blocks.
+            image_seeds (`torch.Tensor` of shape `(batch,)`, *optional*):
+                One int64 per image. The random numbers of an image (which queries are masked, which branches
+                stochastic depth drops, how rotary positions are moved, at which points masks are compared) depend on
+                its seed alone, not on the rest of the batch, so that a step has the same loss and gradients however
+                its images are split. Dropout alone, which no published model has, draws from torch's generator. By
+                default the seeds are drawn from that; in evaluation without labels nothing is drawn.
             kwargs:
                 `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`, as in every model
                 of Transformers. `num_items_in_batch`, `(2,)`: number of images and of masks that the loss is averaged
@@ -282,7 +290,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             [`EomtForUniversalSegmentationOutput`].
 
         Raises:
-            `ValueError`: an image size that the patch size does not divide, or targets that do not fit.
+            `ValueError`: an image size that the patch size does not divide, or targets or seeds that do not fit.
         """
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")
@@ -292,7 +300,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                     f"mask_labels[{index}] is {tuple(masks.shape[-2:])} and pixel_values "
                     f"{tuple(pixel_values.shape[-2:])} (height, width): masks must have their picture's size."
                 )
-        return self._forward(pixel_values, mask_labels, class_labels, patch_offsets, output_auxiliary_logits, **kwargs)
+        return self._forward(
+            pixel_values, mask_labels, class_labels, patch_offsets, output_auxiliary_logits, image_seeds, **kwargs
+        )
 
     # Not on `forward` itself: torch 2.6 cannot compile a decorator of another module as the outermost function.
     @capture_outputs(tie_last_hidden_states=False)
@@ -303,13 +313,18 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         class_labels: list[Tensor] | None,
         patch_offsets: list[Tensor] | None,
         output_auxiliary_logits: bool | None,
+        image_seeds: Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EomtForUniversalSegmentationOutput:
         """The forward pass, whose hidden states and attentions are collected on request."""
         tokens, grid = self.embeddings(pixel_values)
+        if self.training or mask_labels is not None:
+            image_seeds = image_seeds_or_new(image_seeds, len(pixel_values), tokens.device)
+        training_seeds = image_seeds if self.training else None
+        branch_draws, masked_queries = self._draw(training_seeds)
         rope = None
         if self.rope_embeddings is not None:
-            rope = self.rope_embeddings(grid, self.embeddings.num_prefix_tokens, tokens.device)
+            rope = self.rope_embeddings(grid, self.embeddings.num_prefix_tokens, tokens.device, training_seeds)
         predict = self.predict
         if self.gradient_checkpointing and self.training:
             predict = partial(self._gradient_checkpointing_func, self.predict)
@@ -334,9 +349,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
                 if masked or supervise_all:
                     predictions.append(predict(self.layernorm(tokens), grid))
                 if masked:
-                    probability = self.attn_mask_probs[query_block] if masking == "sometimes" else None
-                    query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, probability)
-            tokens, _ = layer(tokens, query_mask, rope)
+                    is_masked = None if masked_queries is None else masked_queries[query_block]
+                    query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, is_masked)
+            tokens, _ = layer(tokens, query_mask, rope, None if branch_draws is None else branch_draws[index])
 
         sequence_output = self.layernorm(tokens)
         predictions.append(predict(sequence_output, grid))
@@ -344,7 +359,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         loss = loss_dict = None
         if mask_labels is not None and class_labels is not None:
             loss, loss_dict = self.compute_loss(
-                predictions, mask_labels, class_labels, kwargs.get("num_items_in_batch")
+                predictions, mask_labels, class_labels, kwargs.get("num_items_in_batch"), image_seeds
             )
         return EomtForUniversalSegmentationOutput(
             loss=loss,
@@ -359,6 +374,27 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             if output_auxiliary_logits
             else None,
         )
+
+    def _draw(self, image_seeds: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """
+        What is random in the blocks of a training step.
+
+        Args:
+            image_seeds: `(batch,)` int64; None in evaluation, where nothing is.
+
+        Returns:
+            The numbers that decide on the branches of each layer `(num_hidden_layers, 2, batch)`, and which queries
+            are masked in each query block `(num_blocks, batch, num_queries)` bool; None for what is not random.
+        """
+        branch_draws = masked_queries = None
+        if image_seeds is None:
+            return branch_draws, masked_queries
+        if self.config.drop_path_rate > 0:
+            branch_draws = uniform(image_seeds, KEPT_BRANCHES, (len(self.layers), 2)).permute(1, 2, 0)
+        if "sometimes" in self._masking:
+            draws = uniform(image_seeds, MASKED_QUERIES, (self.config.num_blocks, self.config.num_queries))
+            masked_queries = draws.transpose(0, 1) < self.attn_mask_probs[:, None, None]
+        return branch_draws, masked_queries
 
     def predict(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """
@@ -381,7 +417,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         return mask_logits, self.class_predictor(queries)
 
     def query_attention_mask(
-        self, mask_logits: Tensor, grid: tuple[int, int], probability: Tensor | float | None = None
+        self, mask_logits: Tensor, grid: tuple[int, int], is_masked: Tensor | None = None
     ) -> Tensor:
         """
         Where each query may attend: to all queries and prefix tokens, and to the patches of its mask.
@@ -389,16 +425,15 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Args:
             mask_logits: `(batch, num_queries, height / 4, width / 4)`.
             grid: rows and columns of the patch grid.
-            probability: how likely a query is restricted at all, the others may attend everywhere; None restricts all
-                of them without drawing random numbers.
+            is_masked: `(batch, num_queries)` bool, the queries that are restricted at all, the others may attend
+                everywhere; None restricts all of them.
 
         Returns:
             `(batch, num_queries, num_tokens)` bool, True where attention is allowed.
         """
         allowed = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False).flatten(2) > 0
-        if probability is not None:
-            free = torch.rand(allowed.shape[:2], device=allowed.device) > probability
-            allowed = allowed | free[:, :, None]
+        if is_masked is not None:
+            allowed = allowed | ~is_masked[:, :, None]
         return F.pad(allowed, (self.config.num_queries + self.embeddings.num_prefix_tokens, 0), value=True)
 
     def compute_loss(
@@ -407,9 +442,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         mask_labels: list[Tensor],
         class_labels: list[Tensor],
         num_items_in_batch: Tensor | None = None,
+        image_seeds: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all loss terms, and the unweighted terms by name (see the output's `loss_dict`)."""
-        terms = self.criterion.for_predictions(predictions, mask_labels, class_labels, num_items_in_batch)
+        terms = self.criterion.for_predictions(predictions, mask_labels, class_labels, num_items_in_batch, image_seeds)
         suffixes = [f"_{index}" for index in range(len(terms) - 1)] + [""]
         loss_dict = {
             f"{name}{suffix}": value

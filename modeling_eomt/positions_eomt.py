@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig, patch_grid
+from .random_eomt import COORDINATES, uniform
 
 
 class GridCache:
@@ -117,18 +118,22 @@ class EomtRope(nn.Module):
         self.rescale = config.pos_embed_rescale
         self.cache = GridCache()
 
-    def forward(self, grid: tuple[int, int], num_prefix_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, grid: tuple[int, int], num_prefix_tokens: int, device: torch.device, image_seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """
         Args:
             grid: rows and columns of the patch grid.
             num_prefix_tokens: number of tokens before the patches; they are not turned.
             device: where the result is needed.
+            image_seeds: `(batch,)` int64, in training, where each image has coordinates of its own.
 
         Returns:
-            Cosines and sines, `(num_prefix_tokens + rows * columns, head_dim)` float32 each.
+            Cosines and sines, `(num_prefix_tokens + rows * columns, head_dim)` float32 each; with seeds
+            `(batch, 1, num_prefix_tokens + rows * columns, head_dim)`.
         """
-        if self.training or torch.compiler.is_compiling():
-            return self.compute(grid, num_prefix_tokens, device)
+        if image_seeds is not None or torch.compiler.is_compiling():
+            return self.compute(grid, num_prefix_tokens, device, image_seeds)
         source = (num_prefix_tokens, device)
         rope = self.cache.get(grid, source)
         if rope is None:
@@ -137,37 +142,50 @@ class EomtRope(nn.Module):
             self.cache.store(grid, source, rope)
         return rope
 
-    def compute(self, grid: tuple[int, int], num_prefix_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def compute(
+        self, grid: tuple[int, int], num_prefix_tokens: int, device: torch.device, image_seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Arguments and result of `forward`."""
         with torch.autocast(device.type, enabled=False):
             # Centres of the patches; the image reaches from -1 to 1 along each axis.
             axes = [(torch.arange(size, device=device) + 0.5) / size * 2.0 - 1.0 for size in grid]
             coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # (patches, 2)
-            if self.training:
-                coordinates = self.augment(coordinates)
+            if image_seeds is not None:
+                coordinates = self.augment(coordinates, image_seeds)
             exponents = torch.arange(0, 1, 4 / self.head_dim, device=device, dtype=torch.float32)
             frequencies = 2.0 * math.pi / self.theta**exponents  # (head_dim / 4,)
-            angles = (coordinates[:, :, None] * frequencies).flatten(1).tile(2)  # (patches, head_dim)
+            angles = (coordinates[..., None] * frequencies).flatten(-2).tile(2)  # (..., patches, head_dim)
             angles = F.pad(angles, (0, 0, num_prefix_tokens, 0))  # an angle of 0 leaves a token as it is
             return angles.cos(), angles.sin()
 
-    def augment(self, coordinates: Tensor) -> Tensor:
-        """Shifts, jitters and rescales `(patches, 2)` coordinates, each by one draw for all patches."""
+    def augment(self, coordinates: Tensor, image_seeds: Tensor) -> Tensor:
+        """
+        Shifts, jitters and rescales coordinates, each by one draw for all patches of an image.
 
-        def uniform(size: int, limit: float) -> Tensor:
-            return (2.0 * torch.rand(size, device=coordinates.device) - 1.0) * limit
+        Args:
+            coordinates: `(patches, 2)`.
+            image_seeds: `(batch,)` int64.
 
+        Returns:
+            `(batch, 1, patches, 2)`.
+        """
+        draws = 2.0 * uniform(image_seeds, COORDINATES, (1, 1, 5)) - 1.0
+        shift, jitter, rescale = draws.split([2, 2, 1], dim=-1)
+        coordinates = coordinates.expand(len(image_seeds), 1, -1, -1)
         if self.shift is not None:
-            coordinates = coordinates + uniform(2, self.shift)
+            coordinates = coordinates + shift * self.shift
         if self.jitter is not None:
-            coordinates = coordinates * uniform(2, math.log(self.jitter)).exp()
+            coordinates = coordinates * (jitter * math.log(self.jitter)).exp()
         if self.rescale is not None:
-            coordinates = coordinates * uniform(1, math.log(self.rescale)).exp()
+            coordinates = coordinates * (rescale * math.log(self.rescale)).exp()
         return coordinates
 
 
 def apply_rope(tokens: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns the channel pairs `(i, i + head_dim / 2)` of `(batch, heads, num_tokens, head_dim)` by their angles."""
+    """
+    Turns the channel pairs `(i, i + head_dim / 2)` of `(batch, heads, num_tokens, head_dim)` by their angles, whose
+    cosines and sines are `(num_tokens, head_dim)` or, if each image has its own, `(batch, 1, num_tokens, head_dim)`.
+    """
     first, second = tokens.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return tokens * cosines.to(tokens.dtype) + turned * sines.to(tokens.dtype)

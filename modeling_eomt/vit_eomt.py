@@ -138,7 +138,8 @@ class EomtAttention(nn.Module):
         Args:
             tokens: `(batch, num_tokens, hidden_size)`, queries first.
             query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
-            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` each, or None.
+            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` or, if each image has
+                its own, `(batch, 1, num_tokens, head_dim)` each, or None.
 
         Returns:
             `(batch, num_tokens, hidden_size)` and the attention probabilities `(batch, heads, num_tokens,
@@ -215,17 +216,21 @@ class EomtLayerScale(nn.Module):
 
 
 class EomtDropPath(nn.Module):
-    """Stochastic depth: in training, drops a residual branch of whole samples with probability `rate`."""
+    """Stochastic depth: in training, drops a residual branch of whole images with probability `rate`."""
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
+    def forward(self, branch: Tensor, draws: Tensor | None) -> Tensor:
+        """
+        Args:
+            branch: `(batch, num_tokens, hidden_size)`.
+            draws: `(batch,)`, a uniformly distributed number in [0, 1) per image; None drops nothing.
+        """
+        if draws is None:
             return branch
-        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
-        return branch * keep / (1.0 - self.rate)
+        return branch * (draws >= self.rate)[:, None, None] / (1.0 - self.rate)
 
 
 class EomtLayer(GradientCheckpointingLayer):
@@ -242,18 +247,25 @@ class EomtLayer(GradientCheckpointingLayer):
         self.drop_path = EomtDropPath(config.drop_path_rate)
 
     def forward(
-        self, tokens: Tensor, query_mask: Tensor | None = None, rope: tuple[Tensor, Tensor] | None = None
+        self,
+        tokens: Tensor,
+        query_mask: Tensor | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
+        branch_draws: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             tokens: `(batch, num_tokens, hidden_size)`, queries first.
             query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
-            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` each, or None.
+            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` or, if each image has
+                its own, `(batch, 1, num_tokens, head_dim)` each, or None.
+            branch_draws: `(2, batch)`, for attention and MLP the random numbers of [`EomtDropPath`], or None.
 
         Returns:
             The tokens, same shape, and the attention probabilities (see [`EomtAttention`]).
         """
+        attention_draws, mlp_draws = (None, None) if branch_draws is None else branch_draws
         attended, probabilities = self.attention(self.norm1(tokens), query_mask, rope)
-        tokens = tokens + self.drop_path(self.layer_scale1(attended))
-        tokens = tokens + self.drop_path(self.layer_scale2(self.mlp(self.norm2(tokens))))
+        tokens = tokens + self.drop_path(self.layer_scale1(attended), attention_draws)
+        tokens = tokens + self.drop_path(self.layer_scale2(self.mlp(self.norm2(tokens))), mlp_draws)
         return tokens, probabilities

@@ -53,15 +53,26 @@ def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_anew(
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, :32], masks[1, 32:] = True, True
     labels = {"mask_labels": [masks] * 2, "class_labels": [torch.tensor([0, 2])] * 2}
+    labels["image_seeds"] = torch.tensor([3, 2**62])
     pixel_values = torch.randn(2, 3, 64, 64)
     step = compiled(model.train())
     model.set_mask_probabilities([0.9, 0.8])
-    step(pixel_values, **labels).loss.backward()
+    loss = step(pixel_values, **labels).loss
+    torch.testing.assert_close(loss, model(pixel_values, **labels).loss, rtol=1e-5, atol=0)  # the same random numbers
+    loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch._dynamo.config.patch(error_on_recompile=True):
         for probability in (0.7, 0.31, 0.05):
             model.set_mask_probabilities([probability, probability / 2])
             assert step(pixel_values, **labels).loss.isfinite()
+
+
+def test_training_draws_seeds_in_the_graph(model):
+    labels = {"mask_labels": [torch.ones(1, 64, 64)] * 2, "class_labels": [torch.tensor([0])] * 2}
+    pixel_values = torch.randn(2, 3, 64, 64)
+    step = compiled(model.train())
+    model.set_mask_probabilities([0.9, 0.8])
+    assert not step(pixel_values, **labels).loss.equal(step(pixel_values, **labels).loss)
 
 
 def test_export_with_a_dynamic_batch(model):

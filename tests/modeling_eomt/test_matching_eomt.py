@@ -20,6 +20,11 @@ def test_samples_are_bilinear_and_zero_outside():
     torch.testing.assert_close(sample_points(ramp, points), torch.tensor([[[1.0, 1.5, 0.0]]]))
 
 
+def test_maps_that_share_their_points_are_sampled_like_each_alone():
+    maps, points = torch.randn(3, 2, 5, 7), torch.rand(1, 11, 2)
+    assert sample_points(maps, points).equal(sample_points(maps, points.expand(3, -1, -1)))
+
+
 def test_pairwise_costs_are_those_of_each_pair():
     logits, targets = torch.randn(3, 50), torch.rand(2, 50).round()
     for i, logit in enumerate(logits):
@@ -39,14 +44,15 @@ def test_the_assignment_is_the_cheapest_of_all(num_targets):
     class_logits = torch.randn(num_queries, num_labels + 1)
     masks = (torch.arange(num_targets) % 2).float()[:, None, None].expand(-1, 8, 8)
     labels = torch.randint(num_labels, (num_targets,))
-    found = match_queries(mask_logits[None, None], class_logits[None, None], masks, [labels], **WEIGHTS)[0].tolist()
+    seeds = torch.tensor([0])
+    found = match_queries(mask_logits[None, None], class_logits[None, None], masks, [labels], seeds, **WEIGHTS)
 
     size = WEIGHTS["num_points"]
     logits, targets = mask_logits[:, :1, 0].expand(-1, size), masks[:, :1, 0].expand(-1, size)
     cost = 5 * pairwise_cross_entropy(logits, targets) + 5 * pairwise_dice(logits, targets)
     cost -= 2 * class_logits.softmax(-1)[:, labels]
 
-    matched = [(query, target) for target, query in enumerate(found) if query >= 0]
+    matched = [(query, target) for target, query in enumerate(found[0].tolist()) if query >= 0]
     assert len(matched) == len({query for query, _ in matched}) == min(num_queries, num_targets)
     smaller, larger = sorted((num_queries, num_targets))
     table = cost if num_queries <= num_targets else cost.T
@@ -61,7 +67,8 @@ def test_images_and_predictions_do_not_mix():
     mask_logits, class_logits = torch.randn(2, 2, 5, 1, 1).expand(-1, -1, -1, 8, 8), torch.randn(2, 2, 5, 4)
     masks = (torch.arange(5) % 2).float()[:, None, None].expand(-1, 8, 8)
     labels = [torch.tensor([0, 2]), torch.tensor([1, 1, 0])]
-    together = match_queries(mask_logits, class_logits, masks, labels, **WEIGHTS)
+    seeds = torch.tensor([4, 5])
+    together = match_queries(mask_logits, class_logits, masks, labels, seeds, **WEIGHTS)
     for prediction in range(2):
         for image, part in enumerate((slice(0, 2), slice(2, 5))):
             alone = match_queries(
@@ -69,6 +76,7 @@ def test_images_and_predictions_do_not_mix():
                 class_logits[prediction, image][None, None],
                 masks[part],
                 [labels[image]],
+                seeds[image, None],
                 **WEIGHTS,
             )
             assert together[prediction, part].equal(alone[0])
@@ -76,10 +84,10 @@ def test_images_and_predictions_do_not_mix():
 
 def test_a_copy_of_the_file_does_not_take_this_ones_operator_away():
     # As when a checkpoint is loaded with its own code; torch destroys an operator that is registered a second time.
-    spec = importlib.util.spec_from_file_location("checkpoint.matching_eomt", matching_eomt.__file__)
+    spec = importlib.util.spec_from_file_location("modeling_eomt.copy_of_matching_eomt", matching_eomt.__file__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     assert repr(copy.match_queries) != repr(match_queries)
-    logits, masks = torch.randn(1, 1, 3, 4, 4), torch.ones(1, 4, 4)
+    inputs = torch.randn(1, 1, 3, 4, 4), torch.randn(1, 1, 3, 2), torch.ones(1, 4, 4), [torch.tensor([0])]
     for operator in (match_queries, copy.match_queries):
-        assert operator(logits, torch.randn(1, 1, 3, 2), masks, [torch.tensor([0])], **WEIGHTS).shape == (1, 1)
+        assert operator(*inputs, torch.tensor([0]), **WEIGHTS).shape == (1, 1)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt.configuration_eomt import as_pair
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from modeling_eomt.vit_eomt import EomtAttention
+from modeling_eomt.vit_eomt import EomtAttention, EomtDropPath
 
 
 def targets(batch_size=1, size=(64, 64)):
@@ -96,9 +96,15 @@ def test_evaluation_masks_only_at_exactly_one(tiny_config):
 
 
 def test_a_probability_in_between_masks_that_fraction_of_the_queries(tiny_config):
-    model = EomtForUniversalSegmentation(tiny_config)
-    mask_logits = torch.full((400, 7, 16, 16), -1.0)
-    allowed = model.query_attention_mask(mask_logits, (4, 4), 0.3)
+    model = EomtForUniversalSegmentation(tiny_config).train()
+    model.set_mask_probabilities([0.3, 0.0])
+    masks: list[torch.Tensor] = []
+    model.layers[1].register_forward_pre_hook(lambda _, arguments: masks.append(arguments[1]))
+    with torch.no_grad():
+        model.upscale_block.requires_grad_(False)
+        model.mask_head.register_forward_hook(lambda _, arguments, embeddings: embeddings * 0)  # empty masks
+        model(torch.randn(400, 3, 64, 64))
+    (allowed,) = masks
     assert allowed[:, :, : 7 + 3].all()  # queries and prefix tokens are never masked
     restricted = ~allowed[:, :, 10:].any(-1)
     assert restricted.float().mean().item() == pytest.approx(0.3, abs=0.03)  # 2800 draws: five standard errors
@@ -108,8 +114,40 @@ def test_a_probability_in_between_masks_that_fraction_of_the_queries(tiny_config
 def test_masked_attention_follows_the_resized_mask(tiny_config):
     model = EomtForUniversalSegmentation(tiny_config)
     mask_logits = torch.randn(2, 7, 16, 16)
-    allowed = model.query_attention_mask(mask_logits, (4, 4), 1.0)
-    assert torch.equal(allowed[:, :, 10:], F.interpolate(mask_logits, (4, 4), mode="bilinear").flatten(2) > 0)
+    allowed = model.query_attention_mask(mask_logits, (4, 4))
+    inside = F.interpolate(mask_logits, (4, 4), mode="bilinear").flatten(2) > 0
+    assert torch.equal(allowed[:, :, 10:], inside)
+    is_masked = torch.arange(14).view(2, 7) % 3 == 0
+    allowed = model.query_attention_mask(mask_logits, (4, 4), is_masked)
+    assert torch.equal(allowed[:, :, 10:], inside | ~is_masked[:, :, None])
+
+
+def test_stochastic_depth_drops_that_fraction_of_the_branches_and_scales_the_others():
+    branch, draws = torch.ones(1000, 2, 3), torch.arange(1000) / 1000
+    dropped = EomtDropPath(0.2)(branch, draws)
+    assert dropped[:200].eq(0).all() and dropped[200:].eq(1 / 0.8).all()
+    assert EomtDropPath(0.2)(branch, None) is branch
+
+
+def test_stochastic_depth_belongs_to_training(tiny_config):
+    tiny_config.drop_path_rate = 0.5
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    pixel_values, seeds = torch.randn(1, 3, 64, 64).expand(64, -1, -1, -1), torch.arange(64)
+    model.set_mask_probabilities([0.0, 0.0])
+    with torch.no_grad():
+        states = model(pixel_values[:2], image_seeds=seeds[:2]).last_hidden_state
+        torch.testing.assert_close(states[0], states[1])
+        states = model.train()(pixel_values, image_seeds=seeds).last_hidden_state
+    # Six branches, kept or not: 64 ways, of which 64 draws find 64 * (1 - 1 / e) = 40 on average.
+    assert 30 < len(states.mean((1, 2)).mul(1e4).round().unique()) < 50
+
+
+def test_evaluation_draws_no_random_numbers(tiny_config):
+    tiny_config.drop_path_rate = 0.5
+    model = EomtForUniversalSegmentation(tiny_config).eval()
+    before = torch.get_rng_state()
+    model(torch.randn(1, 3, 64, 64, generator=torch.Generator()))
+    assert torch.get_rng_state().equal(before)
 
 
 def test_masks_only_ever_reach_query_rows(tiny_config, monkeypatch):

@@ -116,11 +116,10 @@ def test_a_grid_is_computed_once(tiny_dinov3_config, monkeypatch):
 )
 def test_training_moves_the_coordinates_within_bounds(tiny_dinov3_config, setting, value):
     tiny_dinov3_config.pos_embed_rescale = None
-    coordinates = torch.tensor([[0.5, -0.25], [1.0, 1.0]])
-    assert torch.equal(EomtRope(tiny_dinov3_config).augment(coordinates), coordinates)
+    coordinates, seeds = torch.tensor([[0.5, -0.25], [1.0, 1.0]]), torch.arange(2000)
+    assert torch.equal(EomtRope(tiny_dinov3_config).augment(coordinates, seeds[:1])[0, 0], coordinates)
     setattr(tiny_dinov3_config, setting, value)
-    rope = EomtRope(tiny_dinov3_config)
-    moved = torch.stack([rope.augment(coordinates) for _ in range(2000)])
+    moved = EomtRope(tiny_dinov3_config).augment(coordinates, seeds)[:, 0]
     if setting == "pos_embed_shift":
         offsets = moved - coordinates
         assert offsets.abs().max() <= value and offsets.std().item() == pytest.approx(value / math.sqrt(3), rel=0.05)
@@ -133,10 +132,14 @@ def test_training_moves_the_coordinates_within_bounds(tiny_dinov3_config, settin
         assert same_for_both_axes == (setting == "pos_embed_rescale")
 
 
-def test_evaluation_moves_nothing(tiny_dinov3_config):
-    rope = EomtRope(tiny_dinov3_config).eval()
-    first = rope.compute((2, 2), 0, torch.device("cpu"))
-    assert torch.equal(first[0], rope.compute((2, 2), 0, torch.device("cpu"))[0])
+def test_each_image_is_moved_by_its_seed_and_none_without(tiny_dinov3_config):
+    rope = EomtRope(tiny_dinov3_config)
+    still, _ = rope((2, 2), 3, torch.device("cpu"))
+    moved, _ = rope((2, 2), 3, torch.device("cpu"), torch.tensor([8, 9, 8]))
+    assert still.shape == (3 + 4, 16) and moved.shape == (3, 1, 3 + 4, 16)
+    assert moved[0].equal(moved[2]) and not moved[0].equal(moved[1])
+    assert (moved[:, :, :3] == 1).all() and not moved[0, 0].equal(still)
+    assert rope((2, 2), 3, torch.device("cpu"))[0].equal(still)
 
 
 def test_turning_keeps_lengths_and_relative_angles():
