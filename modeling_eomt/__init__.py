@@ -4,6 +4,7 @@ from typing import Any
 
 from .configuration_eomt import EomtConfig, EomtDinov3Config
 from .loss_eomt import EomtLoss, count_items
+from .matching_eomt import NonFinitePredictionsError
 from .modeling_eomt import (
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
@@ -20,6 +21,7 @@ __all__ = [
     "EomtForUniversalSegmentationOutput",
     "EomtLoss",
     "EomtPreTrainedModel",
+    "NonFinitePredictionsError",
     "convert_official_checkpoint",
     "count_items",
     "official_parameter_name",

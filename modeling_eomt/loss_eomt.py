@@ -97,7 +97,7 @@ class EomtLoss(nn.Module):
 
         Raises:
             ValueError: targets that contradict each other or the configuration.
-            FloatingPointError: predictions that are not finite.
+            NonFinitePredictionsError: predictions that are not finite.
         """
         predictions = [(masks_queries_logits, class_queries_logits)]
         return self.for_predictions(predictions, mask_labels, class_labels, image_seeds=image_seeds)[0]

@@ -15,6 +15,26 @@ from torch import Tensor
 from .random_eomt import MATCHING_POINTS, uniform
 
 
+class NonFinitePredictionsError(FloatingPointError):
+    """A prediction with nan or inf in it.
+
+    Args:
+        images: indices, within the batch, of the images whose predictions are not finite.
+    """
+
+    def __init__(self, images: list[int]):
+        super().__init__(images)
+        self.images = images
+
+    def __str__(self) -> str:
+        return (
+            f"The model's predictions for {'image' if len(self.images) == 1 else 'images'} "
+            f"{', '.join(map(str, self.images))} of the batch (counted from 0) are not finite (nan or inf), so they "
+            "cannot be matched to the targets. A lower learning rate, gradient clipping or bf16 instead of fp16 "
+            "usually helps."
+        )
+
+
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear samples of maps at points; outside of a map there is 0.
 
@@ -66,7 +86,7 @@ def match_queries(
 
     Raises:
         ValueError: a class that the model does not have.
-        FloatingPointError: predictions that are not finite.
+        NonFinitePredictionsError: predictions that are not finite, of images with or without targets.
     """
     num_predictions, _, num_queries = mask_logits.shape[:3]
     num_labels = class_logits.shape[-1] - 1
@@ -89,17 +109,22 @@ def match_queries(
         costs.append(cost.flatten())
     all_labels = torch.cat([labels.to(device) for labels in class_labels])
     is_label = (all_labels >= 0) & (all_labels < num_labels)
-    # The one transfer of a step: every matching cost, and whether the labels are valid.
-    *image_costs, label_is_valid = torch.cat([*costs, is_label.float()]).cpu().split([*map(len, costs), len(is_label)])
+    are_finite = _are_finite(mask_logits) & _are_finite(class_logits)
+    # The one transfer of a step: every matching cost, whether the labels are valid and the predictions finite.
+    parts = [*costs, is_label.float(), are_finite.float()]
+    *image_costs, label_is_valid, image_is_finite = torch.cat(parts).cpu().split([len(part) for part in parts])
     _check_labels(label_is_valid.bool(), counts, num_labels)
+    # Logits that are merely huge can have costs that are not finite.
+    images = [
+        image
+        for image, (cost, is_finite) in enumerate(zip(image_costs, image_is_finite.tolist(), strict=True))
+        if not (is_finite and cost.isfinite().all())
+    ]
+    if images:
+        raise NonFinitePredictionsError(images)
 
     query_of_target = torch.full((num_predictions, len(all_labels)), -1, dtype=torch.int64)
     for cost, assignment in zip(image_costs, query_of_target.split(counts, dim=1), strict=True):
-        if not cost.isfinite().all():
-            raise FloatingPointError(
-                "The model's predictions are not finite (nan or inf), so they cannot be matched to the targets. "
-                "A lower learning rate, gradient clipping or bf16 instead of fp16 usually helps."
-            )
         per_prediction = cost.view(num_predictions, num_queries, assignment.shape[1]).numpy()
         for prediction, prediction_cost in enumerate(per_prediction):
             queries, targets = (torch.from_numpy(indices) for indices in linear_sum_assignment(prediction_cost))
@@ -110,6 +135,13 @@ def match_queries(
 @match_queries.register_fake
 def _(mask_logits: Tensor, class_logits: Tensor, masks: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return mask_logits.new_empty((mask_logits.shape[0], masks.shape[0]), dtype=torch.int64)
+
+
+def _are_finite(logits: Tensor) -> Tensor:
+    """Whether all logits `(predictions, batch, ...)` of an image are finite, `(batch,)` bool."""
+    others = [dim for dim in range(logits.ndim) if dim != 1]
+    # The extremes are nan where anything is, and need no temporary of the size of the logits.
+    return logits.amax(others).isfinite() & logits.amin(others).isfinite()
 
 
 def _check_labels(is_valid: Tensor, counts: list[int], num_labels: int) -> None:

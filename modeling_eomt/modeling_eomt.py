@@ -291,6 +291,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
 
         Raises:
             `ValueError`: an image size that the patch size does not divide, or targets or seeds that do not fit.
+            [`NonFinitePredictionsError`]: labels are given, and predictions are not finite.
         """
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")

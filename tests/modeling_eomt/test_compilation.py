@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, NonFinitePredictionsError
 
 
 pytestmark = pytest.mark.slow
@@ -67,12 +67,16 @@ def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_anew(
             assert step(pixel_values, **labels).loss.isfinite()
 
 
-def test_training_draws_seeds_in_the_graph(model):
+def test_training_draws_seeds_in_the_graph_and_says_which_image_is_not_finite(model):
     labels = {"mask_labels": [torch.ones(1, 64, 64)] * 2, "class_labels": [torch.tensor([0])] * 2}
     pixel_values = torch.randn(2, 3, 64, 64)
     step = compiled(model.train())
     model.set_mask_probabilities([0.9, 0.8])
     assert not step(pixel_values, **labels).loss.equal(step(pixel_values, **labels).loss)
+    pixel_values[1] = torch.nan
+    with pytest.raises(NonFinitePredictionsError) as caught:
+        step(pixel_values, **labels)
+    assert caught.value.images == [1]
 
 
 def test_export_with_a_dynamic_batch(model):

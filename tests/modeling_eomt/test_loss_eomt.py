@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from modeling_eomt import (
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     EomtLoss,
+    NonFinitePredictionsError,
 )
 from modeling_eomt.loss_eomt import count_items, flatten_targets
 
@@ -144,12 +146,29 @@ def test_masks_and_classes_that_do_not_agree_are_refused(tiny_config):
         loss(*logits, [torch.ones(1, 8, 8)], [torch.tensor([0])])
 
 
-def test_predictions_that_are_not_finite_are_named_instead_of_matched(tiny_config):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", ["masks", "classes"])
+def test_images_whose_predictions_are_not_finite_are_named_instead_of_matched(tiny_config, value, which):
     loss = EomtLoss.from_config(tiny_config)
-    mask_logits = torch.zeros(1, 7, 16, 16)
-    mask_logits[0, 3] = math.nan
-    with pytest.raises(FloatingPointError, match="not finite"):
-        loss(mask_logits, torch.zeros(1, 7, 4), [torch.ones(1, 8, 8)], [torch.tensor([0])])
+    masks = [torch.ones(count, 8, 8) for count in (1, 0, 2, 0)]
+    labels = [torch.zeros(count, dtype=torch.int64) for count in (1, 0, 2, 0)]
+    predictions = [(torch.zeros(4, 7, 16, 16), torch.zeros(4, 7, 4)) for _ in range(3)]
+    broken = {"masks": 0, "classes": 1}[which]
+    predictions[1][broken][2, 3, 1] = value
+    predictions[0][broken][3, 6, 2] = value  # an image without targets
+    with pytest.raises(FloatingPointError, match=r"images 2, 3 of the batch .* not finite") as caught:
+        loss.for_predictions([(mask.requires_grad_(), classes) for mask, classes in predictions], masks, labels)
+    assert isinstance(caught.value, NonFinitePredictionsError) and caught.value.images == [2, 3]
+    copy = pickle.loads(pickle.dumps(caught.value))  # as when it comes from another process
+    assert copy.images == [2, 3] and str(copy) == str(caught.value)
+
+
+def test_logits_too_large_for_their_cost_are_named_too(tiny_config):
+    mask_logits = torch.full((1, 7, 16, 16), 3e38)
+    with pytest.raises(NonFinitePredictionsError, match="image 0 of the batch"):
+        EomtLoss.from_config(tiny_config)(
+            mask_logits, torch.zeros(1, 7, 4), [torch.ones(1, 8, 8)], [torch.tensor([0])]
+        )
 
 
 def uneven_batch(config):
