@@ -8,12 +8,9 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-import torch
 
+from .label_maps import VOID, as_array, count_pairs
 from .streaming import State, StreamingMetric, mean
-
-
-VOID = -1
 
 
 class PanopticQuality(StreamingMetric):
@@ -77,7 +74,7 @@ class PanopticQuality(StreamingMetric):
         is_crowd = np.array([bool(info.get("iscrowd", 0)) for info in reference["segments_info"]], dtype=bool)
 
         # Pixels in each pair of segments: (1 + num_targets, 1 + num_predictions), void first.
-        overlap = _count_pairs(
+        overlap = count_pairs(
             _positions(target_map, target_ids, "reference"),
             _positions(predicted_map, predicted_ids, "prediction"),
             (len(target_ids) + 1, len(predicted_ids) + 1),
@@ -142,9 +139,6 @@ class PanopticQuality(StreamingMetric):
 
     def _parse(self, image: Mapping[str, Any], role: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The map as int64, and the ids and classes of its segments, `(num_segments,)` each."""
-        segmentation = image["segmentation"]
-        if isinstance(segmentation, torch.Tensor):
-            segmentation = segmentation.cpu().numpy()
         infos = image["segments_info"]
         ids = np.array([info["id"] for info in infos], dtype=np.int64)
         classes = np.array([info.get("label_id", info.get("category_id")) for info in infos], dtype=np.int64)
@@ -152,7 +146,7 @@ class PanopticQuality(StreamingMetric):
             raise ValueError(f"Segment ids of the {role} are not unique: {ids.tolist()}.")
         if len(ids) and (classes.min() < 0 or classes.max() >= self.num_labels):
             raise ValueError(f"Label ids of the {role} must lie in 0..{self.num_labels - 1}, got {classes.tolist()}.")
-        return np.asarray(segmentation).astype(np.int64), ids, classes
+        return as_array(image["segmentation"]).astype(np.int64), ids, classes
 
 
 def _positions(segment_map: np.ndarray, ids: np.ndarray, role: str) -> np.ndarray:
@@ -163,11 +157,6 @@ def _positions(segment_map: np.ndarray, ids: np.ndarray, role: str) -> np.ndarra
     if unknown:
         raise ValueError(f"The {role}'s map holds segment ids {unknown}, which its segments_info does not list.")
     return np.array([position[int(segment_id)] for segment_id in found], dtype=np.int64)[inverse.ravel()]
-
-
-def _count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """How often each pair of numbers occurs at the same place: `shape` int64."""
-    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def _check_not_empty(areas: np.ndarray, ids: np.ndarray, role: str) -> None:

@@ -1,20 +1,20 @@
-"""An `evaluate.Metric` that sums statistics image by image, in memory only."""
+"""An `evaluate.Metric` that gathers statistics image by image, in memory only."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import evaluate
-import numpy as np
 
 
-State = dict[str, np.ndarray]
+State = dict[str, Any]
 
 
 class StreamingMetric(evaluate.Metric):
-    """Base of the metrics whose statistics add up: over images, batches and processes.
+    """Base of the metrics whose statistics can be merged: over images, batches and processes.
 
     `evaluate` itself writes every prediction to an Arrow file and reads all of them back in `compute`. Nothing is
     stored here: each image is reduced to its statistics as it is added, and nothing touches the disk or the network.
@@ -28,7 +28,7 @@ class StreamingMetric(evaluate.Metric):
 
     @abstractmethod
     def empty_state(self) -> State:
-        """Statistics of no image at all: arrays of zeros."""
+        """Statistics of no image at all."""
 
     @abstractmethod
     def image_state(self, prediction: Any, reference: Any) -> State:
@@ -50,14 +50,18 @@ class StreamingMetric(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def state(self) -> State:
-        """A copy of the statistics so far: a plain dictionary of arrays, to pickle, gather and `merge`."""
-        return {name: values.copy() for name, values in self._state.items()}
+        """A copy of the statistics so far: a plain dictionary, to pickle, gather and `merge`."""
+        return copy.deepcopy(self._state)
 
-    def merge(self, *states: Mapping[str, np.ndarray]) -> None:
+    def merge(self, *states: Mapping[str, Any]) -> None:
         """Adds statistics that another process, or `image_state`, returned."""
         for state in states:
-            for name, values in self._state.items():
-                values += state[name]
+            self.merge_into(self._state, state)
+
+    def merge_into(self, total: State, state: Mapping[str, Any]) -> None:
+        """Adds `state` to `total`, in place. Here they are arrays, and their sum is what both have seen."""
+        for name, values in total.items():
+            values += state[name]
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Returns the values over all images added or merged so far, and forgets them.
