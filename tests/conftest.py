@@ -36,6 +36,12 @@ def coco_sample() -> Path:
 
 
 @pytest.fixture
+def ade20k_sample() -> Path:
+    """Three ADE20K photographs with semantic annotations; skips where they are not at hand."""
+    return _existing(_SHARED / "data" / "ade20k_sample")
+
+
+@pytest.fixture
 def remote_code_cache(tmp_path, monkeypatch) -> Iterator[None]:
     """Remote code is copied to a folder of this test, and forgotten after it."""
 

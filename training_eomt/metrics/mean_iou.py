@@ -1,0 +1,102 @@
+"""Mean intersection over union of semantic segmentation, with the accuracies that are reported beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from .label_maps import VOID, as_array, count_pairs
+from .streaming import State, StreamingMetric, mean
+
+
+class MeanIoU(StreamingMetric):
+    """mIoU and accuracies over the pixels of all images together. Values are fractions, not percent.
+
+    A prediction and a reference are one image each: a `(height, width)` integer map of label ids (array or tensor).
+    - -1 in the reference is void: what was predicted there does not count.
+    - -1 in the prediction is nothing found: a miss of the reference's class that no class is charged with.
+
+    A class that occurs in neither is left out of the means.
+
+    Args:
+        num_labels: number of classes.
+
+    Raises:
+        ValueError: on adding an image: sizes differ, a map does not hold integers, or a label id does not exist.
+
+    ```py
+    >>> metric = MeanIoU(num_labels=150)
+    >>> metric.add(prediction=prediction, reference=reference)
+    >>> metric.compute()["miou"]
+    ```
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        self.num_labels = num_labels
+        super().__init__()
+
+    def _info(self) -> evaluate.MetricInfo:
+        label_map = datasets.Array2D((None, None), "int64")
+        return evaluate.MetricInfo(
+            description="Mean intersection over union, counted over the pixels of all images.",
+            citation="Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015",
+            features=datasets.Features({"predictions": label_map, "references": label_map}),
+        )
+
+    def empty_state(self) -> State:
+        """Pixels of each class outside void, `(num_labels,)` int64: `predicted`, `reference` and `both` at once."""
+        return {name: np.zeros(self.num_labels, dtype=np.int64) for name in ("predicted", "reference", "both")}
+
+    def image_state(self, prediction: Any, reference: Any) -> State:
+        """The statistics of one image, as in `empty_state`."""
+        predicted_map = self._parse(prediction, "prediction")
+        target_map = self._parse(reference, "reference")
+        if target_map.shape != predicted_map.shape:
+            raise ValueError(f"Reference is {target_map.shape} and prediction {predicted_map.shape} pixels.")
+        # Reference by prediction, void first: (1 + num_labels, 1 + num_labels).
+        size = self.num_labels + 1
+        pixels = count_pairs(target_map.ravel() - VOID, predicted_map.ravel() - VOID, (size, size))[1:]
+        return {
+            "predicted": pixels.sum(0)[1:],
+            "reference": pixels.sum(1),
+            "both": pixels[:, 1:].diagonal(),
+        }
+
+    def result(self, state: State) -> dict[str, Any]:
+        """`miou`, `pixel_accuracy`, `mean_accuracy`, and `per_class`: `iou` and `accuracy` by label id.
+
+        `accuracy` is the fraction of a class' pixels that were found. Where the reference has none it is NaN, and left
+        out of `mean_accuracy`. A mean over no class is NaN.
+        """
+        per_class = {}
+        counts = zip(state["predicted"].tolist(), state["reference"].tolist(), state["both"].tolist())
+        for label_id, (predicted, reference, both) in enumerate(counts):
+            if union := predicted + reference - both:
+                per_class[label_id] = {"iou": both / union, "accuracy": _fraction(both, reference)}
+        found = [values["accuracy"] for label_id, values in per_class.items() if state["reference"][label_id]]
+        return {
+            "miou": mean(values["iou"] for values in per_class.values()),
+            "pixel_accuracy": _fraction(int(state["both"].sum()), int(state["reference"].sum())),
+            "mean_accuracy": mean(found),
+            "per_class": per_class,
+        }
+
+    def _parse(self, label_map: Any, role: str) -> np.ndarray:
+        """The map as int64."""
+        array = as_array(label_map)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"The {role}'s map must hold integer label ids, got {array.dtype}.")
+        if array.size and (array.min() < VOID or array.max() >= self.num_labels):
+            raise ValueError(
+                f"Label ids of the {role} must lie in 0..{self.num_labels - 1} or be {VOID} (void), "
+                f"got {array.min()}..{array.max()}."
+            )
+        return array.astype(np.int64)
+
+
+def _fraction(part: int, whole: int) -> float:
+    """`part / whole`, or NaN of nothing."""
+    return part / whole if whole else float("nan")
