@@ -1,7 +1,8 @@
 """Segmentation metrics that keep statistics, never predictions."""
 
+from .mask_average_precision import MaskAveragePrecision
 from .mean_iou import MeanIoU
 from .panoptic_quality import PanopticQuality
 
 
-__all__ = ["MeanIoU", "PanopticQuality"]
+__all__ = ["MaskAveragePrecision", "MeanIoU", "PanopticQuality"]
