@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
+from .files import FileTree
 from .samples import Category, LabelSpace, Sample, Target
 
 
@@ -30,7 +31,7 @@ class Annotation(NamedTuple):
 
 
 class BadSample(NamedTuple):
-    """A sample that cannot be used."""
+    """A sample that cannot be used, or a part of one: an annotation, an entry of a zip."""
 
     name: str
     reason: str
@@ -59,12 +60,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
         task: what the samples are for, by default what the annotations say. For instance segmentation, stuff is left
             out; for semantic segmentation, all segments of a class are one target.
         skip_bad_samples: leave out samples that cannot be used, and list them in `bad_samples`.
+        tree: where the files are; entries of its zips that it left out are listed too.
 
     Raises:
         ValueError: categories and `id2label` contradict each other, or the annotations do not say enough for the task.
     """
-
-    bad_samples: list[BadSample]
 
     def __init__(
         self,
@@ -74,11 +74,14 @@ class SegmentationDataset(Dataset[Sample], ABC):
         id2label: Mapping[int, str] | None = None,
         task: str | None = None,
         skip_bad_samples: bool = False,
+        tree: FileTree | None = None,
     ) -> None:
         self.where = where
+        self.kind = kind
         self.task = task or kind
         self.skip_bad_samples = skip_bad_samples
-        self.bad_samples = []
+        self._bad_samples: dict[BadSample, None] = {}  # in the order in which they were found
+        self._tree_of_zips = tree
         if self.task not in TASKS_OF[kind]:
             raise ValueError(
                 f"{where} has {kind} annotations, from which {self.task} segmentation cannot be learnt or measured. "
@@ -108,11 +111,31 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """What is known of a sample before it is read; None if only reading it tells."""
         return None
 
-    def bad_sample(self, name: str, reason: str) -> None:
-        """Leaves out a sample, or raises a `ValueError` with the reason."""
+    def summarised(self, size: tuple[int, int], segments: Iterable[tuple[int, bool]]) -> SampleSummary:
+        """
+        The summary of a sample for the task.
+
+        Args:
+            size: `(height, width)` in pixels.
+            segments: category id and `iscrowd` of each segment.
+        """
+        label_ids = self.label_space.label_ids
+        used = [(label_ids[category_id], iscrowd) for category_id, iscrowd in segments if category_id in label_ids]
+        if self.task == "semantic":
+            return SampleSummary(size, sorted({label_id for label_id, _ in used}), 0)
+        return SampleSummary(size, [label_id for label_id, _ in used], sum(iscrowd for _, iscrowd in used))
+
+    @property
+    def bad_samples(self) -> list[BadSample]:
+        """What was left out so far. What only reading tells is known once a sample was read, in the same process."""
+        entries = self._tree_of_zips.bad_entries if self._tree_of_zips else []
+        return [*(BadSample(*entry) for entry in entries), *self._bad_samples]
+
+    def bad_sample(self, name: str, reason: str, error: type[Exception] = ValueError) -> None:
+        """Leaves out a sample, or raises an error with the reason."""
         if not self.skip_bad_samples:
-            raise ValueError(reason)
-        self.bad_samples.append(BadSample(name, reason))
+            raise error(reason)
+        self._bad_samples[BadSample(name, reason)] = None
 
     def knows(self, category_id: int) -> bool:
         """Whether a category is in the data set's list."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -140,25 +141,37 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def decoded(tree: FileTree, name: str) -> Image.Image:
+def decoded(file: BinaryIO, where: str) -> Image.Image:
     """
-    A picture file, as it is stored.
+    A picture, as it is stored.
+
+    Args:
+        file: the file, opened.
+        where: what messages call it.
 
     Raises:
         ValueError: the file cannot be decoded.
     """
     try:
-        with tree.open(name) as file, Image.open(file) as stored:
+        with Image.open(file) as stored:
             stored.load()
             return stored
     except (
         OSError,
         SyntaxError,
         EOFError,
+        ValueError,
+        zlib.error,
         struct.error,
         Image.DecompressionBombError,
     ) as error:  # PIL raises them all
-        raise ValueError(f"{tree.path(name)} cannot be decoded: {error}. Replace the file.") from error
+        raise ValueError(f"{where} cannot be decoded: {error}. Replace the file.") from error
+
+
+def read_picture(tree: FileTree, name: str) -> Image.Image:
+    """A picture file, as it is stored. Raises a `ValueError` if it cannot be decoded."""
+    with tree.open(name) as file:
+        return decoded(file, tree.path(name))
 
 
 def read_rgb(tree: FileTree, name: str, upright: bool = False) -> Image.Image:
@@ -173,7 +186,26 @@ def read_rgb(tree: FileTree, name: str, upright: bool = False) -> Image.Image:
     Raises:
         ValueError: the file cannot be decoded.
     """
-    stored = decoded(tree, name)
-    image = (ImageOps.exif_transpose(stored) if upright else stored).convert("RGB")
-    image.info.pop("exif", None)  # or the next reader would turn it (again)
+    stored = read_picture(tree, name)
+    return as_rgb(ImageOps.exif_transpose(stored) if upright else stored)
+
+
+def as_rgb(stored: Image.Image) -> Image.Image:
+    """A decoded picture as RGB, as it lies in the file; whoever gets it will not turn it (again)."""
+    image = stored.convert("RGB")
+    image.info.pop("exif", None)
     return image
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`(height, width)` for messages."""
+    return f"{size[0]}x{size[1]} pixels (height x width)"
+
+
+def check_same_size(image: Image.Image, picture: str, size: tuple[int, int], annotation: str) -> None:
+    """Raises a `ValueError` where a picture and its annotation differ in `(height, width)`; both are named."""
+    if (image.height, image.width) != tuple(size):
+        raise ValueError(
+            f"{picture} is {size_text((image.height, image.width))} and its annotation {annotation} is "
+            f"{size_text(size)}. Picture and annotation must have the same size."
+        )

@@ -1,0 +1,36 @@
+"""Names under which the parts of a data set go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+SPLITS = ("train", "validation", "predict")
+
+# What each split is called, the likeliest first. Prediction falls back to the validation data.
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "eval"),
+    "predict": ("predict", "test", "testing", "validation", "val", "valid", "eval"),
+}
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """
+    What a split is called, the likeliest name first.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in _NAMES:
+        raise ValueError(f"There is no split {split!r}: {', '.join(SPLITS)}.")
+    return _NAMES[split]
+
+
+def of_split(names: Sequence[str], split: str) -> list[str]:
+    """Those of the names or paths that end in one of a split's, with or without a year, the likeliest first."""
+    known = split_names(split)
+    plain = {name: re.sub(r"[-_]?\d*$", "", name.rsplit("/", 1)[-1].lower()) for name in names}  # train2017: train
+    fitting = [name for name in names if plain[name] in known]
+    return sorted(fitting, key=lambda name: (known.index(plain[name]), name))
