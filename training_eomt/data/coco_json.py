@@ -187,10 +187,10 @@ def find_folder(file: CocoJson, what: str, names: Sequence[str], prefix: str) ->
     if likely:
         return likely[0]
     expected = "images" if what == "pictures" else "panoptic"
-    kind = prefix.removesuffix("_")
+    layouts = LAYOUTS.format(kind=prefix.removesuffix("_"))
     raise FileNotFoundError(
         f"{file.tree.path(expected)} ({what}) is missing, and so is every other folder where the {what} of "
-        f"{file.path} may be: {', '.join(repr(name) for name in candidates if name)}. It is {LAYOUTS.format(kind=kind)}"
+        f"{file.path} may be: {', '.join(repr(name) for name in candidates if name)}. It is {layouts}"
         + (", and the PNGs in 'panoptic/' or 'annotations/panoptic_NAME/'." if what != "pictures" else ".")
     )
 

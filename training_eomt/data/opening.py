@@ -1,0 +1,157 @@
+"""One way in: a data set of any format, found by looking at what is there."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .ade20k import Ade20kDataset
+from .base import SegmentationDataset
+from .cityscapes import CityscapesDataset
+from .coco_instance import CocoInstanceDataset
+from .coco_panoptic import CocoPanopticDataset
+from .files import FileTree
+from .label_maps import LabelMapDataset, as_tree
+from .splits import of_split, split_names
+from .table import TableDataset
+from .yolo import YoloDataset
+
+
+logger = logging.getLogger(__name__)
+
+# In the order in which they are tried.
+READERS: dict[str, Any] = {
+    "coco_panoptic": CocoPanopticDataset,
+    "coco_instance": CocoInstanceDataset,
+    "yolo": YoloDataset,
+    "cityscapes": CityscapesDataset,
+    "ade20k": Ade20kDataset,
+    "datasets": TableDataset,
+    "label_maps": LabelMapDataset,
+}
+AUTO = "auto"
+FORMATS = (AUTO, *READERS)
+DEFAULT_IGNORE_INDEX = (255,)
+MANY_ENTRIES = 12
+
+
+def open_dataset(
+    path: str | Path,
+    format: str = AUTO,
+    *,
+    split: str = "train",
+    id2label: Mapping[int, str] | None = None,
+    task: str | None = None,
+    skip_bad_samples: bool = False,
+    class_names: str | Path | Sequence[str] | None = None,
+    ignore_index: Collection[int] = DEFAULT_IGNORE_INDEX,
+    do_reduce_labels: bool | None = None,
+    image_column: str | None = None,
+    annotation_column: str | None = None,
+) -> SegmentationDataset:
+    """
+    Opens a data set.
+
+    Looked at are, in this order, the path itself, the folders in it that are named like the split (`train`,
+    `train2017`, `val`, `test`...), and, where there is a single folder in it, that one likewise. At the first of these
+    that fits a format, the formats are tried in the order of [`FORMATS`]; for instance segmentation, COCO instances
+    come first, since their masks may overlap. Where several fit, the choice is logged as a warning.
+
+    Args:
+        path: a folder or a zip with one split or several, a JSON or YAML file, or a name on the Hub.
+        format: one of [`FORMATS`].
+        split: "train", "validation" or "predict" (test data, or those for validation where there are none).
+        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        class_names, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
+        image_column, annotation_column: for tables, see [`TableDataset`].
+
+    Raises:
+        FileNotFoundError: there is no such path, or nothing of a known format in it.
+        ValueError: there is no such format or split, a setting that the format does not know, or what its reader
+            raises.
+    """
+    split_names(split)
+    if format not in FORMATS:
+        raise ValueError(f"There is no data format {format!r}: {', '.join(FORMATS)}.")
+    settings = {
+        "class_names": class_names,
+        "ignore_index": None if tuple(ignore_index) == DEFAULT_IGNORE_INDEX else tuple(ignore_index),
+        "do_reduce_labels": do_reduce_labels,
+        "image_column": image_column,
+        "annotation_column": annotation_column,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    name, source = _find(str(path), format, split, task, skip_bad_samples)
+    reader = READERS[name]
+    known = inspect.signature(reader).parameters
+    if unknown := [setting for setting in given if setting not in known]:
+        able = [other for other in READERS if unknown[0] in inspect.signature(READERS[other]).parameters]
+        raise ValueError(
+            f"{path} is read as {name}, which has no {unknown[0]} ({given[unknown[0]]!r} was given): it is a setting "
+            f"of {' and '.join(able)}."
+        )
+    return reader(source, id2label, task=task, skip_bad_samples=skip_bad_samples, split=split, **given)
+
+
+def _find(
+    path: str, format: str, split: str, task: str | None, skip_bad_samples: bool
+) -> tuple[str, str | Path | FileTree]:
+    """The format of what is at a path, and what its reader takes."""
+    suffix = Path(path).suffix
+    if suffix in (".json", ".yaml", ".yml", ".jsonl", ".csv"):
+        return (_format_of_file(path, suffix) if format == AUTO else format), path
+    try:
+        tree = as_tree(path, skip_bad_samples)
+    except FileNotFoundError:
+        looks_like_hub = not Path(path).is_absolute() and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)
+        if format == "datasets" or (format == AUTO and looks_like_hub):
+            return "datasets", path
+        raise
+    readers = READERS if format == AUTO else {format: READERS[format]}
+    if task == "instance":
+        readers = dict(sorted(readers.items(), key=lambda item: item[0] != "coco_instance"))
+    candidates = _places(tree, split)
+    for place in candidates:
+        fitting = [name for name, reader in readers.items() if reader.fits(place, split)]
+        if fitting:
+            fitting = [name for name in fitting if name != "label_maps"] or fitting  # the most general one
+            if len(fitting) > 1:
+                logger.warning(
+                    "%s fits the formats %s; it is read as %s.", place.root, " and ".join(fitting), fitting[0]
+                )
+            return fitting[0], place
+    if format != AUTO:
+        return format, tree  # whose reader says what is missing
+    entries = [f"{name}/" for name in tree.folders()] + tree.files()
+    found = ", ".join(entries[:MANY_ENTRIES]) or "nothing"
+    if len(entries) > MANY_ENTRIES:
+        found += f" and {len(entries) - MANY_ENTRIES} more"
+    looked_for = "; ".join(reader.LOOKS_FOR for reader in READERS.values())
+    raise FileNotFoundError(
+        f"{path} holds no data set of a known format for the {split} split. Looked for, there and in folders named "
+        f"{', '.join(split_names(split))}: {looked_for}. Found: {found}."
+    )
+
+
+def _places(tree: FileTree, split: str) -> list[FileTree]:
+    """Where a split may be, in the order in which to look."""
+    places = [tree, *(tree.subtree(folder) for folder in of_split(tree.folders(), split))]
+    if len(tree.folders()) == 1:
+        inner = tree.subtree(tree.folders()[0])
+        places += [inner, *(inner.subtree(folder) for folder in of_split(inner.folders(), split))]
+    return places
+
+
+def _format_of_file(path: str, suffix: str) -> str:
+    if suffix in (".yaml", ".yml"):
+        return "yolo"
+    if suffix in (".jsonl", ".csv"):
+        return "datasets"
+    is_panoptic = Path(path).stem.startswith("panoptic")
+    if not is_panoptic and not Path(path).stem.startswith(("instances", "_annotations")) and Path(path).is_file():
+        is_panoptic = '"segments_info"' in Path(path).read_text(encoding="utf-8")
+    return "coco_panoptic" if is_panoptic else "coco_instance"

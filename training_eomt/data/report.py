@@ -1,0 +1,192 @@
+"""What is in a data set: sizes, segments of each class, and what is wrong with it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .base import BadSample, SampleSummary, SegmentationDataset
+
+
+SHOWN_BAD_SAMPLES = 10
+NAME_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in a data set; `str(report)` is a table for people.
+
+    Args:
+        where, task: the data set and what it is for.
+        num_pictures: how many pictures it has.
+        num_counted: on how many of them the rest was counted.
+        sizes: `(height, width)` in pixels of the smallest, the median and the largest picture, by area.
+        num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
+        num_crowds: how many of the segments are crowds.
+        num_empty: pictures without segments.
+        bad_samples: what was left out, and why.
+    """
+
+    where: str
+    task: str
+    num_pictures: int
+    num_counted: int
+    sizes: tuple[tuple[int, int], ...]
+    num_segments: dict[str, int]
+    num_pictures_with: dict[str, int]
+    num_crowds: int
+    num_empty: int
+    bad_samples: list[BadSample] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON and model cards."""
+        names = ("smallest", "median", "largest")
+        return {
+            "data": self.where,
+            "task": self.task,
+            "pictures": self.num_pictures,
+            "counted_on": self.num_counted,
+            "sizes": {name: list(size) for name, size in zip(names, self.sizes)},
+            "classes": {
+                name: {"segments": number, "pictures": self.num_pictures_with[name]}
+                for name, number in self.num_segments.items()
+            },
+            "crowds": self.num_crowds,
+            "empty_pictures": self.num_empty,
+            "left_out": [sample._asdict() for sample in self.bad_samples],
+        }
+
+    def __str__(self) -> str:
+        total = sum(self.num_segments.values())
+        lines = [f"{self.where}: {self.num_pictures:,} pictures for {self.task} segmentation"]
+        if self.num_counted < self.num_pictures:
+            lines.append(f"counted on {self.num_counted} of {self.num_pictures} pictures")
+        if self.sizes:
+            smallest, median, largest = (f"{height}x{width}" for height, width in self.sizes)
+            lines.append(f"sizes (height x width): smallest {smallest}, median {median}, largest {largest}")
+        per_picture = f" ({total / self.num_counted:.1f} a picture)" if self.num_counted else ""
+        lines.append(
+            f"{total:,} segments{per_picture}, {self.num_crowds:,} of them crowds; {self.num_empty:,} empty pictures"
+        )
+        lines += ["", *self._class_table()]
+        if self.bad_samples:
+            lines += ["", f"left out: {len(self.bad_samples):,}"]
+            lines += [f"  {sample.reason}" for sample in self.bad_samples[:SHOWN_BAD_SAMPLES]]
+            if len(self.bad_samples) > SHOWN_BAD_SAMPLES:
+                lines.append(f"  and {len(self.bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+        return "\n".join(lines)
+
+    def _class_table(self) -> list[str]:
+        """All classes, those with most segments first."""
+        names = sorted(self.num_segments, key=lambda name: -self.num_segments[name])
+        shown = {name: name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…" for name in names}
+        width = max((len(name) for name in shown.values()), default=0)
+        rows = [f"{'class':{width}}  {'segments':>9}  {'pictures':>9}"]
+        for name in names:
+            rows.append(f"{shown[name]:{width}}  {self.num_segments[name]:>9,}  {self.num_pictures_with[name]:>9,}")
+        return rows
+
+
+def report(
+    dataset: SegmentationDataset, max_read: int | None = None, num_workers: int = 0, show_progress: bool = True
+) -> DataReport:
+    """
+    Counts what is in a data set.
+
+    Args:
+        dataset: the data set.
+        max_read: where samples have to be read to be counted, read at most as many, spread evenly. None: all.
+        num_workers: processes that read.
+        show_progress: whether to show a progress bar while samples are read.
+
+    Raises:
+        ValueError: a sample that is read cannot be used, and the data set does not skip such samples.
+    """
+    indices: Sequence[int] = range(len(dataset))
+    summaries = [dataset.summary(index) for index in indices]
+    known = [summary for summary in summaries if summary is not None]
+    bad = dict.fromkeys(dataset.bad_samples)
+    if len(known) < len(summaries):
+        known = []
+        if max_read is not None and max_read < len(indices):
+            indices = [position * len(indices) // max_read for position in range(max_read)]
+        for summary, found in _read(dataset, indices, num_workers, "Counting", show_progress):
+            bad.update(dict.fromkeys(found))
+            if summary is not None:
+                known.append(summary)
+            elif not dataset.skip_bad_samples:
+                raise ValueError(found[-1].reason)
+    sizes = sorted((summary.size for summary in known), key=lambda size: (size[0] * size[1], size))
+    segments = Counter(label_id for summary in known for label_id in summary.label_ids)
+    pictures = Counter(label_id for summary in known for label_id in set(summary.label_ids))
+    names = dataset.label_space.id2label
+    return DataReport(
+        where=dataset.where,
+        task=dataset.task,
+        num_pictures=len(dataset),
+        num_counted=len(known),
+        sizes=(sizes[0], statistics.median_low(sizes), sizes[-1]) if sizes else (),
+        num_segments={name: segments[label_id] for label_id, name in names.items()},
+        num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
+        num_crowds=sum(summary.num_crowds for summary in known),
+        num_empty=sum(not summary.label_ids for summary in known),
+        bad_samples=list(bad),
+    )
+
+
+def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> list[BadSample]:
+    """
+    Reads every sample in full and returns what fails, to be left out with [`without`].
+
+    Args:
+        dataset: the data set.
+        num_workers: processes that read.
+        show_progress: whether to show a progress bar.
+    """
+    read = _read(dataset, range(len(dataset)), num_workers, "Checking", show_progress)
+    return list(dict.fromkeys(bad for _, found in read for bad in found))
+
+
+class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
+    """For each sample its summary once it is read, or None, and what is wrong with it."""
+
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[SampleSummary | None, list[BadSample]]:
+        index = self.indices[position]
+        before = set(self.dataset.bad_samples)
+        try:
+            sample = self.dataset[index]
+        except (ValueError, OSError) as error:
+            return None, [BadSample(self.dataset.name(index), str(error))]
+        sample.masks()
+        targets = sample.targets
+        summary = SampleSummary(sample.size, [t.label_id for t in targets], sum(t.iscrowd for t in targets))
+        return summary, [bad for bad in self.dataset.bad_samples if bad not in before]
+
+
+def _first(batch: list[Any]) -> Any:
+    return batch[0]
+
+
+def _read(
+    dataset: SegmentationDataset, indices: Sequence[int], num_workers: int, what: str, show_progress: bool
+) -> Iterator[tuple[SampleSummary | None, list[BadSample]]]:
+    loader: Iterable[Any] = DataLoader(
+        _Reading(dataset, indices),
+        num_workers=num_workers,
+        collate_fn=_first,
+        generator=torch.Generator(),  # or the global one would move on
+    )
+    yield from tqdm(loader, desc=what, unit="picture", total=len(indices), disable=not show_progress)
