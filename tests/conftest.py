@@ -37,8 +37,14 @@ def coco_sample() -> Path:
 
 @pytest.fixture
 def ade20k_sample() -> Path:
-    """Three ADE20K photographs with semantic annotations; skips where they are not at hand."""
+    """Three ADE20K photographs with label maps; skips where they are not at hand."""
     return _existing(_SHARED / "data" / "ade20k_sample")
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """CamVid, photographs from a car with label maps in `train`, `val` and `test`; skips where it is not at hand."""
+    return _existing(_SHARED / "data" / "camvid")
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from training_eomt.data.coco_instance import CocoInstanceDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
+
+
+SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
+
+
+def content() -> dict:
+    """Two pictures of 20x30 pixels, the second without annotations."""
+    counts = [0, 25, 575]
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.png", "height": 20, "width": 30},
+            {"id": 8, "file_name": "b.png", "height": 20, "width": 30},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "segmentation": SQUARE, "area": 12.5},
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 5,
+                "segmentation": {"counts": counts, "size": [20, 30]},
+                "iscrowd": 1,
+            },
+            {"id": 3, "image_id": 7, "category_id": 3, "segmentation": [*SQUARE, [20, 3, 25, 3, 25, 9]]},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (30, 20)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "instances.json").write_text(json.dumps(content()))
+    return tmp_path
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    changed = json.loads((folder / "instances.json").read_text())
+    change(changed)
+    (folder / "instances.json").write_text(json.dumps(changed))
+
+
+def same_as_pycocotools(dataset: CocoInstanceDataset, json_path: Path) -> int:
+    reference, count = COCO(str(json_path)), 0
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        annotations = reference.imgToAnns[sample.image_id]
+        assert len(annotations) == len(sample.targets)
+        for target, annotation in zip(sample.targets, annotations):
+            np.testing.assert_array_equal(target.mask(), reference.annToMask(annotation).astype(bool))
+            assert target.iscrowd == bool(annotation.get("iscrowd", 0)) and target.area == annotation.get("area")
+            name = reference.cats[annotation["category_id"]]["name"]
+            assert dataset.label_space.id2label[target.label_id] == name
+            count += 1
+    return count
+
+
+def test_masks_areas_and_classes_are_those_of_pycocotools(folder, coco_sample):
+    assert same_as_pycocotools(CocoInstanceDataset(folder), folder / "instances.json") == 3
+    assert same_as_pycocotools(CocoInstanceDataset(coco_sample), coco_sample / "instances.json") == 50
+
+
+def test_real_instances_are_the_segments_of_the_panoptic_data(coco_sample):
+    instances, panoptic = CocoInstanceDataset(coco_sample), CocoPanopticDataset(coco_sample)
+    for index in range(2):
+        np.testing.assert_array_equal(instances[index].masks(), panoptic[index].masks())
+
+
+def test_a_picture_without_annotations_is_an_empty_sample(folder):
+    sample = CocoInstanceDataset(folder)[1]
+    assert sample.image_id == 8 and sample.masks().shape == (0, 20, 30)
+
+
+def test_for_semantic_segmentation_the_masks_of_a_class_are_one(folder):
+    dataset = CocoInstanceDataset(folder, task="semantic")
+    separate = CocoInstanceDataset(folder)[0].masks()
+    assert [target.label_id for target in dataset[0].targets] == [0, 1]
+    np.testing.assert_array_equal(dataset[0].masks(), [separate[0] | separate[2], separate[1]])
+    with pytest.raises(ValueError, match="panoptic segmentation cannot be learnt"):
+        CocoInstanceDataset(folder, task="panoptic")
+
+
+def test_what_is_known_before_reading_is_what_reading_gives(folder):
+    for task in ("instance", "semantic"):
+        dataset = CocoInstanceDataset(folder, task=task)
+        for index in range(2):
+            summary, sample = dataset.summary(index), dataset[index]
+            assert summary.size == sample.size
+            assert sorted(summary.label_ids) == sorted(target.label_id for target in sample.targets)
+            assert summary.num_crowds == sum(target.iscrowd for target in sample.targets)
+
+
+@pytest.mark.parametrize("layout", ["coco", "roboflow", "json file", "split folder of images"])
+def test_other_layouts_read_the_same_samples(folder, tmp_path, layout):
+    expected = CocoInstanceDataset(folder)[0].masks()
+    other = tmp_path / "other"
+    (other / "annotations").mkdir(parents=True)
+    if layout == "coco":
+        shutil.move(folder / "images", other / "train2017")
+        path, target = other, other / "annotations" / "instances_train2017.json"
+    elif layout == "roboflow":
+        for picture in (folder / "images").iterdir():
+            shutil.move(picture, other)
+        path, target = other, other / "_annotations.coco.json"
+    elif layout == "json file":
+        shutil.move(folder / "images", other / "images")
+        path = target = other / "my_cats.json"
+    else:
+        shutil.move(folder / "images", other / "images" / "val")
+        path, target = other / "annotations" / "instances_val.json", other / "annotations" / "instances_val.json"
+    shutil.move(folder / "instances.json", target)
+    np.testing.assert_array_equal(CocoInstanceDataset(path, split="train")[0].masks(), expected)
+
+
+def annotate(**changes) -> Callable[[dict], object]:
+    return lambda content: content["annotations"][0].update(changes)
+
+
+AT_OPENING = [
+    (annotate(segmentation=[[2, 2, 9, 9]]), r"annotation 1 of a\.png has no area: fewer than 3 points"),
+    (annotate(segmentation=[[2, 2, 9, 2, 5, 2]]), r"annotation 1 of a\.png has no area"),
+    (annotate(segmentation=[]), r"annotation 1 of a\.png .*boxes are not enough"),
+    (annotate(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation 1 of a\.png has a polygon of 7 numbers"),
+    (annotate(category_id=4), r"annotation 1 of a\.png has category_id 4.*'categories'"),
+    (annotate(image_id=9), r"annotation 1 belongs to image_id 9"),
+]
+WHEN_READ = [
+    (annotate(segmentation=[[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]]), r"a\.png: annotation 1 .* covers no pixel"),
+    (annotate(segmentation={"counts": [5, 5], "size": [20, 30]}), r"a\.png: annotation 1 .*encoding of 10 pixels"),
+    (annotate(segmentation={"counts": [600], "size": [30, 20]}), r"a\.png: annotation 1 .*of 30x20 pixels, not 20x30"),
+]
+
+
+@pytest.mark.parametrize("change, message", AT_OPENING + WHEN_READ)
+def test_a_bad_annotation_is_named_or_left_out_alone(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(ValueError, match=message):
+        CocoInstanceDataset(folder)[0]
+    dataset = CocoInstanceDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 2 and len(dataset[0].targets) == 2 == len(dataset[0].targets)
+    assert [bad.reason for bad in dataset.bad_samples] == [dataset.bad_samples[0].reason]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"id": 7}, r"two pictures with id 7: a\.png and b\.png"), ({"file_name": "a.png"}, r"the picture a\.png twice")],
+)
+def test_a_picture_that_is_listed_twice_is_an_error(folder, changes, message):
+    edit(folder, lambda content: content["images"][1].update(changes))
+    with pytest.raises(ValueError, match=message):
+        CocoInstanceDataset(folder)
+    dataset = CocoInstanceDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 1 and len(dataset.bad_samples) == 1
+
+
+def test_a_missing_picture_is_an_error_or_left_out(folder):
+    (folder / "images" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images/b\.png is missing \(1 of 2 files"):
+        CocoInstanceDataset(folder)
+    assert len(CocoInstanceDataset(folder, skip_bad_samples=True)) == 1
+
+
+def test_a_picture_of_another_size_than_the_json_states_is_an_error(folder):
+    Image.new("RGB", (20, 30)).save(folder / "images" / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is 30x20 .*instances\.json is 20x30"):
+        CocoInstanceDataset(folder)[0]
+
+
+def test_panoptic_json_is_recognised(coco_sample):
+    with pytest.raises(ValueError, match=r"holds panoptic annotations.*read it as coco_panoptic"):
+        CocoInstanceDataset(coco_sample / "panoptic.json")
+
+
+def test_json_that_is_not_cocos_is_named(folder):
+    (folder / "instances.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"instances\.json is not COCO instances: it holds a list"):
+        CocoInstanceDataset(folder)

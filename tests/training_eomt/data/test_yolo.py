@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from training_eomt.data.yolo import YoloDataset
+
+
+TRIANGLE = [(10, 10), (70, 15), (30, 55)]
+LINE = "1 " + " ".join(f"{x / 80:.6f} {y / 60:.6f}" for x, y in TRIANGLE)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for inner in ("images/train", "labels/train", "images/val"):
+        (tmp_path / inner).mkdir(parents=True)
+    for name in ("train/a.png", "train/b.png", "val/c.png"):
+        Image.new("RGB", (80, 60)).save(tmp_path / "images" / name)
+    (tmp_path / "labels/train/a.txt").write_text(f"{LINE}\n\n0 0 0 1 0 1 1 0 1\n")
+    (tmp_path / "data.yaml").write_text(
+        "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\nnc: 2\n"
+    )
+    return tmp_path
+
+
+def test_polygons_are_what_pil_draws_but_for_their_edge(folder):
+    dataset = YoloDataset(folder)
+    targets = dataset[0].targets
+    assert dataset.task == "instance" and [target.label_id for target in targets] == [1, 0]
+    drawing = Image.new("L", (80, 60))
+    ImageDraw.Draw(drawing).polygon(TRIANGLE, fill=1)
+    drawn, mask = np.array(drawing, dtype=bool), targets[0].mask()
+    # The two may differ by the pixels that the outline of some 150 pixels runs through.
+    assert (drawn ^ mask).sum() < 150 and (drawn & mask).sum() > 0.9 * (drawn | mask).sum()
+    assert targets[1].mask().all()
+
+
+def test_a_picture_without_text_file_is_empty(folder):
+    assert YoloDataset(folder)[1].targets == [] and YoloDataset(folder, split="validation")[0].targets == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: ../images/train\nnames: [cat, dog]",  # Roboflow
+        "path: /somewhere/else\ntrain: images/train\nnames: [cat, dog]",  # another machine
+        "names: [cat, dog]",
+        "path: {folder}\ntrain: [images/train]\nnames: [cat, dog]",
+    ],
+)
+def test_pictures_are_found_however_the_yaml_names_them(folder, text):
+    (folder / "data.yaml").write_text(text.replace("{folder}", str(folder)))
+    dataset = YoloDataset(folder / "data.yaml")
+    assert len(dataset) == 2 and len(dataset[0].targets) == 2
+
+
+def test_a_yaml_file_elsewhere_names_the_folder(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
+    path.write_text(f"path: {folder}\ntrain: images/train\nnames: [cat, dog]")
+    assert len(YoloDataset(path)[0].targets) == 2
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("1 0.5 0.5 0.2 0.2", "4 numbers after the class: that is a box"),
+        ("2 0 0 1 0 1 1", "has the class 2, there are 0 to 1"),
+        ("1 0 0 1 0 1", "has 5 numbers after the class"),
+        ("1 0 0 64 0 64 64", "coordinates from 0 to 64; they must be fractions"),
+        ("1 0 0 1 0 x 1", "is not a row of numbers"),
+        ("1 0 0 0 0 0 0", "covers no pixel"),
+    ],
+)
+def test_a_bad_line_is_named_or_left_out(folder, line, message):
+    (folder / "labels/train/a.txt").write_text(f"{LINE}\n{line}\n")
+    with pytest.raises(ValueError, match=rf"labels/train/a\.txt: line 2 .*{message}"):
+        YoloDataset(folder)[0]
+    dataset = YoloDataset(folder, skip_bad_samples=True)
+    assert len(dataset[0].targets) == 1 and len(dataset.bad_samples) == 1
+
+
+def test_a_text_file_without_picture_is_an_error(folder):
+    (folder / "labels/train/z.txt").write_text(LINE)
+    with pytest.raises(ValueError, match=r"labels/train/z\.txt has no picture"):
+        YoloDataset(folder)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("train: images/train", "has no 'names'"),
+        ("names: [cat]\nnc: 2", "'nc' is 2, but there are 1"),
+        ("names: {1: cat}", "must be 0 to 0"),
+        ("names: [cat", "is not YAML"),
+        ("names: [cat]\ntrain: images/none", "names the folder images/none"),
+        ("names: [cat]\ntrain: list.txt", "lists of pictures"),
+    ],
+)
+def test_a_yaml_file_that_is_wrong_is_an_error(folder, text, message):
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"data\.yaml.*{message}"):
+        YoloDataset(folder)
