@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from training_eomt.data import table_sources
+from training_eomt.data.table import TableDataset
+
+
+LABEL_MAP = np.array([[0, 0, 1, 1], [0, 300, 300, 255]], dtype=np.uint16)
+# Class 1 has objects 1 and 2 x 256 + 1 and pixels of none; class 2 has none; 255 is void.
+COLOURS = np.array([[[1, 1, 0], [1, 1, 2], [1, 0, 0]], [[2, 0, 0], [2, 0, 0], [255, 0, 0]]], dtype=np.uint8)
+
+
+def write_folder(folder: Path, annotation: np.ndarray = LABEL_MAP, names: str = "abc") -> Path:
+    for inner in ("images", "maps"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in names:
+        Image.new("RGB", annotation.shape[1::-1], (10, 20, 30)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(annotation).save(folder / "maps" / f"{name}.png")
+        rows.append({"image_file_name": f"images/{name}.png", "label_file_name": f"maps/{name}.png"})
+    write_rows(folder, rows)
+    return folder
+
+
+def write_rows(folder: Path, rows: list[dict]) -> None:
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_folder(tmp_path / "data")
+
+
+def test_metadata_gives_two_columns_and_keeps_16_bits(folder):
+    dataset = TableDataset(folder)
+    assert (dataset.image_column, dataset.annotation_column) == ("image", "label")
+    assert dataset.kind == "semantic" and len(dataset.label_space) == 301
+    sample = dataset[1]
+    assert [target.label_id for target in sample.targets] == [0, 1, 300] and sample.file_name == "b.png"
+    np.testing.assert_array_equal(sample.masks(), [value == LABEL_MAP for value in (0, 1, 300)])
+
+
+def saved(folder: Path, target: Path) -> Path:
+    datasets.load_dataset("imagefolder", data_dir=str(folder), split="train").save_to_disk(str(target))
+    return target
+
+
+def saved_splits(folder: Path, target: Path) -> Path:
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    datasets.DatasetDict({"train": data.select([0]), "validation": data}).save_to_disk(str(target))
+    return target
+
+
+def parquet(folder: Path, target: Path) -> Path:
+    (target / "data").mkdir(parents=True)
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    data.to_parquet(str(target / "data" / "validation-00000-of-00001.parquet"))
+    data.select([0]).to_parquet(str(target / "data" / "train-00000-of-00001.parquet"))
+    return target
+
+
+@pytest.mark.parametrize("write", [saved, saved_splits, parquet])
+def test_what_the_library_writes_holds_the_same_samples(folder, tmp_path, write):
+    dataset = TableDataset(write(folder, tmp_path / "written"), split="validation")
+    expected = TableDataset(folder)
+    assert len(dataset) == 3 and dataset.label_space == expected.label_space
+    for index in range(3):
+        np.testing.assert_array_equal(dataset[index].masks(), expected[index].masks())
+        np.testing.assert_array_equal(np.array(dataset[index].image), np.array(expected[index].image))
+    assert "of row 2" in dataset.name(2)
+
+
+def test_a_name_on_the_hub_is_loaded(folder, monkeypatch):
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name: ["train", "valid"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"me/cats": {"valid": data}}[name][split])
+    monkeypatch.setattr("training_eomt.data.table.hf_hub_download", lambda *_, **__: folder / "id2label.json")
+    (folder / "id2label.json").write_text(json.dumps({i: f"name {i}" for i in range(301)}))
+    dataset = TableDataset("me/cats", split="validation")
+    assert len(dataset) == 3 and dataset.label_space.names[300] == "name 300"
+    monkeypatch.setattr(datasets, "get_dataset_split_names", _not_found)
+    with pytest.raises(FileNotFoundError, match=r"no file or folder me/cats, and it cannot be read as a data set"):
+        TableDataset("me/cats")
+
+
+def _not_found(name):
+    raise datasets.exceptions.DatasetNotFoundError("not there")
+
+
+def test_colours_are_classes_and_objects(tmp_path):
+    folder = write_folder(tmp_path / "data", COLOURS)
+    (folder / "id2label.json").write_text('{"0": "background", "1": "cat", "2": "grass"}')
+    dataset = TableDataset(folder)
+    assert dataset.kind == "panoptic" and dataset.label_space.stuff_classes == [0, 2]
+    sample = dataset[0]
+    assert [target.label_id for target in sample.targets] == [1, 1, 2]
+    first, second = (COLOURS == (1, 1, 0)).all(-1), (COLOURS == (1, 1, 2)).all(-1)
+    np.testing.assert_array_equal(sample.masks(), [first, second, COLOURS[..., 0] == 2])
+    assert TableDataset(folder, task="instance").label_space.names == ("cat",)
+
+
+def test_columns_are_found_or_named(folder):
+    rows = rows_of(folder)
+    write_rows(folder, [{"x_file_name": r["image_file_name"], "y_file_name": r["label_file_name"]} for r in rows])
+    with pytest.raises(ValueError, match=r"columns of pictures are x, y\. Name one as image_column"):
+        TableDataset(folder)
+    assert TableDataset(folder, annotation_column="y").image_column == "x"
+    with pytest.raises(ValueError, match=r"no column of pictures 'z' \(image_column\), only x, y"):
+        TableDataset(folder, image_column="z")
+
+
+def test_a_file_that_is_missing_or_listed_twice_is_an_error_or_left_out(folder):
+    rows = rows_of(folder)
+    write_rows(folder, [*rows, {**rows[0], "label_file_name": "maps/none.png"}])
+    with pytest.raises(FileNotFoundError, match=r"maps/none\.png, which .*metadata\.jsonl names, is missing"):
+        TableDataset(folder)
+    assert len(TableDataset(folder, skip_bad_samples=True)) == 3
+    write_rows(folder, [*rows, rows[0]])
+    with pytest.raises(ValueError, match=r"lists the picture images/a\.png twice"):
+        TableDataset(folder)
+    dataset = TableDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 3 and "images/a.png twice" in dataset.bad_samples[0].reason
+
+
+def test_bad_metadata_and_annotations_are_named(folder):
+    Image.new("RGB", (4, 2)).save(folder / "maps" / "b.png")
+    Image.new("L", (5, 2)).save(folder / "maps" / "c.png")
+    dataset = TableDataset(folder, class_names=["road", "car"])
+    with pytest.raises(ValueError, match=r"maps/a\.png: 2 pixels have the value 300"):
+        dataset[0]
+    with pytest.raises(ValueError, match=r"maps/b\.png is a colour picture"):
+        dataset[1]
+    with pytest.raises(ValueError, match=r"images/c\.png is 2x4 .*maps/c\.png is 2x5"):
+        dataset[2]
+    (folder / "metadata.jsonl").write_text("{}\n{")
+    with pytest.raises(ValueError, match=r"metadata\.jsonl: line 2 is not JSON"):
+        TableDataset(folder)
+
+
+def test_a_table_of_all_splits_is_split_by_folder_and_csv_is_read(tmp_path):
+    folder = tmp_path / "data"
+    write_folder(folder / "train", names="a")
+    write_folder(folder / "val", names="bc")
+    rows = [
+        {key: f"{split}/{value}" for key, value in row.items()}
+        for split in ("train", "val")
+        for row in rows_of(folder / split)
+    ]
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    assert [len(TableDataset(folder, split=split)) for split in ("train", "validation")] == [1, 2]
+    assert table_sources.table_in(table_sources.FileTree(folder)) == "metadata"
