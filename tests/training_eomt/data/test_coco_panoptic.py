@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -173,3 +174,50 @@ def test_a_truncated_file_is_an_error_that_names_it(folder, name):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=rf"{name}/000000\.png cannot be decoded"):
         CocoPanopticDataset(folder)[0]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_a_png_that_holds_no_colours_is_an_error(folder, mode):
+    Image.new(mode, (96, 96)).save(folder / "panoptic" / "000000.png")
+    with pytest.raises(
+        ValueError, match=rf"panoptic/000000\.png is no panoptic PNG: its mode is {mode}, expected RGB"
+    ):
+        CocoPanopticDataset(folder)[0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (unknown_category, r"segment 2654435 of 000001\.png has category_id 77"),
+        (unknown_image, r"image_id 55"),
+        (lambda content: content["images"][1].update(id=0), r"two pictures with id 0: 000000\.png and 000001\.png"),
+        (lambda content: content["images"][1].update(file_name="000000.png"), r"lists the picture 000000\.png twice"),
+        (lambda content: content["annotations"][1].update(image_id=0), r"is the second one of image_id 0"),
+        (lambda content: content["images"][1].update(file_name="none.png"), r"images/none\.png is missing"),
+    ],
+)
+def test_bad_samples_can_be_left_out_and_are_listed(folder, change, message):
+    edit(folder, change)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        CocoPanopticDataset(folder)
+    dataset = CocoPanopticDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 1 and dataset.name(0).endswith("images/000000.png")
+    assert re.search(message, dataset.bad_samples[0].reason)
+    assert len(dataset[0].targets) == len(dataset.summary(0).label_ids)
+
+
+def test_for_semantic_segmentation_segments_of_a_class_are_one(folder):
+    panoptic, semantic = CocoPanopticDataset(folder), CocoPanopticDataset(folder, task="semantic")
+    for index in range(2):
+        labels = [target.label_id for target in panoptic[index].targets]
+        assert sorted(semantic.summary(index).label_ids) == sorted(set(labels))
+        for target in semantic[index].targets:
+            of_class = [t.mask() for t in panoptic[index].targets if t.label_id == target.label_id]
+            np.testing.assert_array_equal(target.mask(), np.any(of_class, axis=0))
+
+
+def test_for_instance_segmentation_stuff_is_left_out(folder):
+    dataset = CocoPanopticDataset(folder, task="instance")
+    assert dataset.label_space.names == ("circle", "square", "triangle", "star")
+    things = sum(target.label_id < 4 for target in CocoPanopticDataset(folder)[0].targets)
+    assert len(dataset[0].targets) == len(dataset.summary(0).label_ids) == things

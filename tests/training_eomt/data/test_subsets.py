@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from training_eomt.data import BadSample, open_dataset, split_dataset, without
+from training_eomt.shapes import generate_shapes_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return open_dataset(generate_shapes_dataset(tmp_path / "shapes", num_train=20, num_validation=0, num_test=0))
+
+
+@pytest.mark.parametrize("share", [0.25, 5])
+def test_the_parts_are_disjoint_complete_and_the_same_for_everybody(dataset, share):
+    train, validation = split_dataset(dataset, share, seed=3)
+    assert (len(train), len(validation)) == (15, 5)
+    assert sorted(train.indices + validation.indices) == list(range(20))
+    assert split_dataset(dataset, share, seed=3)[1].indices == validation.indices == sorted(validation.indices)
+    assert split_dataset(dataset, share, seed=4)[1].indices != validation.indices
+    assert validation.name(0) == dataset.name(validation.indices[0])
+    assert validation.summary(0) == dataset.summary(validation.indices[0])
+    assert validation.label_space == dataset.label_space and validation.task == "panoptic"
+    np.testing.assert_array_equal(validation[0].masks(), dataset[validation.indices[0]].masks())
+
+
+@pytest.mark.parametrize("share", [0, 0.0, 1.0, 20, -1, -0.5])
+def test_an_empty_part_is_an_error(dataset, share):
+    with pytest.raises(ValueError, match="has 20 samples, of which"):
+        split_dataset(dataset, share, seed=0)
+
+
+def test_bad_samples_are_left_out_and_listed(dataset):
+    bad = BadSample(dataset.name(1), "too dark")
+    rest = without(dataset, [bad])
+    assert rest.indices == [0, *range(2, 20)] and rest.bad_samples == [bad]
+    assert split_dataset(rest, 2, 0)[1].bad_samples == [bad]
