@@ -16,7 +16,7 @@ from .class_tables import published_categories
 from .files import FileTree
 from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, label_map_annotations, paired, read_label_map
 from .samples import Sample, check_same_size, encode_masks, picture_suffixes, read_picture, read_rgb
-from .splits import of_split
+from .splits import choose_split
 
 
 VOID = -1
@@ -83,7 +83,10 @@ class Ade20kDataset(SegmentationDataset):
     def fits(cls, tree: FileTree, split: str | None) -> bool:
         """Whether a folder holds such data."""
         tree = _own_folder(tree)
-        folder = f"images{_part(tree, split)}"
+        try:
+            folder = f"images{_part(tree, split)}"
+        except FileNotFoundError:
+            return False
         if not (tree.has_folder(folder) and tree.has_folder("annotations")):
             return False
         names = tree.files(folder)
@@ -142,5 +145,5 @@ def _own_folder(tree: FileTree) -> FileTree:
 
 def _part(tree: FileTree, split: str | None) -> str:
     """What comes after `images`: the folder of the split, or nothing."""
-    parts = of_split(tree.folders("images"), split or "train")
-    return parts[0].removeprefix("images") if parts else ""
+    part = choose_split(tree.folders("images"), split or "train", tree.path("images"))
+    return part.removeprefix("images") if part else ""

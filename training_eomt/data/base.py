@@ -59,7 +59,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
             classes, for instance segmentation the things among them, in the order in which they are listed.
         task: what the samples are for, by default what the annotations say. For instance segmentation, stuff is left
             out; for semantic segmentation, all segments of a class are one target.
-        skip_bad_samples: leave out samples that cannot be used, and list them in `bad_samples`.
+        skip_bad_samples: leave out what can be seen to be wrong when the data set is opened, and list it in
+            `bad_samples`. What only decoding tells, `check_samples` finds.
         tree: where the files are; entries of its zips that it left out are listed too.
 
     Raises:

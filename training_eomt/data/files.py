@@ -128,7 +128,7 @@ def tree_of(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree,
     for root in (path, *path.parents):
         if root.is_dir() or _is_zip(root):
             tree = FileTree(root, skip_bad_entries)
-            name = path.relative_to(root).as_posix().removeprefix(".")
+            name = "" if root == path else path.relative_to(root).as_posix()
             if name and name not in tree and not tree.has_folder(name):
                 break
             return tree, name

@@ -14,7 +14,7 @@ from .base import Annotation, SegmentationDataset
 from .class_names import find_class_names, numbered, read_class_names
 from .files import FileTree, tree_of
 from .samples import Category, Sample, check_same_size, encode_masks, picture_suffixes, read_picture, read_rgb
-from .splits import of_split
+from .splits import choose_split
 
 
 PICTURE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "pictures")
@@ -214,8 +214,8 @@ def _find_folders(tree: FileTree, split: str | None) -> tuple[str, str]:
             raise FileNotFoundError(
                 f"{tree.root} has no folder of {what} with a file in it ({', '.join(candidates)})."
             )
-        parts = of_split(tree.folders(present[0]), split) if split else []
-        found.append(parts[0] if parts else present[0])
+        part = choose_split(tree.folders(present[0]), split, tree.path(present[0]))
+        found.append(part or present[0])
     picture_folder, map_folder = found
     if "/" in picture_folder and not map_folder.endswith(posixpath.basename(picture_folder)):
         raise FileNotFoundError(f"{tree.path(picture_folder)} has no label maps in a folder of its name.")

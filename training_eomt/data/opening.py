@@ -16,7 +16,7 @@ from .coco_instance import CocoInstanceDataset
 from .coco_panoptic import CocoPanopticDataset
 from .files import FileTree
 from .label_maps import LabelMapDataset, as_tree
-from .splits import of_split, split_names
+from .splits import SPLITS, of_split, split_names
 from .table import TableDataset
 from .yolo import YoloDataset
 
@@ -140,8 +140,9 @@ def _find(
 def _places(tree: FileTree, split: str) -> list[FileTree]:
     """Where a split may be, in the order in which to look."""
     places = [tree, *(tree.subtree(folder) for folder in of_split(tree.folders(), split))]
-    if len(tree.folders()) == 1:
-        inner = tree.subtree(tree.folders()[0])
+    folders = tree.folders()
+    if len(folders) == 1 and not any(of_split(folders, other) for other in SPLITS):
+        inner = tree.subtree(folders[0])
         places += [inner, *(inner.subtree(folder) for folder in of_split(inner.folders(), split))]
     return places
 

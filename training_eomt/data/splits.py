@@ -34,3 +34,24 @@ def of_split(names: Sequence[str], split: str) -> list[str]:
     plain = {name: re.sub(r"[-_]?\d*$", "", name.rsplit("/", 1)[-1].lower()) for name in names}  # train2017: train
     fitting = [name for name in names if plain[name] in known]
     return sorted(fitting, key=lambda name: (known.index(plain[name]), name))
+
+
+def choose_split(names: Sequence[str], split: str | None, where: str) -> str | None:
+    """
+    The likeliest of the names or paths for a split; None if none of them is any split's, or no split is asked for.
+
+    Args:
+        names: names of folders, files or parts.
+        split: the split.
+        where: the data for messages.
+
+    Raises:
+        FileNotFoundError: they are of other splits only.
+    """
+    if split is None:
+        return None
+    if own := of_split(names, split):
+        return own[0]
+    if others := [name for other in SPLITS for name in of_split(names, other)]:
+        raise FileNotFoundError(f"{where} has no {split} split, only {', '.join(dict.fromkeys(others))}.")
+    return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import datasets
 
 from .files import FileTree
-from .splits import of_split
+from .splits import choose_split
 
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -40,7 +40,7 @@ class MetadataTable:
 
     Args:
         tree: the folder that holds the file.
-        split: where every file lies in a folder that is a split's, such as `train/`, only those of this one.
+        split: where files lie in folders named like splits, such as `train/`, only those of this one.
 
     Raises:
         ValueError: the file is not what its name says.
@@ -98,11 +98,9 @@ class MetadataTable:
         self._rows = kept
 
     def _keep_split(self, split: str) -> None:
-        folders = {str(row[self.columns[0]]).split("/")[0] for row in self._rows}
-        own = of_split(sorted(folders), split)
-        others = [folder for name in ("train", "validation", "predict") for folder in of_split(sorted(folders), name)]
-        if own and folders <= set(others):
-            self._rows = [row for row in self._rows if str(row[self.columns[0]]).split("/")[0] == own[0]]
+        folders = sorted({row[self.columns[0]].split("/")[0] for row in self._rows})
+        if own := choose_split(folders, split, self.where):
+            self._rows = [row for row in self._rows if row[self.columns[0]].split("/")[0] == own]
 
 
 class ArrowTable:
@@ -169,12 +167,12 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
     if kind == "saved":
         saved = datasets.load_from_disk(where)
         if isinstance(saved, datasets.DatasetDict):
-            saved = saved[_own_split(list(saved), split or "train", where)]
+            saved = saved[_part(list(saved), split or "train", where)]
         return ArrowTable(saved, where)
     files = _parquet_files(source)
-    own = of_split([name.split("-")[0].removesuffix(".parquet") for name in files], split or "train")
-    chosen = [name for name in files if own and name.split("-")[0].removesuffix(".parquet") == own[0]]
-    paths = [str(source.root / name) for name in chosen or files]
+    parts = {name: name.split("-")[0].removesuffix(".parquet") for name in files}  # data/train-00000-of-00002.parquet
+    own = choose_split(list(parts.values()), split, where)
+    paths = [str(source.root / name) for name in files if own in (None, parts[name])]
     return ArrowTable(datasets.Dataset.from_parquet(paths), where)
 
 
@@ -187,17 +185,19 @@ def _is_picture(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _own_split(names: Sequence[str], split: str, where: str) -> str:
-    own = of_split(list(names), split)
-    if not own:
+def _part(names: list[str], split: str, where: str) -> str:
+    """The name of a split; where there is only one part of any other name, that one."""
+    if (own := choose_split(names, split, where)) is not None:
+        return own
+    if len(names) > 1:
         raise FileNotFoundError(f"{where} has no {split} split, only {', '.join(names)}.")
-    return own[0]
+    return names[0]
 
 
 def _from_hub(name: str, split: str) -> datasets.Dataset:
     try:
         names = datasets.get_dataset_split_names(name)
-        return datasets.load_dataset(name, split=_own_split(names, split, name))
+        return datasets.load_dataset(name, split=_part(names, split, name))
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"There is no file or folder {name}, and it cannot be read as a data set of the Hub: {error}"

@@ -171,3 +171,20 @@ def test_formats_are_recognised(tmp_path):
     (folder / "metadata.jsonl").write_text(json.dumps(row))
     for path in (tmp_path / "table", folder / "metadata.jsonl"):
         assert type(open_dataset(path)).__name__ == "TableDataset"
+
+
+@pytest.mark.parametrize("layout", ["images/train", "train", "metadata"])
+def test_another_split_than_the_one_that_was_asked_for_is_never_taken(tmp_path, layout):
+    label_maps(tmp_path / "data" / "train")
+    if layout == "images/train":
+        for inner in ("images", "masks"):
+            (tmp_path / inner).mkdir()
+            (tmp_path / "data" / "train" / inner).rename(tmp_path / inner / "train")
+        shutil.rmtree(tmp_path / "data")
+    elif layout == "metadata":
+        row = {"image_file_name": "train/images/a.png", "label_file_name": "train/masks/a.png"}
+        (tmp_path / "data" / "metadata.jsonl").write_text(json.dumps(row))
+    path = tmp_path if layout == "images/train" else tmp_path / "data"
+    assert len(open_dataset(path)) == 1
+    with pytest.raises(FileNotFoundError, match="validation split"):
+        open_dataset(path, split="validation")
