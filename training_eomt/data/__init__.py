@@ -1,22 +1,40 @@
 """Data sets: whatever their format on disk, one kind of sample in memory."""
 
-from .base import BadSample, SegmentationDataset
-from .opening import FORMATS, open_dataset
-from .report import DataReport, check_samples, report
-from .samples import Sample, Target
-from .subsets import split_dataset, without
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+
+if TYPE_CHECKING:
+    from .base import BadSample, SegmentationDataset
+    from .opening import FORMATS, open_dataset
+    from .samples import Sample, Target
+    from .subsets import split_dataset, without
 
 __all__ = [
     "FORMATS",
     "BadSample",
-    "DataReport",
     "Sample",
     "SegmentationDataset",
     "Target",
-    "check_samples",
     "open_dataset",
-    "report",
     "split_dataset",
     "without",
 ]
+
+_MODULES = {
+    "BadSample": ".base",
+    "SegmentationDataset": ".base",
+    "FORMATS": ".opening",
+    "open_dataset": ".opening",
+    "Sample": ".samples",
+    "Target": ".samples",
+    "split_dataset": ".subsets",
+    "without": ".subsets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for: whoever draws shapes does not wait for all readers and their libraries."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)

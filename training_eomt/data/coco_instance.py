@@ -176,7 +176,13 @@ def rle_of(segmentation: dict[str, Any] | Sequence[Sequence[float]], height: int
                 raise ValueError(f"has a run-length encoding of {sum(counts)} pixels, not {height}x{width}")
             rle = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
         else:
-            rle = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
+            # pycocotools would fill pixels that an encoding leaves out with whatever is in memory.
+            covered = pixels_covered(counts)
+            if covered is None:
+                raise ValueError("has counts that are no run-length encoding")
+            if covered != height * width:
+                raise ValueError(f"has a run-length encoding of {covered} pixels, not {height}x{width}")
+            rle = {"size": size, "counts": counts.encode()}
     else:
         polygons = [list(map(float, polygon)) for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
@@ -185,3 +191,27 @@ def rle_of(segmentation: dict[str, Any] | Sequence[Sequence[float]], height: int
     if not coco_mask.area(rle):
         raise ValueError("covers no pixel")
     return rle
+
+
+def pixels_covered(counts: str) -> int | None:
+    """How many pixels a compressed run-length encoding is of, set or not; None if it is no such encoding.
+
+    A run is written in characters of 6 bits from "0" on: 5 bits of the number, the lowest first, and one that says
+    that more follow; the highest bit of the last is the sign. From the fourth on it is the difference to the run
+    before the last.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64:
+            return None
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = shift = 0
+    return sum(runs) if min(runs, default=0) >= 0 and not shift else None

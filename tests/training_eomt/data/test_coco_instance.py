@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from training_eomt.data.coco_instance import CocoInstanceDataset
+from training_eomt.data.coco_instance import CocoInstanceDataset, pixels_covered
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 
 
@@ -79,6 +80,14 @@ def test_real_instances_are_the_segments_of_the_panoptic_data(coco_sample):
         np.testing.assert_array_equal(instances[index].masks(), panoptic[index].masks())
 
 
+def test_the_pixels_of_a_compressed_encoding_are_counted_as_pycocotools_wrote_it():
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 1), (20, 30), (300, 1000)):
+        for share in (0.0, 0.01, 0.5, 1.0):
+            mask = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
+            assert pixels_covered(coco_mask.encode(mask)["counts"].decode()) == height * width
+
+
 def test_a_picture_without_annotations_is_an_empty_sample(folder):
     sample = CocoInstanceDataset(folder)[1]
     assert sample.image_id == 8 and sample.masks().shape == (0, 20, 30)
@@ -140,6 +149,11 @@ AT_OPENING = [
 WHEN_READ = [
     (annotate(segmentation=[[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]]), r"a\.png: annotation 1 .* covers no pixel"),
     (annotate(segmentation={"counts": [5, 5], "size": [20, 30]}), r"a\.png: annotation 1 .*encoding of 10 pixels"),
+    (annotate(segmentation={"counts": "00", "size": [20, 30]}), r"a\.png: annotation 1 .*encoding of 0 pixels"),
+    (
+        annotate(segmentation={"counts": "garbage!", "size": [20, 30]}),
+        r"a\.png: annotation 1 .*are no run-length encoding",
+    ),
     (annotate(segmentation={"counts": [600], "size": [30, 20]}), r"a\.png: annotation 1 .*of 30x20 pixels, not 20x30"),
 ]
 

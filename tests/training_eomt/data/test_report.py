@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training_eomt.data import check_samples, open_dataset, report, without
+from training_eomt.data import open_dataset, without
+from training_eomt.data.report import check_samples, report
 from training_eomt.shapes import generate_shapes_dataset
 
 
