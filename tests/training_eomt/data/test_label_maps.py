@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.data.class_names import read_class_names
 from training_eomt.data.label_maps import LabelMapDataset
 
 
@@ -76,21 +75,6 @@ def test_classes_come_from_a_file_from_the_model_or_from_the_values(tmp_path):
     assert LabelMapDataset(folder).label_space.names == ("road", "car", "sky")
     names = {0: "sky", 1: "road", 2: "tree", 3: "car"}
     assert [target.label_id for target in LabelMapDataset(folder, names)[0].targets] == [1, 3, 0]
-
-
-def test_class_names_are_read_from_text_tables_and_json(tmp_path):
-    for name, text in (
-        ("a.txt", "road\ncar, automobile\n"),
-        ("b.txt", "0: road\n1: car, automobile\n"),
-        ("c.txt", "Idx\tRatio\tName\n1\t0.5\troad\n2\t0.5\tcar, automobile\n"),
-        ("d.json", '["road", "car, automobile"]'),
-        ("e.json", '{"1": "car, automobile", "0": "road"}'),
-    ):
-        (tmp_path / name).write_text(text)
-        assert read_class_names(tmp_path / name) == ["road", "car, automobile"]
-    (tmp_path / "f.json").write_text('{"1": "car"}')
-    with pytest.raises(ValueError, match=r"f\.json: the numbers of the classes must be 0 to 0"):
-        read_class_names(tmp_path / "f.json")
 
 
 def test_split_folders_in_the_folders_and_endings_of_maps_are_understood(tmp_path):
