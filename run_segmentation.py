@@ -8,44 +8,55 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 
 import json
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, set_seed
+from transformers import set_seed
 
-from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
-from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.augmentation import PanopticAugmentation
-from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.data.samples import LabelSpace
+from training_eomt.augmentation import SegmentationAugmentation
+from training_eomt.data import SegmentationDataset
+from training_eomt.evaluation import HEADLINES
 from training_eomt.export import REPORT
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
-from training_eomt.prediction import pictures_to_segment, write_overlays
+from training_eomt.prediction import AnnotatedPictures, PictureFolder, predict
+from training_eomt.run_card import write_run_card
+from training_eomt.run_checkpoints import bytes_needed
+from training_eomt.run_data import checked, open_data, pictures_of
 from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
+from training_eomt.starting_model import load_model, stored_labels, stored_task
 from training_eomt.trainer import EomtTrainer
 
 
-NEW_MODEL_IMAGE_SIZE = 640
 PICTURES = "predictions"  # beside the report in the output folder
+DATA_REPORT = "data_report.json"
+SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5, 2.0)}  # as published
+
+
+def evaluates(training_args: Any) -> bool:
+    """Whether anything is measured, in the end or during training."""
+    return training_args.do_eval or (training_args.do_train and training_args.eval_strategy != "no")
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
     """Everything that can be known to be wrong before anything is loaded."""
-    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
-        raise ValueError("Nothing to do: give at least one of --do_train, --do_eval and --do_predict.")
-    evaluates = training_args.do_eval or training_args.eval_strategy != "no"
-    for needed, name in (
-        (training_args.do_train, "train_data"),
-        (evaluates, "validation_data"),
-        (training_args.do_predict, "predict_data"),
+    does_anything = training_args.do_train or training_args.do_eval or training_args.do_predict
+    if not (does_anything or data_args.check_data):
+        raise ValueError("Nothing to do: give at least one of --do_train, --do_eval, --do_predict and --check_data.")
+    has_validation = data_args.validation_data or data_args.dataset or data_args.train_val_split is not None
+    for needed, name, given in (
+        (training_args.do_train or data_args.check_data, "train_data", data_args.train_data or data_args.dataset),
+        (evaluates(training_args), "validation_data", has_validation),
+        (training_args.do_predict, "predict_data", data_args.predict_data),
     ):
-        if needed and getattr(data_args, name) is None:
+        if needed and not given:
             raise ValueError(f"--{name} is missing.")
+    if data_args.check_data and not does_anything:
+        return
     if training_args.output_dir is None:
         raise ValueError("--output_dir is missing.")
     if not training_args.do_train and model_args.model_name_or_path is None:
@@ -53,7 +64,6 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     output_dir = Path(training_args.output_dir)
     written = [output_dir] if training_args.do_train else []
     written += [output_dir / REPORT] if training_args.do_eval else []
-    written += [output_dir / PICTURES] if training_args.do_predict else []
     for path in written:
         exists = any(path.iterdir()) if path.is_dir() else path.exists()
         if exists and not (training_args.resume_from_checkpoint or data_args.overwrite_output_dir):
@@ -63,44 +73,25 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             )
 
 
-def load_model(
-    model_args: ModelArguments, data_args: DataArguments, label_space: LabelSpace | None
-) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
-    """
-    The model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
-
-    Args:
-        model_args, data_args: the arguments.
-        label_space: the training data's classes, or None where nothing is trained: then the checkpoint's stay.
-    """
-    settings: dict[str, Any] = {"task": data_args.task, "do_pad": True, "do_split_image": False}
-    labels: dict[str, Any] = {}
-    if label_space is not None:
-        settings["stuff_classes"] = label_space.stuff_classes
-        label2id = {name: label_id for label_id, name in label_space.id2label.items()}
-        labels = {"id2label": label_space.id2label, "label2id": label2id}
-    image_size = data_args.image_size
-    if model_args.model_name_or_path is None:
-        image_size = image_size or NEW_MODEL_IMAGE_SIZE
-        config = EomtConfig(image_size=image_size, **(model_args.model_config or {}), **labels)
-        return EomtForUniversalSegmentation(config), EomtImageProcessor(size=image_size, **settings)
-    name = model_args.model_name_or_path
-    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    is_dinov3 = kind in ("eomt_dinov3", "dinov3_vit")
-    model_class = EomtDinov3ForUniversalSegmentation if is_dinov3 else EomtForUniversalSegmentation
-    if kind not in ("eomt", "eomt_dinov3"):
-        if label_space is None:
-            raise ValueError(f"{name} holds a {kind!r} model. Only an EoMT model can be used without --do_train.")
-        image_size = image_size or NEW_MODEL_IMAGE_SIZE
-        model = model_class.from_backbone(name, image_size=image_size, **labels)
-        return model, EomtImageProcessor(size=image_size, **settings)
-    model = model_class.from_pretrained(name, ignore_mismatched_sizes=label_space is not None, **labels)
-    if label_space is not None:
-        model.set_image_size(image_size or model.config.image_size)
-        image_size = model.config.image_size
-    if image_size is not None:
-        settings["size"] = image_size
-    return model, EomtImageProcessor.from_pretrained(name, **settings)
+def check_disk(model: torch.nn.Module, training_args: Any) -> None:
+    """Raises an `OSError` if the checkpoints of the training will not fit on the disk."""
+    output_dir = Path(training_args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    needed = 4 * sum(numel for numel, _ in sizes)
+    if training_args.save_strategy != "no":
+        needed += bytes_needed(
+            sum(numel for numel, _ in sizes),
+            sum(numel for numel, is_trained in sizes if is_trained),
+            training_args.save_total_limit,
+            training_args.ema_decay is not None,
+        )
+    free = shutil.disk_usage(output_dir).free
+    if free < needed:
+        raise OSError(
+            f"{output_dir} has {free / 1e9:.1f} GB free, and the checkpoints of this training take at least "
+            f"{needed / 1e9:.1f} GB. Make room, choose another --output_dir, or keep fewer with --save_total_limit."
+        )
 
 
 def main(arguments: ScriptArguments) -> dict[str, float]:
@@ -108,65 +99,149 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     model_args, data_args, training_args = arguments
     check_arguments(model_args, data_args, training_args)
     set_seed(training_args.seed)
-    output_dir = Path(training_args.output_dir)
 
-    train_data = validation_data = None
-    if training_args.do_train:
-        train_data = CocoPanopticDataset(data_args.train_data)
-    model, image_processor = load_model(model_args, data_args, train_data.label_space if train_data else None)
-    id2label = model.config.id2label
-    if data_args.validation_data is not None:
-        validation_data = CocoPanopticDataset(data_args.validation_data, id2label)
-        if image_processor.stuff_classes is None:  # as in checkpoints that Transformers' own processor wrote
-            image_processor.stuff_classes = validation_data.label_space.stuff_classes
+    trains = training_args.do_train or data_args.check_data
+    task = data_args.task or stored_task(model_args)
+    data = open_data(
+        data_args,
+        trains,
+        evaluates(training_args) or (data_args.check_data and bool(data_args.validation_data or data_args.dataset)),
+        task,
+        None if trains else stored_labels(model_args),
+    )
+    data, reports = checked(data, data_args, training_args.dataloader_num_workers)
+    if data_args.check_data:
+        return {}
+    if data.train is not None:
+        task = data.train.task
+    model, image_processor = load_model(
+        model_args, data_args, task, data.train.label_space if data.train is not None else None
+    )
+    assert image_processor.task is not None  # the stored one never is
+    task = image_processor.task
+    if task == "panoptic" and image_processor.stuff_classes is None and data.validation is not None:
+        # as in checkpoints that Transformers' own processor wrote
+        image_processor.stuff_classes = data.validation.label_space.stuff_classes
 
-    pictures = None
-    if training_args.do_predict:
-        pictures = pictures_to_segment(Path(data_args.predict_data), id2label)
+    pictures = pictures_of(data_args, task, model.config.id2label) if training_args.do_predict else None
+
     augmentation = None
     if data_args.augmentation:
-        augmentation = PanopticAugmentation(as_pair(model.config.image_size), tuple(data_args.scale_range))
+        augmentation = SegmentationAugmentation(
+            as_pair(model.config.image_size),
+            tuple(data_args.scale_range or SCALE_RANGES[task]),
+            color_jitter=data_args.color_jitter,
+        )
+    train_inputs = eval_inputs = None
+    if data.train is not None:
+        train_inputs = TrainingInputs(data.train, image_processor, augmentation, training_args.seed)
+    if data.validation is not None:
+        eval_inputs = EvaluationInputs(data.validation, image_processor)
     trainer = EomtTrainer(
         model=model,
         args=training_args,
         processing_class=image_processor,
-        train_dataset=None if train_data is None else TrainingInputs(train_data, image_processor, augmentation),
-        eval_dataset=None if validation_data is None else EvaluationInputs(validation_data, image_processor),
+        train_dataset=train_inputs,
+        eval_dataset=eval_inputs,
     )
     metrics: dict[str, float] = {}
     if training_args.do_train:
+        check_disk(model, training_args)
         resume_from = training_args.resume_from_checkpoint
         trainer.train(resume_from_checkpoint=True if resume_from in ("True", "true") else resume_from)
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
         metrics = trainer.evaluate()
-    if not trainer.is_world_process_zero():
-        return metrics
-    if training_args.do_eval:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        per_class = {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
-        measured = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # JSON has no NaN
-        (output_dir / REPORT).write_text(json.dumps({**measured, "per_class": per_class}, indent=2))
+    if trainer.is_world_process_zero():
+        write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
-        segmenter = EomtImageSegmentationPipeline(
-            model=trainer.accelerator.unwrap_model(model), image_processor=image_processor, device=training_args.device
-        )
-        write_overlays(segmenter, pictures, output_dir / PICTURES)
-    report_results(metrics, training_args, output_dir)
+        predict_pictures(arguments, trainer, pictures)
+    if trainer.is_world_process_zero():
+        say_what_is_where(training_args, task, metrics)
     return metrics
 
 
-def report_results(metrics: dict[str, float], training_args: Any, output_dir: Path) -> None:
-    """Says where everything is."""
-    print()
-    if "eval_pq" in metrics:
-        print(
-            f"Panoptic quality on the validation data: {metrics['eval_pq']:.3f} "
-            f"(things {metrics['eval_pq_things']:.3f}, stuff {metrics['eval_pq_stuff']:.3f})"
+def write_results(
+    arguments: ScriptArguments, trainer: EomtTrainer, metrics: dict[str, float], reports: dict[str, Any]
+) -> None:
+    """Writes `evaluation.json` and, after a training, the report of the data and the model card."""
+    model_args, data_args, training_args = arguments
+    output_dir, config = Path(training_args.output_dir), trainer.bare_model.config
+    output_dir.mkdir(parents=True, exist_ok=True)
+    per_class = {config.id2label[label_id]: values for label_id, values in trainer.per_class.items()}
+    if training_args.do_eval:
+        measured = {**metrics, "per_class": per_class}
+        (output_dir / REPORT).write_text(json.dumps(_without_nan(measured), indent=2))
+    if training_args.do_train:
+        (output_dir / DATA_REPORT).write_text(json.dumps(reports, indent=2))
+        write_run_card(
+            output_dir,
+            task=trainer.image_processor.task,
+            state=trainer.state,
+            arguments=training_args,
+            num_blocks=config.num_blocks,
+            data_reports=reports,
+            metrics=metrics,
+            per_class=per_class if training_args.do_eval else {},
+            base_model=model_args.model_name_or_path,
+            dataset=Path(data_args.dataset).name if data_args.dataset else None,
         )
+
+
+def _without_nan(values: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(values, dict):
+        return {name: _without_nan(value) for name, value in values.items()}
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def predict_pictures(
+    arguments: ScriptArguments, trainer: EomtTrainer, pictures: SegmentationDataset | PictureFolder
+) -> None:
+    """Segments the pictures, each process its share; what an earlier run has done already is kept."""
+    _, data_args, training_args = arguments
+    directory = Path(training_args.output_dir) / PICTURES
+    model = trainer.bare_model
+    if trainer.is_fsdp_enabled:  # the parts that processes hold would wait for each other
+        model = type(model).from_pretrained(training_args.output_dir)
+    if data_args.overwrite_output_dir and trainer.is_world_process_zero():
+        shutil.rmtree(directory, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    with trainer.accelerator.autocast():
+        summary = predict(
+            model,
+            trainer.image_processor,
+            AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
+            directory,
+            outputs=data_args.predict_outputs,
+            batch_size=training_args.per_device_eval_batch_size,
+            num_workers=training_args.dataloader_num_workers,
+            process_index=training_args.process_index,
+            num_processes=training_args.world_size,
+            device=training_args.device,
+            show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
+        )
+    if summary.is_complete or trainer.is_world_process_zero():
+        print(summary)
+
+
+def say_what_is_where(training_args: Any, task: str, metrics: dict[str, float]) -> None:
+    """Says what came out, and where everything is."""
+    output_dir = Path(training_args.output_dir)
+    print()
+    if metrics:
+        names = {"panoptic": "Panoptic quality", "instance": "Average precision of masks", "semantic": "Mean IoU"}
+        details = {
+            "panoptic": ("pq_things", "pq_stuff"),
+            "instance": ("ap50", "ap75"),
+            "semantic": ("pixel_accuracy",),
+        }
+        listed = ", ".join(f"{name} {metrics[f'eval_{name}']:.3f}" for name in details[task])
+        print(f"{names[task]} on the validation data: {metrics[f'eval_{HEADLINES[task]}']:.3f} ({listed})")
     if training_args.do_predict:
-        print(f"Pictures: {(output_dir / PICTURES).resolve()}")
+        overlays = (output_dir / PICTURES / "overlays").resolve()
+        print(f"Pictures: {overlays}" if overlays.is_dir() else f"Predictions: {overlays.parent}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")

@@ -141,6 +141,7 @@ def model_card(
     written_by: str = WRITTEN_BY_SAVE,
     results: Mapping[str, float] | None = None,
     results_source: tuple[str, str] | None = None,
+    sections: Iterable[str] = (),
     **facts: Any,
 ) -> str:
     """
@@ -151,6 +152,7 @@ def model_card(
         processor: its image processor's settings, as `preprocessor_config.json` has them; None: not known yet.
         name: the folder or the name on the Hub that the card tells to load.
         written_by: [`WRITTEN_BY_SAVE`] or [`WRITTEN_BY_EXPORT`].
+        sections: what else there is to say, in Markdown, after the classes.
         results, results_source, facts: see [`card_metadata`].
     """
     settings = processor or {}
@@ -168,6 +170,7 @@ def model_card(
         _about_trust(processor),
         _model_section(config, settings, task, metadata),
         _classes_section(config.get("id2label"), settings.get("stuff_classes")),
+        *sections,
         _results_section(results, results_source),
         f"## Citation\n\n{CITATION}",
     )

@@ -48,6 +48,12 @@ def camvid() -> Path:
 
 
 @pytest.fixture
+def published_recipes() -> Path:
+    """The settings of every published training; skips where they are not at hand."""
+    return _existing(_SHARED / "reference" / "published_recipes.json")
+
+
+@pytest.fixture
 def remote_code_cache(tmp_path, monkeypatch) -> Iterator[None]:
     """Remote code is copied to a folder of this test, and forgotten after it."""
 

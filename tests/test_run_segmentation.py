@@ -2,19 +2,27 @@
 
 import json
 import math
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
 import run_segmentation
+from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.script_arguments import parse_arguments
-from training_eomt.shapes import generate_shapes_dataset
+from training_eomt.shapes import THINGS, generate_shapes_dataset
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,8 +71,8 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
     report = json.loads((output / "evaluation.json").read_text())
     assert report["eval_pq"] == metrics["eval_pq"]
     assert {"eval_pq_things", "eval_pq_stuff", "eval_loss", "per_class"} <= set(report)
-    pictures = sorted((output / "predictions").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["000000.png", "000001.png"]
+    pictures = sorted((output / "predictions" / "overlays").glob("*.png"))
+    assert [picture.name for picture in pictures] == ["000000.png.png", "000001.png.png"]
     with Image.open(pictures[0]) as picture:
         assert picture.width > 3 * 320  # input, target and prediction
     printed = capsys.readouterr().out
@@ -83,7 +91,7 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     again += ["--validation_data", str(shapes / "validation"), "--output_dir", str(tmp_path / "evaluation")]
     metrics = run([*again, "--predict_data", str(pictures), "--do_eval", "--do_predict"])
     assert 0.0 <= metrics["eval_pq"] <= 1.0
-    assert (tmp_path / "evaluation" / "predictions" / "red.png").exists()
+    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.png").exists()
 
 
 def test_the_same_seed_gives_the_same_model(words, tmp_path):
@@ -141,7 +149,7 @@ def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
 
 def test_a_model_without_the_datas_classes_is_not_evaluated(words, tmp_path, tiny_config):
     EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "cats")
-    run_segmentation.EomtImageProcessor(size=64).save_pretrained(tmp_path / "cats")
+    EomtImageProcessor(size=64).save_pretrained(tmp_path / "cats")
     with pytest.raises(ValueError, match=r"Category 'circle' is not a class of the model .*cat, dog, sky"):
         run([*words, "--do_eval", "--model_name_or_path", str(tmp_path / "cats"), "--model_config", "{}"])
 
@@ -156,12 +164,9 @@ def test_results_are_not_overwritten_without_being_asked(words, tmp_path):
     run([*words, "--do_train"])
     at = words.index("--model_config")
     again = [*words[:at], *words[at + 2 :], "--model_name_or_path", str(tmp_path / "output")]
-    again += ["--output_dir", str(tmp_path / "results"), "--do_eval", "--do_predict"]
+    again += ["--output_dir", str(tmp_path / "results"), "--do_eval"]
     run(again)
     with pytest.raises(FileExistsError, match=r"evaluation\.json already holds something"):
-        run(again)
-    (tmp_path / "results" / "evaluation.json").unlink()
-    with pytest.raises(FileExistsError, match=r"predictions already holds something"):
         run(again)
     run([*again, "--overwrite_output_dir"])
 
@@ -185,7 +190,7 @@ def test_fine_tuning_at_another_size_changes_the_models_size(words, tmp_path):
     run([*tune, "--output_dir", str(tmp_path / "tuned"), "--image_size", "96", "--do_train"])
     theirs = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path / "tuned")
     assert theirs.config.image_size == 96
-    assert run_segmentation.EomtImageProcessor.from_pretrained(tmp_path / "tuned").size["longest_edge"] == 96
+    assert EomtImageProcessor.from_pretrained(tmp_path / "tuned").size["longest_edge"] == 96
     theirs(torch.zeros(1, 3, 96, 96))
 
 
@@ -218,7 +223,8 @@ def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     run([*steps, "--max_steps", "1"])
     capsys.readouterr()
     run([*steps, "--max_steps", "3", "--resume_from_checkpoint", "true"])
-    assert capsys.readouterr().out.count("'loss'") == 2  # the second and the third step
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3"]
     assert (tmp_path / "output" / "checkpoint-3").exists()
 
 
@@ -239,6 +245,134 @@ def test_two_processes_measure_what_one_does(words, tmp_path):
         results.append(json.loads((output / "evaluation.json").read_text()))
     assert results[0]["eval_pq"] == pytest.approx(results[1]["eval_pq"], abs=1e-6)
     assert results[0]["per_class"] == results[1]["per_class"]
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import run_segmentation
+from training_eomt.trainer import EomtTrainer
+save = EomtTrainer._save_optimizer_and_scheduler
+def killed(self, folder):
+    if folder.endswith("checkpoint-2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+EomtTrainer._save_optimizer_and_scheduler = killed
+run_segmentation.main(run_segmentation.parse_arguments(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written_the_next_start_says_so_and_goes_on_from_the_one_before(words, tmp_path):
+    steps = [*words, "--do_train", "--max_steps", "3", "--save_strategy", "steps", "--save_steps", "1"]
+    run([*steps, "--output_dir", str(tmp_path / "never_stopped")])
+    stopped = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, *steps], cwd=ROOT, capture_output=True)
+    assert stopped.returncode == -signal.SIGKILL
+    assert (tmp_path / "output" / "checkpoint-2" / "model.safetensors").exists()
+    command = [sys.executable, "run_segmentation.py", *steps, "--resume_from_checkpoint", "true"]
+    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "checkpoint-2 is not complete: the training was killed while it was being written" in resumed.stderr
+    assert "step 2/3" not in resumed.stdout and not list((tmp_path / "output").rglob("INCOMPLETE"))
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("never_stopped", "output")]
+    for name, expected in weights[0].items():
+        assert weights[1][name].equal(expected), name
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """Label maps of two classes, 255 where there is none: `train/` and `val/` with `images/` and `masks/`."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 5), ("val", 3)):
+        for folder in ("images", "masks"):
+            (tmp_path / "photographs" / split / folder).mkdir(parents=True)
+        for index in range(number):
+            classes = np.zeros((40, 64), dtype=np.uint8)
+            classes[:, rng.integers(10, 50) :] = 1
+            classes[:3] = 255
+            colours = np.where(classes[..., None] == 1, (200, 60, 40), (40, 90, 200)).astype(np.uint8)
+            Image.fromarray(colours).save(tmp_path / "photographs" / split / "images" / f"{index}.png")
+            Image.fromarray(classes).save(tmp_path / "photographs" / split / "masks" / f"{index}.png")
+    (tmp_path / "photographs" / "classes.txt").write_text("sky\nroof\n")
+    return tmp_path / "photographs"
+
+
+def without(words: list[str], *names: str) -> list[str]:
+    """The command line less some arguments and their values."""
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    return [word for pair in pairs if pair[0].removeprefix("--") not in names for word in pair]
+
+
+def test_label_maps_are_learnt_measured_and_predicted_as_semantic_segmentation(words, photographs, tmp_path):
+    words = without(words, "train_data", "validation_data", "predict_data")
+    words += ["--dataset", str(photographs), "--predict_data", str(photographs / "val" / "images")]
+    words += ["--max_steps", "30", "--learning_rate", "3e-3", "--max_grad_norm", "1", "--ema_decay", "0.9"]
+    metrics = run([*words, "--scale_range", "1", "1", "--do_train", "--do_eval", "--do_predict"])
+    assert metrics["eval_miou"] > 0.6
+    model = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output")
+    assert model.config.id2label == {0: "sky", 1: "roof"}
+    assert EomtImageProcessor.from_pretrained(tmp_path / "output").task == "semantic"
+    report = json.loads((tmp_path / "output" / "data_report.json").read_text())
+    assert (report["train"]["pictures"], report["validation"]["pictures"]) == (5, 3)
+    with Image.open(tmp_path / "output" / "predictions" / "label_maps" / "0.png.png") as predicted:
+        assert predicted.size == (64, 40) and set(np.unique(np.asarray(predicted))) <= {0, 1}
+
+
+def test_things_of_panoptic_data_are_learnt_as_instances(words, tmp_path):
+    metrics = run([*words, "--task", "instance", "--do_train", "--do_eval", "--do_predict"])
+    assert {"eval_ap", "eval_ap50", "eval_ap_small"} <= set(metrics)
+    model = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output")
+    assert list(model.config.id2label.values()) == list(THINGS)
+    assert (tmp_path / "output" / "predictions" / "instances.json").exists()
+
+
+def test_a_checkpoint_is_used_for_its_own_task(words, tmp_path):
+    run([*words, "--task", "semantic", "--do_train"])
+    again = [*without(words, "model_config", "image_size"), "--model_name_or_path", str(tmp_path / "output")]
+    assert "eval_miou" in run([*again, "--output_dir", str(tmp_path / "results"), "--do_eval"])
+
+
+def test_without_validation_data_a_part_of_the_training_data_is_set_apart(words, tmp_path):
+    metrics = run([*without(words, "validation_data"), "--train_val_split", "0.25", "--do_train", "--do_eval"])
+    report = json.loads((tmp_path / "output" / "data_report.json").read_text())
+    assert (report["train"]["pictures"], report["validation"]["pictures"]) == (3, 1)
+    assert "eval_pq" in metrics
+
+
+def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):
+    run(["--dataset", str(photographs), "--check_data", "--use_cpu", "true"])
+    printed = capsys.readouterr().out
+    assert "5 pictures for semantic segmentation" in printed and "roof" in printed
+    assert not (tmp_path / "output").exists()
+
+
+def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(words, photographs, capsys):
+    truncated = photographs / "train" / "images" / "2.png"
+    truncated.write_bytes(truncated.read_bytes()[:60])
+    check = ["--dataset", str(photographs), "--check_data", "--use_cpu", "true"]
+    with pytest.raises(ValueError, match=r"1 of 5 samples cannot be used[\s\S]*images/2\.png cannot be decoded"):
+        run(check)
+    run([*check, "--skip_bad_samples"])
+    assert re.search(r"4 pictures.*left out: 1\n.*images/2\.png cannot be decoded", capsys.readouterr().out, re.DOTALL)
+    words = without(words, "train_data", "validation_data", "predict_data")
+    run([*words, "--dataset", str(photographs), "--skip_bad_samples", "--do_train"])
+
+
+def test_the_card_of_a_run_says_what_was_done_and_found(words, tmp_path):
+    run([*words, "--do_train", "--do_eval", "--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"])
+    card = (tmp_path / "output" / "README.md").read_text()
+    assert "| train | 4 | 0 | 0 |" in card and "| Pictures per step | 2 |" in card
+    assert "![Loss and pq over the training](training_curves.png)" in card
+    assert re.search(r"\| circle \| [01]\.\d{3} \|", card)
+    data = ModelCard(card).data
+    assert {result.metric_type for result in data.eval_results} >= {"pq", "sq", "rq"}
+    with Image.open(tmp_path / "output" / "training_curves.png") as curves:
+        assert curves.width == 1000
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_training(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"output has 0\.0 GB free.*--save_total_limit"):
+        run([*words, "--do_train"])
 
 
 @pytest.mark.slow

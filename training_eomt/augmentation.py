@@ -1,4 +1,7 @@
-"""Training augmentation after the paper (section 4 and its appendix): flip, scale jitter, pad, random crop."""
+"""Training augmentation after the paper (section 4 and its appendix).
+
+Colour jitter where it is asked for, then flip, scale jitter, pad and random crop of picture and masks together.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from .data.samples import Sample
 
 
-class PanopticAugmentation:
+class SegmentationAugmentation:
     """Turns a sample into a randomly scaled and cropped training example of one size.
 
     Random numbers come from torch's generator, so `torch.manual_seed` makes it repeatable. Crowd targets are left out:
@@ -22,6 +25,7 @@ class PanopticAugmentation:
         scale_range: smallest and largest size of the picture, as a fraction of the size at which it just fits into
             `target_size`.
         horizontal_flip: mirror half of the pictures.
+        color_jitter: change brightness, contrast, saturation and hue at random, each for half of the pictures.
         max_tries: crops to try when a crop holds no target although the picture has some; after the last one the
             example has no targets, which is legal.
     """
@@ -31,6 +35,7 @@ class PanopticAugmentation:
         target_size: tuple[int, int],
         scale_range: tuple[float, float] = (0.1, 2.0),
         horizontal_flip: bool = True,
+        color_jitter: bool = False,
         max_tries: int = 10,
     ) -> None:
         if not 0 < scale_range[0] <= scale_range[1]:
@@ -39,6 +44,13 @@ class PanopticAugmentation:
         self.scale_range = scale_range
         self.horizontal_flip = horizontal_flip
         self.max_tries = max_tries
+        self.color_jitter = (
+            v2.RandomPhotometricDistort(
+                brightness=(1 - 32 / 255, 1 + 32 / 255), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05)
+            )
+            if color_jitter
+            else None
+        )
         self.crop = v2.RandomCrop(target_size, pad_if_needed=False)
 
     def __call__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,6 +60,8 @@ class PanopticAugmentation:
             `(num_targets,)` int64. Targets that the crop leaves without a pixel are gone.
         """
         image = tv_tensors.Image(F.pil_to_tensor(sample.image))
+        if self.color_jitter is not None:
+            image = self.color_jitter(image)
         keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
         label_ids = torch.tensor([sample.targets[index].label_id for index in keep], dtype=torch.int64)
         masks = sample.masks()[keep]

@@ -1,10 +1,11 @@
 """Pictures for people: input, target and prediction side by side, with a legend of the classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
 
 from image_processing_eomt import class_color, draw_segmentation
 
@@ -18,17 +19,21 @@ BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 Segmentation = Mapping[str, Any]
 
 
-def predicted_segmentation(
-    segments: Sequence[Mapping[str, Any]], size: tuple[int, int], id2label: Mapping[int, str]
-) -> Segmentation:
-    """What the segmentation pipeline returned for a picture of `(height, width)` pixels."""
-    label2id = {name: label_id for label_id, name in id2label.items()}
-    segmentation, info = np.full(size, -1, dtype=np.int64), []
-    for index, segment in enumerate(segments):
-        # Instances may overlap, and the best comes first.
-        segmentation[(np.asarray(segment["mask"]) > 0) & (segmentation < 0)] = index
-        info.append({"id": index, "label_id": label2id[segment["label"]], "score": segment["score"]})
-    return {"segmentation": segmentation, "segments_info": info}
+def as_segments(result: Any) -> Segmentation:
+    """What post-processing returns for any task as a map of segments and their classes, to be drawn."""
+    if not isinstance(result, dict):  # a map of classes
+        classes = np.asarray(result.cpu())
+        found = [label_id for label_id in np.unique(classes).tolist() if label_id >= 0]
+        return {"segmentation": classes, "segments_info": [{"id": id_, "label_id": id_} for id_ in found]}
+    return {**result, "segmentation": np.asarray(result["segmentation"].cpu())}
+
+
+def overlapping_segments(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
+    """Instances whose masks are run lengths, best first, as a map of `(height, width)` with the best one on top."""
+    segmentation = np.full(size, -1, dtype=np.int32)
+    for rle, info in reversed(list(zip(result["segmentation"], result["segments_info"], strict=True))):
+        segmentation[coco_mask.decode(rle).view(bool)] = info["id"]
+    return {**result, "segmentation": segmentation}
 
 
 def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], id2label: Any) -> Image.Image:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
-from .augmentation import PanopticAugmentation
+from .augmentation import SegmentationAugmentation
 from .data.samples import Sample
 
 
@@ -17,88 +17,156 @@ ImageProcessor = EomtImageProcessor | EomtImageProcessorPil
 VOID = -1
 
 
-def segment_map(sample: Sample, with_crowds: bool) -> np.ndarray:
-    """`(height, width)` int64: the index of the target at each pixel, `VOID` where there is none (or only a crowd)."""
-    segments = np.full(sample.size, VOID, dtype=np.int64)
-    for index, target in enumerate(sample.targets):
-        if with_crowds or not target.iscrowd:
-            segments[target.mask()] = index
-    return segments
-
-
-def reference_segmentation(sample: Sample) -> dict[str, Any]:
+def panoptic_reference(sample: Sample) -> dict[str, Any]:
     """The targets in the form of a panoptic result, crowds included: `segmentation` and `segments_info`."""
+    segmentation = np.full(sample.size, VOID, dtype=np.int32)
+    for index, target in enumerate(sample.targets):
+        segmentation[target.mask()] = index
     info = [
         {"id": index, "label_id": target.label_id, "iscrowd": target.iscrowd}
         for index, target in enumerate(sample.targets)
     ]
-    return {"segmentation": segment_map(sample, with_crowds=True), "segments_info": info}
+    return {"segmentation": segmentation, "segments_info": info}
 
 
-def processed(sample: Sample, image_processor: ImageProcessor) -> dict[str, Any]:
-    """`pixel_values`, `mask_labels` and `class_labels` of a sample, prepared as pictures are at inference."""
+def instance_reference(sample: Sample) -> dict[str, Any]:
+    """The targets in the form of instances that may overlap: run lengths, `segments_info`, and the picture's id."""
+    info = [
+        {"label_id": target.label_id, "iscrowd": target.iscrowd}
+        | ({} if target.area is None else {"area": target.area})
+        for target in sample.targets
+    ]
+    rles = [target.rle for target in sample.targets]
+    return {"image_id": sample.image_id, "segmentation": rles, "segments_info": info}
+
+
+def semantic_reference(sample: Sample) -> np.ndarray:
+    """The class of every pixel, `(height, width)` int16, `VOID` where there is none."""
+    classes = np.full(sample.size, VOID, dtype=np.int16)
+    for target in sample.targets:
+        classes[target.mask()] = target.label_id
+    return classes
+
+
+REFERENCES = {"panoptic": panoptic_reference, "instance": instance_reference, "semantic": semantic_reference}
+
+
+def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
+    """
+    A sample prepared as pictures are at inference; crowds are left out.
+
+    Args:
+        sample: the sample.
+        image_processor: its image processor.
+        settings: of the image processor, over its own.
+
+    Returns:
+        `pixel_values` `(num_windows, 3, height, width)`, and for each window `mask_labels` and `class_labels`; where
+        pictures are split also `patch_offsets`.
+    """
+    keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
     features = image_processor.preprocess(
         images=[sample.image],
-        segmentation_maps=[segment_map(sample, with_crowds=False)],
-        instance_id_to_semantic_id={index: target.label_id for index, target in enumerate(sample.targets)},
+        segmentation_maps=[sample.masks()[keep]],
+        instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
         ignore_index=VOID,
         do_reduce_labels=False,
         return_tensors="pt",
+        **settings,
     )
-    return {name: features[name][0] for name in ("pixel_values", "mask_labels", "class_labels")}
+    return dict(features)
 
 
 class TrainingInputs(Dataset):
-    """Samples as training inputs.
+    """Samples as training inputs, each `pixel_values` `(1, 3, height, width)` with its targets.
+
+    Item `i` is drawn from sample `i % len(self)`. The numbers go on from epoch to epoch, so that each of them stands
+    for one draw of a sample, and whatever is random about it follows from the seed and this number alone: neither
+    the number of workers and processes nor a run that was stopped and resumed changes anything.
 
     Args:
         samples: data set of [`Sample`].
         image_processor: normalises and, without augmentation, resizes and pads.
-        augmentation: random augmentation of a sample, or None to train on pictures as they are deployed.
+        augmentation: random augmentation of a sample, or None to train on pictures as they are.
+        seed: makes the randomness repeatable.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
         image_processor: ImageProcessor,
-        augmentation: PanopticAugmentation | None,
+        augmentation: SegmentationAugmentation | None,
+        seed: int = 0,
     ):
         self.samples = samples
         self.image_processor = image_processor
         self.augmentation = augmentation
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.samples[index]
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        sample = self.samples[draw % len(self.samples)]
+        augmentation_seed, image_seed = np.random.SeedSequence([self.seed, draw]).generate_state(2).tolist()
         if self.augmentation is None:
-            return processed(sample, self.image_processor)
-        image, masks, labels = self.augmentation(sample)
-        features = self.image_processor.preprocess(image, do_resize=False, do_pad=False, return_tensors="pt")
-        return {"pixel_values": features["pixel_values"][0], "mask_labels": masks, "class_labels": labels}
+            # Training sees a picture as one input, where it would be split in use.
+            whole = {"do_split_image": False, "do_pad": True} if self.image_processor.do_split_image else {}
+            example = processed(sample, self.image_processor, **whole)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(augmentation_seed)
+                image, masks, labels = self.augmentation(sample)
+            features = self.image_processor.preprocess(
+                image, do_resize=False, do_pad=False, do_split_image=False, return_tensors="pt"
+            )
+            example = {"pixel_values": features["pixel_values"], "mask_labels": [masks], "class_labels": [labels]}
+        return {**example, "image_seeds": torch.tensor([image_seed]), "file_names": [sample.file_name]}
 
 
 class EvaluationInputs(Dataset):
-    """Samples as evaluation inputs, each with a `reference`: what is to be found, at the picture's own size."""
+    """Samples as evaluation inputs: the windows that the processor makes of a picture, and what is to be found in it
+    at its own size.
+
+    Args:
+        samples: data set of [`Sample`].
+        image_processor: prepares pictures as at inference.
+    """
 
     def __init__(self, samples: Sequence[Sample], image_processor: ImageProcessor):
         self.samples = samples
         self.image_processor = image_processor
+        self.task = str(image_processor.task)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        return {**processed(sample, self.image_processor), "reference": reference_segmentation(sample)}
+        example = processed(sample, self.image_processor)
+        seeds = np.random.SeedSequence(index).generate_state(len(example["pixel_values"]))
+        return {
+            **example,
+            "image_seeds": torch.from_numpy(seeds.astype(np.int64)),
+            "references": [REFERENCES[self.task](sample)],
+            "target_sizes": [sample.size],
+            "indices": [index],
+        }
 
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch: `pixel_values` stacked, everything else in lists, since images differ in their number of targets."""
-    batch: dict[str, Any] = {name: [example[name] for example in examples] for name in examples[0]}
+    """A batch: `pixel_values` of all windows, everything else in lists, since images differ in their targets."""
+    batch: dict[str, Any] = {name: [value for example in examples for value in example[name]] for name in examples[0]}
     sizes = {tuple(pixel_values.shape) for pixel_values in batch["pixel_values"]}
     if len(sizes) > 1:
         raise ValueError(f"Pictures of a batch must have one size, got {sorted(sizes)}: set the processor's do_pad.")
-    batch["pixel_values"] = torch.stack(batch["pixel_values"])
+    for name in ("pixel_values", "image_seeds"):
+        if name in batch:
+            batch[name] = torch.stack(batch[name])
+    if "patch_offsets" in batch:  # the image's index, until now within its own example
+        batch["patch_offsets"] = [
+            torch.cat([torch.tensor([index]), offset[1:]])
+            for index, example in enumerate(examples)
+            for offset in example["patch_offsets"]
+        ]
     return batch

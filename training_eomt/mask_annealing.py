@@ -5,9 +5,13 @@ query block starts with masks and loses them over a sixth of training, earliest 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+
+if TYPE_CHECKING:
+    from .training_arguments import EomtTrainingArguments
 
 
 def default_schedule(total_steps: int, num_blocks: int) -> tuple[list[int], list[int]]:
@@ -64,14 +68,14 @@ class MaskAnnealingCallback(TrainerCallback):
     A run that is stopped and resumed therefore goes through the same probabilities as one that is not.
     """
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        model = getattr(model, "module", model)
-        schedule = default_schedule(state.max_steps, model.config.num_blocks)
-        model.set_mask_probabilities(mask_probabilities(state.global_step, *schedule))
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._set(args, state, **kwargs)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        self.on_step_begin(args, state, control, model=model)
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._set(args, state, **kwargs)
+
+    @staticmethod
+    def _set(args: "EomtTrainingArguments", state: TrainerState, model: Any = None, **kwargs: Any) -> None:
+        model = getattr(model, "module", model)
+        schedule = args.annealing_schedule(state.max_steps, model.config.num_blocks)
+        model.set_mask_probabilities(mask_probabilities(state.global_step, *schedule))

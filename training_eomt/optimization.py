@@ -73,6 +73,26 @@ def two_stage_warmup_poly(
     return (1.0 - min((step - start - length) / max(total_steps - start - length, 1), 1.0)) ** power
 
 
+def freeze(model: PreTrainedModel, backbone: bool, num_layers: int) -> None:
+    """
+    Excludes parameters from training.
+
+    Args:
+        model: an EoMT model.
+        backbone: exclude the whole ViT.
+        num_layers: exclude the ViT's embeddings and this many of its first blocks, if it is not 0.
+
+    Raises:
+        ValueError: the ViT has fewer blocks.
+    """
+    if num_layers > model.config.num_hidden_layers:
+        raise ValueError(f"freeze_layers={num_layers}, but the ViT has {model.config.num_hidden_layers} blocks.")
+    first = ("embeddings.", *(f"layers.{index}." for index in range(num_layers))) if num_layers else ()
+    for name, parameter in model.named_parameters():
+        if name.startswith(first) or (backbone and is_backbone(name)):
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> Iterator[dict[str, Any]]:
     """
     Groups for an optimiser: parameters of the same learning rate and the same part of the model.
@@ -83,11 +103,19 @@ def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: fl
         weight_decay: weight decay of all groups.
 
     Yields:
-        `params`, `lr`, `weight_decay` and `is_backbone` of each group.
+        `params`, `lr`, `weight_decay`, `is_backbone` and `name` of each group: "new" for what is not ViT, else its
+        first part, such as "layers.3".
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((is_backbone(name), rates[name]), []).append(parameter)
-    for (backbone, rate), parameters in groups.items():
-        yield {"params": parameters, "lr": rate, "weight_decay": weight_decay, "is_backbone": backbone}
+            groups.setdefault((is_backbone(name), rates[name]), []).append((name, parameter))
+    for (backbone, rate), named in groups.items():
+        first = re.match(r"layers\.\d+|\w+", named[0][0])
+        yield {
+            "params": [parameter for _, parameter in named],
+            "lr": rate,
+            "weight_decay": weight_decay,
+            "is_backbone": backbone,
+            "name": first[0] if backbone and first else "new",
+        }

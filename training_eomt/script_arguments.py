@@ -12,7 +12,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from configuration_eomt import EomtConfig
+from image_processing_eomt.tasks_eomt import TASKS
 
+from .data import FORMATS
+from .prediction_outputs import OUTPUTS
 from .training_arguments import EomtTrainingArguments
 
 
@@ -31,6 +34,16 @@ class ModelArguments:
         default=None,
         metadata={"help": "Fields of EomtConfig for a new model, a JSON object on the command line."},
     )
+    num_queries: int | None = field(
+        default=None,
+        metadata={
+            "help": "The most segments that are found in a picture. Default: the checkpoint's, 200 for a new one."
+        },
+    )
+    num_blocks: int | None = field(
+        default=None,
+        metadata={"help": "Blocks of the ViT that process the queries. Default: as published for its depth."},
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.model_config, str):
@@ -44,7 +57,12 @@ class ModelArguments:
             raise ValueError("model_config describes a new model, model_name_or_path names an existing one: give one.")
         if not isinstance(self.model_config, dict):
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
-        for owner, names in (("--image_size", ["image_size"]), ("the data", ["id2label", "label2id", "num_labels"])):
+        for owner, names in (
+            ("--image_size", ["image_size"]),
+            ("--num_queries", ["num_queries"] if self.num_queries else []),
+            ("--num_blocks", ["num_blocks"] if self.num_blocks else []),
+            ("the data", ["id2label", "label2id", "num_labels"]),
+        ):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
         check_names(self.model_config, [EomtConfig], "model_config")
@@ -54,34 +72,105 @@ class ModelArguments:
 class DataArguments:
     """Which data, and how they are prepared."""
 
-    train_data: str | None = field(
+    dataset: str | None = field(
         default=None,
         metadata={
-            "help": "COCO panoptic data to train on: a folder with images/, panoptic/ and panoptic.json, or a JSON "
-            "file in COCO's own layout such as coco/annotations/panoptic_train2017.json."
+            "help": "A data set to train and evaluate on: a folder or a zip file with its splits as they were "
+            "published, or a name on the Hub. train_data and validation_data name the splits one by one instead."
         },
+    )
+    train_data: str | None = field(
+        default=None, metadata={"help": "Data to train on: a folder, a COCO JSON file, a zip file, a name on the Hub."}
     )
     validation_data: str | None = field(default=None, metadata={"help": "Data to evaluate on, given as train_data."})
     predict_data: str | None = field(
         default=None, metadata={"help": "Pictures to segment: a folder of pictures, or data given as train_data."}
     )
-    task: str = field(default="panoptic", metadata={"help": "Kind of segmentation.", "choices": ["panoptic"]})
-    image_size: int | None = field(
+    dataset_format: str = field(
+        default="auto",
+        metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
+    )
+    train_val_split: float | None = field(
         default=None,
-        metadata={"help": "Side of the model's square input in pixels. Default: the checkpoint's, 640 for a new one."},
+        metadata={
+            "help": "Where there is no validation data: how much of the training data to evaluate on instead of "
+            "training on it, as a fraction below 1 or a number of pictures."
+        },
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={"help": "File with the names of the classes, for label maps: a line for each, or JSON."},
+    )
+    ignore_index: list[int] | None = field(
+        default=None, metadata={"help": "Values in label maps that belong to no class. Default: 255."}
+    )
+    do_reduce_labels: bool | None = field(
+        default=None, metadata={"help": "In label maps, 0 belongs to no class and the first class is 1."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures in a `datasets` set."})
+    annotation_column: str | None = field(
+        default=None, metadata={"help": "Column of the annotations in a `datasets` set."}
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Kind of segmentation. Default: that of the checkpoint; for a new model, of the annotations.",
+            "choices": list(TASKS),
+        },
+    )
+    skip_bad_samples: bool = field(
+        default=False,
+        metadata={
+            "help": "Read everything once before training, and leave out what cannot be used instead of stopping."
+        },
+    )
+    check_data: bool = field(
+        default=False, metadata={"help": "Read everything, print the report of the data, and stop there."}
+    )
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Side of the model's square input in pixels, or height and width. "
+            "Default: the checkpoint's, 640 for a new one."
+        },
     )
     augmentation: bool = field(default=True, metadata={"help": "Flip, scale and crop training pictures at random."})
-    scale_range: list[float] = field(
-        default_factory=lambda: [0.1, 2.0],
-        metadata={"help": "Smallest and largest size of a training picture over the size at which it just fits."},
+    scale_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Smallest and largest size of a training picture over the size at which it just fits. "
+            "Default: 0.1 2.0, for semantic segmentation 0.5 2.0."
+        },
+    )
+    color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
+    predict_outputs: list[str] = field(
+        default_factory=lambda: list(OUTPUTS),
+        metadata={
+            "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
+            "PNGs or label maps; json: COCO's formats.",
+            "choices": list(OUTPUTS),
+        },
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
     )
 
     def __post_init__(self) -> None:
-        if len(self.scale_range) != 2:
+        if self.scale_range is not None and len(self.scale_range) != 2:
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
+        if self.image_size is not None and len(self.image_size) not in (1, 2):
+            raise ValueError(f"image_size takes one number or height and width, got {self.image_size}.")
+        if self.dataset is not None and (self.train_data or self.validation_data):
+            raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
+        if self.train_val_split is not None and self.train_val_split <= 0:
+            raise ValueError(f"train_val_split={self.train_val_split}: it must be positive.")
+
+    @property
+    def pixels(self) -> int | tuple[int, int] | None:
+        """`image_size` as models take it."""
+        if self.image_size is None or len(self.image_size) == 1:
+            return self.image_size[0] if self.image_size else None
+        return self.image_size[0], self.image_size[1]
 
 
 def check_names(given: Mapping[str, Any], kinds: Sequence[Any], where: str) -> None:
@@ -99,20 +188,28 @@ _KINDS: list[Any] = [ModelArguments, DataArguments, EomtTrainingArguments]
 
 def parse_arguments(arguments: Sequence[str]) -> ScriptArguments:
     """
-    Arguments of the command line, on top of those of the recipe that `--recipe` names.
+    Arguments of the command line, on top of those of the recipes that `--recipe` names.
 
     Args:
         arguments: the command line's words.
 
     Raises:
-        ValueError: the recipe sets something that does not exist.
-        SystemExit: the command line does.
+        ValueError: a recipe or the command line sets something that does not exist.
+        SystemExit: the command line gives a value that cannot be, or asks for help.
     """
     parser = HfArgumentParser(_KINDS, allow_abbrev=False)
-    parser.add_argument("--recipe", help="YAML file of arguments; the command line's own come on top.")
-    recipe = parser.parse_known_args(arguments)[0].recipe
-    given = recipe_words(Path(recipe)) if recipe is not None else []
-    model, data, training, _ = parser.parse_args_into_dataclasses([*given, *arguments], look_for_args_file=False)
+    parser.add_argument(
+        "--recipe", nargs="+", help="YAML files of arguments: later ones come on top, the command line's own last."
+    )
+    recipes = parser.parse_known_args(arguments)[0].recipe or []
+    given = [word for recipe in recipes for word in recipe_words(Path(recipe))]
+    model, data, training, _, unknown = parser.parse_args_into_dataclasses(
+        [*given, *arguments], look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        flags = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in unknown if word.startswith("--")]
+        check_names(dict.fromkeys(flags), _KINDS, "The command line")
+        raise ValueError(f"The command line: {' '.join(unknown)} belongs to no argument.")
     return model, data, training
 
 

@@ -1,40 +1,52 @@
 """The Trainer: layer-wise learning rates, two-stage warm-up, mask annealing, and evaluation as deployed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import DataLoader
-from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from configuration_eomt.sharing_eomt import update_model_card
-from image_processing_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import count_items
 
-from .inputs import collate
+from . import run_checkpoints as checkpoints
+from .ema import WeightAverage
+from .evaluation import new_metric, predictions
+from .figures import as_segments, side_by_side
+from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
-from .metrics import PanopticQuality
-from .optimization import layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
-from .prediction import write_overlays
+from .metrics.streaming import StreamingMetric
+from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
+from .progress import LogLine, ProgressBar, tensorboard_writer
+from .sampling import DrawSampler
 from .training_arguments import EomtTrainingArguments
 
 
 NUM_DRAWN = 4  # pictures drawn in every evaluation during training
 DRAWINGS = "evaluation_pictures"  # where, in the output folder
+TRAINED_WEIGHTS = "trained_weights.safetensors"  # of a checkpoint whose model is an average
 
 
 class EomtTrainer(Trainer):
     """
-    Trains an EoMT model as the paper does, and measures panoptic quality at the pictures' own size.
+    Trains an EoMT model as the paper does, and measures it for its processor's task at the pictures' own size.
 
-    While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
-    statistics that the metric needs: its memory does not grow with the number of pictures. In training, every
-    evaluation also draws its first pictures into the folder `evaluation_pictures/step-...` of the output.
+    - Steps consist of the same pictures, with the same random numbers, however many processes share them.
+    - While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
+      statistics that the metric needs. Every evaluation in training draws its first pictures into the folder
+      `evaluation_pictures/step-...` of the output, and for TensorBoard.
+    - With `ema_decay` the averaged weights are what is evaluated and saved; a checkpoint holds both.
+    - A checkpoint that was not written to its end is never resumed from.
+    - Predictions that are not finite end the training, with the names of the pictures.
 
     Args:
         model: an EoMT model.
@@ -46,18 +58,37 @@ class EomtTrainer(Trainer):
 
     args: EomtTrainingArguments
     # Of the evaluation that is under way, on this process.
-    _metric: PanopticQuality
+    _metric: StreamingMetric
     _loss_sum: float
     _num_images: int
+    _num_drawn: int
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
+        freeze(model, args.freeze_backbone, args.freeze_layers)
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
         # The loss is averaged over what `get_batch_samples` counts, not first within each accumulated batch.
         self.model_accepts_loss_kwargs = True
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.add_callback(_Hooks(self))
+        self.add_callback(LogLine if args.disable_tqdm else ProgressBar)
         if args.mask_annealing:
+            args.annealing_schedule(1, model.config.num_blocks)  # one for each block, or an error
             self.add_callback(MaskAnnealingCallback())
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
+        self._sampler: DrawSampler | None = None
+        self._average: WeightAverage | None = None
+        self._resumed_from: str | None = None
+        self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
+        self._logged_at = 0  # step
+
+    @property
+    def bare_model(self) -> Any:
+        """The model without what Accelerate or a compiler put around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    # What is trained, and how
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -84,12 +115,18 @@ class EomtTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> DrawSampler:
+        total_batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        self._sampler = DrawSampler(len(dataset), total_batch_size, self.args.seed)
+        return self._sampler
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and how many images and masks they hold on all processes, see `count_items`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_queries = self.accelerator.unwrap_model(self.model).config.num_queries
+        num_queries = self.bare_model.config.num_queries
         num_items = torch.zeros(2)
         for batch in batches:
             num_items += count_items(batch["class_labels"], num_queries)
@@ -97,6 +134,123 @@ class EomtTrainer(Trainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             num_items = self.accelerator.gather(num_items).view(-1, 2).sum(0)
         return batches, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        file_names = inputs.pop("file_names", [])
+        try:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        except FloatingPointError as error:
+            images = getattr(error, "images", range(len(file_names)))
+            names = ", ".join(file_names[image] for image in images)
+            raise FloatingPointError(f"Step {self.state.global_step + 1}, {names}: {error}") from error
+        for name, value in outputs["loss_dict"].items():
+            # Each is this batch's share of the term's mean over the whole step.
+            self._terms[name] = self._terms.get(name, 0.0) + value.detach()
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer.log`; training's entries also have the loss terms, learning rates and mask probabilities."""
+        if self._terms and "loss" in logs and self.optimizer is not None:
+            terms = torch.stack(list(self._terms.values()))[None]
+            if self.args.world_size > 1:
+                terms = self.accelerator.gather(terms)
+            steps = self.state.global_step - self._logged_at
+            logs |= dict(zip(self._terms, (terms.sum(0) / steps).tolist(), strict=True))
+            logs |= {f"learning_rate_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+            probabilities = self.bare_model.mask_probabilities
+            logs |= {f"mask_probability_{block}": value for block, value in enumerate(probabilities)}
+            self._terms, self._logged_at = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    # A run from start to end
+
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        As `Trainer.train`. `resume_from_checkpoint=True` goes on from the last complete checkpoint in the output
+        folder; what an interrupted run left of a later one is removed.
+
+        Raises:
+            ValueError: there is nothing to resume from, or the checkpoint that is named is not complete.
+        """
+        output_dir = str(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            last = checkpoints.last_complete(output_dir)
+            if last is None:
+                raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                checkpoints.remove_incomplete(output_dir)
+            self.accelerator.wait_for_everyone()
+            resume_from_checkpoint = str(last)
+        elif resume_from_checkpoint and not checkpoints.is_complete(Path(resume_from_checkpoint)):
+            raise ValueError(f"{resume_from_checkpoint} is not a complete checkpoint.")
+        self._resumed_from = resume_from_checkpoint or None
+        result = super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
+        if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+            self._average.replace_weights()
+        self._average = None
+        return result
+
+    def begin_training(self) -> None:
+        """What comes when the model is ready and, if it was stopped before, loaded."""
+        self._logged_at, self._terms = self.state.global_step, {}
+        if self.args.ema_decay is None:
+            return
+        model = self.bare_model
+        self._average = WeightAverage(model, self.args.ema_decay)
+        if self._resumed_from is not None:  # whose model is the average, which the optimiser does not train
+            trained = Path(self._resumed_from) / TRAINED_WEIGHTS
+            if not trained.is_file():
+                raise ValueError(f"{self._resumed_from} was saved without ema_decay: leave it out, or start anew.")
+            model.load_state_dict(safetensors.torch.load_file(trained), strict=False)
+
+    def begin_epoch(self) -> None:
+        """Chooses the order of the pictures, from the step: not every wrapper passes the epoch on to the sampler."""
+        if self._sampler is not None:
+            self._sampler.start_at(self.state.global_step)
+
+    def end_step(self) -> None:
+        """What comes after the optimiser's step."""
+        if self._average is not None:
+            self._average.update(self.state.global_step)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.begin(checkpoint)
+        # Older checkpoints go when this one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.finish(checkpoint)
+            rotate_checkpoints(
+                str(checkpoint.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self._average is None:
+            super()._save(output_dir, state_dict)
+            return
+        if self.args.should_save and output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
+            safetensors.torch.save_file(trained, Path(output_dir) / TRAINED_WEIGHTS)
+        with self._average.in_place():
+            super()._save(output_dir, state_dict)
+
+    # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         # Without this, processes with fewer pictures would count some of the others' a second time.
@@ -107,18 +261,16 @@ class EomtTrainer(Trainer):
         finally:
             dataloader_config.even_batches = even_batches
 
-    def _new_metric(self) -> PanopticQuality:
-        config = self.accelerator.unwrap_model(self.model).config
-        return PanopticQuality(config.num_labels, self.image_processor.stuff_classes or [])
-
     @contextmanager
     def _as_deployed(self) -> Iterator[None]:
-        model = self.accelerator.unwrap_model(self.model)
+        """The model as it will be in use: without masks where they fade out, with averaged weights."""
+        model = self.bare_model
         probabilities = model.mask_probabilities
         if self.is_in_train and self.args.mask_annealing:
             model.set_mask_probabilities([0.0] * len(probabilities))
         try:
-            yield
+            with nullcontext() if self._average is None else self._average.in_place():
+                yield
         finally:
             model.set_mask_probabilities(probabilities)
 
@@ -130,33 +282,23 @@ class EomtTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        self._metric = self._new_metric()
-        self._loss_sum, self._num_images = 0.0, 0
+        def new() -> StreamingMetric:
+            num_labels = self.bare_model.config.num_labels
+            return new_metric(self.image_processor.task, num_labels, self.image_processor.stuff_classes or [])
+
+        self._metric, self._loss_sum, self._num_images, self._num_drawn = new(), 0.0, 0, 0
         with self._as_deployed():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-            if self.is_in_train and self.is_world_process_zero():
-                self._draw(dataloader.dataset)
         states = gather_object([(self._metric.state(), self._loss_sum, self._num_images)])
-        total = self._new_metric()
+        total = new()
         total.merge(*(state for state, _, _ in states))
         metrics = total.compute()
         metrics["loss"] = sum(loss for _, loss, _ in states) / max(sum(count for _, _, count in states), 1)
         self.per_class = metrics.pop("per_class")
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
-
-    def _draw(self, dataset: Any) -> None:
-        """Input, target and prediction of the first pictures of [`EvaluationInputs`]."""
-        segmenter = EomtImageSegmentationPipeline(
-            model=self.accelerator.unwrap_model(self.model),
-            image_processor=self.image_processor,
-            device=self.args.device,
-        )
-        pictures = ((dataset.samples[index], True) for index in range(min(NUM_DRAWN, len(dataset))))
-        directory = Path(str(self.args.output_dir)) / DRAWINGS / f"step-{self.state.global_step}"
-        write_overlays(segmenter, pictures, directory, show_progress=False)
 
     def prediction_step(
         self,
@@ -166,21 +308,48 @@ class EomtTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, None, None]:
         """Adds a batch to the metric. Nothing is returned for `Trainer` to gather: predictions would not fit."""
-        references = inputs.pop("reference")
-        inputs = self._prepare_inputs(inputs)
+        references, sizes, indices = (inputs.pop(name) for name in ("references", "target_sizes", "indices"))
+        inputs = self._prepare_inputs({name: value for name, value in inputs.items() if name != "file_names"})
+        targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        self._loss_sum += outputs.loss.item() * len(references)
-        self._num_images += len(references)
-        predictions = self.image_processor.post_process(
-            outputs, target_sizes=[reference["segmentation"].shape for reference in references]
-        )
-        for prediction, reference in zip(predictions, references, strict=True):
-            self._metric.add(
-                prediction={**prediction, "segmentation": prediction["segmentation"].cpu().numpy()},
-                reference=reference,
-            )
+            self._loss_sum += self._loss(outputs, *targets)
+        self._num_images += len(outputs.class_queries_logits)
+        self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)
+        if self.is_in_train and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
+            self._draw(outputs, sizes, indices)
         return None, None, None
+
+    def _loss(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> float:
+        """The loss of each input by itself, summed: it does not depend on which of them make up a batch."""
+        losses = [
+            self.bare_model.compute_loss(
+                [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
+                [masks],
+                [labels],
+                image_seeds=seed[None],
+            )[0]
+            for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
+        ]
+        return float(torch.stack(losses).sum())
+
+    def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
+        """Input, target and prediction of the first pictures that are evaluated."""
+        dataset: Any = self.eval_dataset
+        step = self.state.global_step
+        results = self.image_processor.post_process(outputs, sizes)
+        chosen = list(zip(indices, results, strict=True))[: NUM_DRAWN - self._num_drawn]
+        self._num_drawn += len(chosen)
+        directory = Path(str(self.args.output_dir)) / DRAWINGS / f"step-{step}"
+        directory.mkdir(parents=True, exist_ok=True)
+        writer = tensorboard_writer(self.callback_handler)
+        for index, result in chosen:
+            sample = dataset.samples[index]
+            panels = {"target": panoptic_reference(sample), "prediction": as_segments(result)}
+            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
+            figure.save(directory / f"{index:06}.png")
+            if writer is not None:
+                writer.add_image(f"evaluation/{index}", np.asarray(figure), step, dataformats="HWC")
 
     def create_model_card(
         self,
@@ -214,3 +383,19 @@ class EomtTrainer(Trainer):
 
 def _as_list(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else names or []
+
+
+class _Hooks(TrainerCallback):
+    """Where the Trainer's loop calls an [`EomtTrainer`] back."""
+
+    def __init__(self, trainer: EomtTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.begin_epoch()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .mask_annealing import default_schedule
+
 
 @dataclass
 class EomtTrainingArguments(TrainingArguments):
@@ -44,6 +46,43 @@ class EomtTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Whether masked attention fades out block by block; otherwise masks stay as in the model."},
     )
+    mask_annealing_starts: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "When each query block, earliest first, begins to lose its masks: steps, or fractions of training "
+            "below 1. Default: evenly from 1/6 to 4/6 of training."
+        },
+    )
+    mask_annealing_ends: list[float] | None = field(
+        default=None,
+        metadata={"help": "When each query block has lost its masks. Default: a sixth of training after its start."},
+    )
+    total_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pictures per optimiser step over all devices, accumulated where they do not fit at once: "
+            "per_device_train_batch_size then is the most that a device takes at a time. "
+            "Default: per_device_train_batch_size x gradient_accumulation_steps x devices."
+        },
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of the weights with this decay, such as 0.999: what is evaluated and saved "
+            "is the average. Default: none."
+        },
+    )
+    freeze_backbone: bool = field(default=False, metadata={"help": "Train only what EoMT adds to the ViT."})
+    freeze_layers: int = field(
+        default=0, metadata={"help": "Do not train the ViT's embeddings and this many of its first blocks."}
+    )
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that HfArgumentParser reads
+        default="tensorboard",
+        metadata={"help": "Where curves and pictures go: tensorboard, none, or what else Transformers reports to."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite. Here they end the training instead."}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter is used in every step, so there is nothing to look for."}
     )
@@ -62,12 +101,60 @@ class EomtTrainingArguments(TrainingArguments):
                 "(1 - progress) ** poly_power."
             )
 
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nowhere to copy to
+        if self.total_batch_size is not None:
+            self._divide_total_batch(self.total_batch_size)
+        if (self.mask_annealing_starts is None) != (self.mask_annealing_ends is None):
+            raise ValueError("mask_annealing_starts and mask_annealing_ends go together: give both or none.")
+        if self.freeze_layers < 0:
+            raise ValueError(f"freeze_layers={self.freeze_layers}: it cannot be negative.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}: it must lie between 0 and 1.")
+        if self.ema_decay is not None and self.fsdp:
+            raise ValueError("ema_decay cannot be used with fsdp: the average is kept whole on every device.")
+
+    def _divide_total_batch(self, total: int) -> None:
+        """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
+        if self.gradient_accumulation_steps != 1:
+            raise ValueError("total_batch_size says how much is accumulated: leave out gradient_accumulation_steps.")
+        devices = self.world_size * max(1, self.n_gpu)
+        if total < 1 or total % devices:
+            raise ValueError(f"total_batch_size={total} cannot be shared evenly by {devices} devices.")
+        per_device = total // devices
+        at_once = min(per_device, self.per_device_train_batch_size)
+        while per_device % at_once:
+            at_once -= 1
+        self.per_device_train_batch_size = at_once
+        self.gradient_accumulation_steps = per_device // at_once
+
+    def annealing_schedule(self, total_steps: int, num_blocks: int) -> tuple[list[int], list[int]]:
+        """First and last step of each query block's annealing in a training of that length, see `default_schedule`.
+
+        Raises:
+            ValueError: not one start and one end for every query block.
+        """
+        starts, ends = self.mask_annealing_starts, self.mask_annealing_ends
+        if starts is None or ends is None:
+            return default_schedule(total_steps, num_blocks)
+        if not len(starts) == len(ends) == num_blocks:
+            raise ValueError(
+                f"The model has {num_blocks} query blocks: mask_annealing_starts and mask_annealing_ends need as many "
+                f"values each, got {starts} and {ends}."
+            )
+        return [_as_steps(start, total_steps) for start in starts], [_as_steps(end, total_steps) for end in ends]
+
     def warmup_stages(self, total_steps: int) -> tuple[int, int]:
         """Steps of the two stages of the warm-up, the new parameters' and the ViT's, in a training of that length."""
 
         def steps(given: float | None, published: int, at_most: float) -> int:
             if given is None:
                 return min(published, round(total_steps * at_most))
-            return round(total_steps * given) if given < 1 else int(given)
+            return _as_steps(given, total_steps)
 
         return steps(self.new_parameters_warmup_steps, 500, 1 / 20), steps(self.backbone_warmup_steps, 1000, 1 / 10)
+
+
+def _as_steps(given: float, total_steps: int) -> int:
+    """Steps, given as such or as a fraction of training below 1."""
+    return round(total_steps * given) if given < 1 else int(given)

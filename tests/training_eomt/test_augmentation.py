@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training_eomt.augmentation import PanopticAugmentation
+from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.samples import Sample, Target, encode_masks
 
 
@@ -27,7 +27,7 @@ def quarters(height: int = 60, width: int = 90) -> np.ndarray:
 
 @pytest.mark.parametrize("target_size", [(64, 64), (48, 80)])
 def test_picture_and_masks_move_together(target_size):
-    augment = PanopticAugmentation(target_size)
+    augment = SegmentationAugmentation(target_size)
     for seed in range(25):
         torch.manual_seed(seed)
         image, masks, label_ids = augment(sample_of(quarters()))
@@ -43,7 +43,9 @@ def test_picture_and_masks_move_together(target_size):
 
 
 def test_a_scale_of_one_without_flip_pads_below_and_to_the_right():
-    image, masks, label_ids = PanopticAugmentation((90, 90), (1.0, 1.0), horizontal_flip=False)(sample_of(quarters()))
+    image, masks, label_ids = SegmentationAugmentation((90, 90), (1.0, 1.0), horizontal_flip=False)(
+        sample_of(quarters())
+    )
     expected = sample_of(quarters())
     assert label_ids.tolist() == [11, 12, 13]
     np.testing.assert_array_equal(image[:, :60].permute(1, 2, 0), np.asarray(expected.image))
@@ -55,26 +57,26 @@ def test_scale_is_relative_to_the_size_that_just_fits():
     full = sample_of(np.ones((60, 90), dtype=np.int64))
     for seed in range(20):
         torch.manual_seed(seed)
-        _, masks, _ = PanopticAugmentation((120, 120), (0.25, 0.5))(full)
+        _, masks, _ = SegmentationAugmentation((120, 120), (0.25, 0.5))(full)
         height, width = (int(masks[0].any(axis).sum()) for axis in (1, 0))
         assert 30 - 1 <= width <= 60 and abs(height - width * 60 / 90) <= 1
 
 
 def test_half_of_the_pictures_are_mirrored():
-    augment = PanopticAugmentation((60, 90), (1.0, 1.0))
+    augment = SegmentationAugmentation((60, 90), (1.0, 1.0))
     mirrored = sum(bool(augment(sample_of(quarters()))[1][0][0, 0]) for _ in range(200))
     assert 70 < mirrored < 130  # 100 expected, standard deviation 7
 
 
 def test_crowd_targets_are_left_out():
-    _, _, label_ids = PanopticAugmentation((60, 90), (1.0, 1.0))(sample_of(quarters(), crowds=(2,)))
+    _, _, label_ids = SegmentationAugmentation((60, 90), (1.0, 1.0))(sample_of(quarters(), crowds=(2,)))
     assert label_ids.tolist() == [11, 13]
 
 
 def test_overlapping_masks_stay_whole():
     sample = sample_of(np.ones((60, 90), dtype=np.int64))
     sample.targets += sample_of(quarters()).targets
-    _, masks, label_ids = PanopticAugmentation((60, 90), (1.0, 1.0), horizontal_flip=False)(sample)
+    _, masks, label_ids = SegmentationAugmentation((60, 90), (1.0, 1.0), horizontal_flip=False)(sample)
     assert label_ids.tolist() == [11, 11, 12, 13]
     np.testing.assert_array_equal(masks, sample.masks())
 
@@ -82,7 +84,7 @@ def test_overlapping_masks_stay_whole():
 def test_a_crop_that_loses_every_target_is_tried_again_a_bounded_number_of_times(monkeypatch):
     corner = np.zeros((64, 64), dtype=np.int64)
     corner[0, 0] = 1
-    augment = PanopticAugmentation((16, 16), (4.0, 4.0), max_tries=7)
+    augment = SegmentationAugmentation((16, 16), (4.0, 4.0), max_tries=7)
     tries = []
     scale_and_crop = augment._scale_and_crop
 
@@ -103,23 +105,23 @@ def test_trying_again_finds_targets_that_one_crop_would_lose():
     found = {}
     for tries in (1, 10):
         torch.manual_seed(0)
-        augment = PanopticAugmentation((32, 32), (4.0, 4.0), max_tries=tries)
+        augment = SegmentationAugmentation((32, 32), (4.0, 4.0), max_tries=tries)
         found[tries] = sum(len(augment(sample_of(band))[2]) for _ in range(40))
     assert found[1] < 25 and found[10] >= 38
 
 
 def test_a_picture_without_targets_is_legal():
-    image, masks, label_ids = PanopticAugmentation((32, 48))(sample_of(np.zeros((60, 90), dtype=np.int64)))
+    image, masks, label_ids = SegmentationAugmentation((32, 48))(sample_of(np.zeros((60, 90), dtype=np.int64)))
     assert image.shape == (3, 32, 48) and masks.shape == (0, 32, 48) and label_ids.dtype == torch.int64
 
 
 def test_a_very_long_picture_keeps_at_least_one_row():
-    image, _, _ = PanopticAugmentation((32, 32), (0.1, 0.1))(sample_of(np.ones((2, 400), dtype=np.int64)))
+    image, _, _ = SegmentationAugmentation((32, 32), (0.1, 0.1))(sample_of(np.ones((2, 400), dtype=np.int64)))
     assert image.shape == (3, 32, 32)
 
 
 def test_the_seed_decides_everything():
-    augment = PanopticAugmentation((64, 64))
+    augment = SegmentationAugmentation((64, 64))
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -130,4 +132,4 @@ def test_the_seed_decides_everything():
 
 def test_a_scale_range_in_the_wrong_order_is_refused():
     with pytest.raises(ValueError, match="scale_range"):
-        PanopticAugmentation((32, 32), (2.0, 0.1))
+        SegmentationAugmentation((32, 32), (2.0, 0.1))

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from image_processing_eomt import EomtImageProcessorPil
-from training_eomt.augmentation import PanopticAugmentation
+from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.samples import Sample, Target, encode_masks
-from training_eomt.inputs import VOID, EvaluationInputs, TrainingInputs, collate, segment_map
+from training_eomt.inputs import VOID, EvaluationInputs, TrainingInputs, collate
 
 
 @pytest.fixture
@@ -27,32 +27,26 @@ def processor():
     return EomtImageProcessorPil(size=96)
 
 
-def test_the_segment_map_numbers_targets_and_leaves_out_crowds_on_request(sample):
-    with_crowds, without = segment_map(sample, True), segment_map(sample, False)
-    assert np.unique(with_crowds).tolist() == [VOID, 0, 1, 2] and np.unique(without).tolist() == [VOID, 0, 1]
-    assert (without[:, 32:] == VOID).all() and (with_crowds[:, 47] == VOID).all()
-
-
 def test_training_without_augmentation_sees_what_the_processor_makes(sample, processor):
     example = TrainingInputs([sample], processor, None)[0]
     expected = processor(sample.image, return_tensors="pt")["pixel_values"][0]
-    assert torch.equal(example["pixel_values"], expected)
-    assert example["class_labels"].tolist() == [4, 4]  # crowds are not trained on
+    assert torch.equal(example["pixel_values"][0], expected)
+    assert example["class_labels"][0].tolist() == [4, 4]  # crowds are not trained on
     # Enlarged by two and padded from 64 to 96 rows: padding belongs to nothing.
-    assert example["mask_labels"].sum((1, 2)).tolist() == [64 * 32, 64 * 32]
+    assert example["mask_labels"][0].sum((1, 2)).tolist() == [64 * 32, 64 * 32]
 
 
 def test_augmented_pictures_are_normalised_like_all_others(sample, processor):
-    augmentation = PanopticAugmentation((32, 48), (1.0, 1.0), horizontal_flip=False)
+    augmentation = SegmentationAugmentation((32, 48), (1.0, 1.0), horizontal_flip=False)
     example = TrainingInputs([sample], processor, augmentation)[0]
     expected = processor(sample.image, size=(32, 48), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(example["pixel_values"][0], expected, rtol=0, atol=1e-5)
 
 
 def test_label_settings_meant_for_files_do_not_touch_targets(sample):
     processor = EomtImageProcessorPil(size=96, do_reduce_labels=True, ignore_index=0)
     example = TrainingInputs([sample], processor, None)[0]
-    assert example["class_labels"].tolist() == [4, 4]
+    assert example["class_labels"][0].tolist() == [4, 4]
 
 
 def test_pictures_of_different_sizes_are_not_batched(sample):
@@ -63,10 +57,12 @@ def test_pictures_of_different_sizes_are_not_batched(sample):
 
 
 def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
-    reference = EvaluationInputs([sample], processor)[0]["reference"]
+    (reference,) = EvaluationInputs([sample], processor)[0]["references"]
     assert reference["segmentation"].shape == (32, 48)
     assert [info["iscrowd"] for info in reference["segments_info"]] == [False, False, True]
     assert [info["label_id"] for info in reference["segments_info"]] == [4, 4, 1]
+    assert np.unique(reference["segmentation"]).tolist() == [VOID, 0, 1, 2]
+    assert (reference["segmentation"][:, 47] == VOID).all()
 
 
 def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):

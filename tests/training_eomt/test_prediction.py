@@ -1,101 +1,287 @@
-"""Pictures are found, segmented and drawn."""
+"""Pictures are segmented once each, by however many processes, and whatever stops them in between."""
 
-from types import SimpleNamespace
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
+from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.figures import predicted_segmentation
-from training_eomt.prediction import pictures_to_segment, write_overlays
-from training_eomt.shapes import STUFF, THINGS, generate_shapes_dataset
+from training_eomt.figures import overlapping_segments
+from training_eomt.prediction import predict
+from training_eomt.prediction_sources import PictureFolder
 
 
-def segmenter(image):
-    """Finds one cat in the upper half of every picture."""
-    mask = np.zeros((image.height, image.width), dtype=np.uint8)
-    mask[: image.height // 2] = 255
-    return [{"label": "cat", "score": 0.9, "mask": Image.fromarray(mask)}]
+ROOT = Path(__file__).resolve().parents[2]
+NUM_PICTURES = 7
+NAMES = ["a/0.png", "a/1.png", "b/0.jpg", "b/0.png", "b/c/2.png", "x.png", "y.png"]  # some share a stem
 
 
-ID2LABEL = dict(enumerate(["cat", *THINGS, *STUFF]))
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Noise, in folders, of different sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, name in enumerate(NAMES):
+        pixels = np.random.default_rng(index).integers(256, size=(40 + 7 * index, 60, 3), dtype=np.uint8)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
 
 
-class Segmenter:
-    model = SimpleNamespace(config=SimpleNamespace(label2id={"cat": 0}, id2label=ID2LABEL))
-
-    def __call__(self, image):
-        return segmenter(image)
+@pytest.fixture
+def model(tiny_config):
+    return EomtForUniversalSegmentation(tiny_config)
 
 
-def test_a_folder_of_pictures_gives_each_picture_and_nothing_else(tmp_path):
-    Image.new("L", (20, 10), 50).save(tmp_path / "grey.png")
-    Image.new("RGB", (10, 20), "red").save(tmp_path / "red.JPG")
-    (tmp_path / "notes.txt").write_text("no picture")
-    found = list(pictures_to_segment(tmp_path, ID2LABEL))
-    assert [(sample.file_name, has_targets) for sample, has_targets in found] == [
-        ("grey.png", False),
-        ("red.JPG", False),
+def processor(task="panoptic", **settings):
+    settings = {"threshold": 0.0, "overlap_mask_area_threshold": 0.0, **settings}
+    return EomtImageProcessorPil(task=task, size=64, stuff_classes=[2], **settings)
+
+
+def run(model, source, directory, **settings):
+    source = PictureFolder(source) if isinstance(source, Path) else source
+    image_processor = settings.pop("image_processor", None) or processor()
+    settings = {"outputs": ["maps", "json"], "show_progress": False, **settings}
+    return predict(model, image_processor, source, directory, **settings)
+
+
+def results(directory):
+    """The bytes of every file but those that tell how the run went."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.parent.name != "records"
+    }
+
+
+def num_records(directory):
+    return sum(len(file.read_bytes().splitlines()) for file in (directory / "records").iterdir())
+
+
+class Stops(PictureFolder):
+    """Pictures that cannot be had from the k-th one on, for a reason that is not theirs."""
+
+    def __init__(self, path, stop):
+        super().__init__(path)
+        self.stop = stop
+
+    def __getitem__(self, index):
+        if index >= self.stop:
+            raise RuntimeError("out of memory")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_every_picture_gets_the_files_of_the_task(model, pictures, tmp_path, task):
+    summary = run(model, pictures, tmp_path, image_processor=processor(task), outputs=["overlays", "maps", "json"])
+    assert summary.is_complete and summary.num_segmented == summary.num_new == summary.num_pictures == NUM_PICTURES
+    assert str(summary) == f"7 of 7 pictures are segmented in {tmp_path}."
+    maps = {"panoptic": ["panoptic"], "instance": [], "semantic": ["label_maps"]}[task]
+    jsons = {
+        "panoptic": ["panoptic.json"],
+        "instance": ["instances.json", "classes.json"],
+        "semantic": ["classes.json"],
+    }
+    expected = [f"{folder}/{name}.png" for folder in ["overlays", *maps] for name in NAMES]
+    assert results(tmp_path).keys() == {*expected, *jsons[task], "run.json", "summary.json"}
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["num_pictures"] == written["num_segmented"] == NUM_PICTURES and written["unreadable"] == []
+
+
+def test_only_what_is_asked_for_is_written(model, pictures, tmp_path):
+    run(model, pictures, tmp_path, outputs=["overlays"])
+    assert {name.split("/")[0] for name in results(tmp_path)} == {"overlays", "run.json", "summary.json"}
+
+
+def test_batches_and_workers_change_nothing(model, pictures, tmp_path):
+    for name, settings in {"1": {}, "3": {"batch_size": 3, "num_workers": 1}}.items():
+        run(model, pictures, tmp_path / name, **settings)
+    one, three = (json.loads((tmp_path / name / "panoptic.json").read_text()) for name in ("1", "3"))
+    assert one["images"] == three["images"] and one["categories"] == three["categories"]
+    for a, b in zip(one["annotations"], three["annotations"], strict=True):
+        pngs = [np.asarray(Image.open(tmp_path / name / "panoptic" / a["file_name"])) for name in ("1", "3")]
+        # Sums of a matrix product depend on its size in their last digits.
+        assert (pngs[0] != pngs[1]).mean() < 1e-3
+        scores = [[segment["score"] for segment in annotation["segments_info"]] for annotation in (a, b)]
+        np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_two_processes_write_what_one_writes(model, pictures, tmp_path, order):
+    run(model, pictures, tmp_path / "one")
+    first, second = (run(model, pictures, tmp_path / "two", process_index=index, num_processes=2) for index in order)
+    assert not first.is_complete and first.num_new == (4 if order[0] == 0 else 3) and second.is_complete
+    assert "left to other processes" in str(first) and f"{second.num_new} of them now" in str(second)
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+    assert {file.name for file in (tmp_path / "two" / "records").iterdir()} == {"0-of-2.jsonl", "1-of-2.jsonl"}
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_a_run_that_was_stopped_goes_on_whatever_the_number_of_processes(model, pictures, tmp_path, num_processes):
+    run(model, pictures, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(model, Stops(pictures, 5), tmp_path / "out", process_index=1, num_processes=2)
+    assert num_records(tmp_path / "out") == 2 and not (tmp_path / "out" / "panoptic.json").exists()
+    summaries = [
+        run(model, pictures, tmp_path / "out", process_index=index, num_processes=num_processes)
+        for index in range(num_processes)
     ]
-    assert all(sample.image.mode == "RGB" for sample, _ in found)
+    assert sum(summary.num_new for summary in summaries) == NUM_PICTURES - 2
+    assert [summary.is_complete for summary in summaries] == [*[False] * (num_processes - 1), True]
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_coco_panoptic_data_bring_their_targets(tmp_path):
-    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 2) / "test"
-    found = list(pictures_to_segment(data, ID2LABEL))
-    assert len(found) == 2 and all(has_targets and sample.targets for sample, has_targets in found)
+KILLED = """
+import sys
+import time
+from image_processing_eomt import EomtImageProcessorPil
+from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.prediction import predict
+from training_eomt.prediction_sources import PictureFolder
+
+class Slow(PictureFolder):
+    def __getitem__(self, index):
+        time.sleep(60 if index >= 4 else 0)
+        return super().__getitem__(index)
+
+folder, pictures, out = sys.argv[1:]
+model, processor = EomtForUniversalSegmentation.from_pretrained(folder), EomtImageProcessorPil.from_pretrained(folder)
+predict(model, processor, Slow(pictures), out, outputs=["maps", "json"])
+"""
 
 
-@pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_folder_without_pictures_is_refused_by_name(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=name):
-        list(pictures_to_segment(tmp_path / name, ID2LABEL))
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(model, pictures, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    arguments = [str(path) for path in (tmp_path / "model", pictures, tmp_path / "out")]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)
+    records = tmp_path / "out" / "records" / "0-of-1.jsonl"
+    try:
+        while process.poll() is None and not (records.exists() and records.read_bytes().count(b"\n") >= 2):
+            time.sleep(0.05)
+    finally:
+        process.kill()  # SIGKILL: nothing is tidied up
+        process.wait()
+    assert process.returncode == -9
+    num_written = num_records(tmp_path / "out")
+    assert 2 <= num_written <= 4
+    with records.open("a") as file:
+        file.write('{"picture": "b/0.p')  # killed while writing
+    (tmp_path / "out" / ".drafts" / "0-of-1.99.0").write_bytes(b"half a PNG")
+
+    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES - num_written
+    run(model, pictures, tmp_path / "whole")
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_overlays_show_input_target_and_prediction(tmp_path):
-    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
-    Image.new("RGB", (400, 300), "gray").save(tmp_path / "gray.png")
-    assert write_overlays(Segmenter(), pictures_to_segment(data, ID2LABEL), tmp_path / "overlays") == 1
-    (tmp_path / "gray").mkdir()
-    (tmp_path / "gray.png").rename(tmp_path / "gray" / "gray.png")
-    assert write_overlays(Segmenter(), pictures_to_segment(tmp_path / "gray", ID2LABEL), tmp_path / "overlays") == 1
-    with Image.open(tmp_path / "overlays" / "000000.png") as three, Image.open(tmp_path / "overlays/gray.png") as two:
-        assert three.width > 3 * 320 and 2 * 400 < two.width < 3 * 400
-        # The upper half of the prediction's panel is painted, the lower half is the picture.
-        panel = np.asarray(two.convert("RGB"))[:, -400:]
-        assert (panel[60] != 128).any() and (panel[250, :380] == 128).all()
+class NeverAsked(EomtForUniversalSegmentation):
+    def forward(self, *args, **kwargs):
+        raise AssertionError("nothing is left to segment")
 
 
-def test_a_photograph_taken_sideways_is_turned_and_no_picture_replaces_another(tmp_path):
-    photograph = Image.new("RGB", (40, 30), "red")
-    exif = photograph.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    photograph.save(tmp_path / "a.jpg", exif=exif)
-    photograph.save(tmp_path / "a.png")
-    (tmp_path / "scan.pdf").write_text("no picture")
-    found = [sample for sample, _ in pictures_to_segment(tmp_path, ID2LABEL)]
-    assert [sample.size for sample in found] == [(40, 30), (30, 40)]
-    assert write_overlays(Segmenter(), pictures_to_segment(tmp_path, ID2LABEL), tmp_path / "overlays") == 2
-    assert sorted(file.name for file in (tmp_path / "overlays").iterdir()) == ["a.png", "a.png.png"]
+def test_a_run_that_is_complete_is_left_as_it_is(model, pictures, tmp_path):
+    run(model, pictures, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    model.__class__ = NeverAsked
+    for process in ((0, 1), (1, 2)):
+        summary = run(model, pictures, tmp_path, process_index=process[0], num_processes=process[1])
+        assert summary.is_complete and summary.num_new == 0 and summary.num_segmented == NUM_PICTURES
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
-def test_the_real_pipeline_draws_what_the_model_finds(tmp_path, tiny_config):
-    tiny_config.id2label = ID2LABEL  # and no label2id, as in a configuration written by hand
-    processor = EomtImageProcessorPil(size=64, threshold=0.0, overlap_mask_area_threshold=0.0)
-    model = EomtForUniversalSegmentation(tiny_config).eval()
-    segmenter = EomtImageSegmentationPipeline(model=model, image_processor=processor, device="cpu")
-    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 2) / "test"
-    assert write_overlays(segmenter, pictures_to_segment(data, ID2LABEL), tmp_path / "overlays") == 2
+def test_pictures_that_come_and_go_are_in_the_files_about_all_of_them_or_not(model, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    run(model, folder, tmp_path / "out")
+    (folder / "x.png").rename(folder / "aa.png")
+    assert run(model, folder, tmp_path / "out").num_new == 1
+    images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == sorted({*NAMES, "aa.png"} - {"x.png"})
+
+
+def test_a_picture_that_cannot_be_read_is_reported_and_tried_again(model, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    whole = (folder / "b/0.png").read_bytes()
+    (folder / "b/0.png").write_bytes(whole[:200])
+    (folder / "a/1.png").write_bytes(b"no picture")
+    for num_new in (NUM_PICTURES - 2, 0):
+        summary = run(model, folder, tmp_path / "out", batch_size=2)
+        assert summary.is_complete and summary.num_new == num_new and summary.num_segmented == NUM_PICTURES - 2
+        assert [name for name, _ in summary.unreadable] == ["a/1.png", "b/0.png"]
+    assert "2 cannot be read" in str(summary) and f"a/1.png: {folder}/a/1.png cannot be decoded" in str(summary)
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_PICTURES - 2
+    unreadable = json.loads((tmp_path / "out" / "summary.json").read_text())["unreadable"]
+    assert [picture["name"] for picture in unreadable] == ["a/1.png", "b/0.png"]
+
+    (folder / "b/0.png").write_bytes(whole)
+    (folder / "a/1.png").write_bytes(whole)
+    summary = run(model, folder, tmp_path / "out")
+    assert summary.num_new == 2 and not summary.unreadable
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_PICTURES
+
+
+def test_a_folder_of_nothing_but_broken_pictures_ends_with_files_about_none(model, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for index in range(9):
+        (tmp_path / "pictures" / f"{index}.png").write_bytes(b"no picture")
+    summary = run(model, tmp_path / "pictures", tmp_path / "out", batch_size=4)
+    assert len(summary.unreadable) == 9 and summary.num_segmented == 0 and str(summary).endswith("\n  ...")
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert content["images"] == content["annotations"] == [] and len(content["categories"]) == 3
+
+
+def test_predictions_of_another_model_task_or_source_are_not_added_to(model, pictures, tmp_path):
+    run(model, pictures, tmp_path / "out")
+    model.config._name_or_path = "moved/elsewhere"  # still the same
+    run(model, pictures, tmp_path / "out")
+    elsewhere = shutil.copytree(pictures, tmp_path / "elsewhere")
+    for settings, message in (
+        ({"image_processor": processor(mask_threshold=0.25)}, "image_processor.mask_threshold: 0.5 there, 0.25 now"),
+        ({"image_processor": processor("semantic")}, "image_processor.task"),
+        ({"outputs": ["maps"]}, "outputs"),
+        ({"category_ids": {0: 5}}, "category_ids.0: 0 there, 5 now"),
+        ({"source": elsewhere}, "pictures"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(model, **{"source": pictures, "directory": tmp_path / "out", **settings})
+    with pytest.raises(ValueError, match="autocast"), torch.autocast("cpu", torch.bfloat16):
+        run(model, pictures, tmp_path / "out")
+    with torch.no_grad():
+        model.class_predictor.bias[0] += 1e-3
+    with pytest.raises(ValueError, match="weights_sha256"):
+        run(model, pictures, tmp_path / "out")
+
+
+def test_what_is_written_is_not_put_among_the_pictures(model, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    with pytest.raises(ValueError, match="Choose a folder outside"):
+        run(model, folder, folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_disk_that_is_full_ends_the_run(model, pictures, tmp_path, monkeypatch):
+    def full(self, *args, **settings):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        patched.setattr("training_eomt.prediction.MAX_UNWRITTEN", 2)
+        with pytest.raises(OSError, match="No space left"):
+            run(model, pictures, tmp_path / "out")
+    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES
 
 
 def test_the_best_of_overlapping_instances_is_on_top():
-    masks = [np.array([[0, 255, 255]], dtype=np.uint8), np.array([[255, 255, 0]], dtype=np.uint8)]
-    segments = [
-        {"label": name, "score": 0.9, "mask": Image.fromarray(mask)} for name, mask in zip(("dog", "cat"), masks)
-    ]
-    result = predicted_segmentation(segments, (1, 3), {0: "cat", 1: "dog"})
+    masks = np.array([[[0, 1, 1]], [[1, 1, 0]]], dtype=np.uint8)
+    rles = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+    info = [{"id": 0, "label_id": 1, "score": 0.9}, {"id": 1, "label_id": 0, "score": 0.8}]
+    result = overlapping_segments({"segmentation": rles, "segments_info": info}, (1, 3))
     assert result["segmentation"].tolist() == [[1, 0, 0]]
-    assert [info["label_id"] for info in result["segments_info"]] == [1, 0]
+    assert [segment["label_id"] for segment in result["segments_info"]] == [1, 0]

@@ -14,13 +14,18 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_sets_what_it_says_and_the_command_line_comes_on_top(recipe):
     content = yaml.safe_load(recipe.read_text())
-    assert content.pop("report_to") == "none"  # becomes an empty list
-    everything = parse_arguments(["--recipe", str(recipe), "--output_dir", "x"])
+    if "report_to" in content:
+        assert content.pop("report_to") == "none"  # becomes an empty list
+    content.pop("total_batch_size", None)  # sets two others, see test_recipes.py
+    words = ["--recipe", str(recipe), "--output_dir", "x", "--use_cpu", "true"]
+    if content.pop("fp16", False):  # needs a GPU
+        words += ["--fp16", "false"]
+    everything = parse_arguments(words)
     merged = {name: value for arguments in everything for name, value in vars(arguments).items()}
     for name, value in content.items():
         found = merged[name]
         assert (found.value if hasattr(found, "value") else found) in (value, [value]), name
-    _, _, training = parse_arguments(["--recipe", str(recipe), "--output_dir", "x", "--max_steps", "7"])
+    _, _, training = parse_arguments([*words, "--max_steps", "7"])
     assert training.max_steps == 7 and training.output_dir == "x"
 
 
@@ -61,3 +66,39 @@ def test_an_empty_value_leaves_the_default(tmp_path):
 def test_a_model_configuration_that_cannot_be_is_refused(model_config, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--model_config", model_config])
+
+
+def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
+    for name, content in (("a", "learning_rate: 0.1\nmax_steps: 5"), ("b", "learning_rate: 0.2")):
+        (tmp_path / f"{name}.yaml").write_text(content)
+    recipes = ["--recipe", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
+    _, _, training = parse_arguments([*recipes, "--output_dir", "x", "--use_cpu", "true"])
+    assert (training.learning_rate, training.max_steps) == (0.2, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scale_range", "1.0"], "smallest and the largest"),
+        (["--image_size", "1", "2", "3"], "height and width"),
+        (["--dataset", "a", "--train_data", "b"], "give one"),
+        (["--train_val_split", "0"], "must be positive"),
+    ],
+)
+def test_data_arguments_that_cannot_be_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(words)
+
+
+def test_an_image_size_is_one_number_or_two():
+    assert [parse_arguments(words)[1].pixels for words in ([], ["--image_size", "64"])] == [None, 64]
+    assert parse_arguments(["--image_size", "64", "96"])[1].pixels == (64, 96)
+
+
+def test_a_misspelt_flag_is_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match=r"no 'learning_rat'. Did you mean 'learning_rate'"):
+        parse_arguments(["--learning_rat", "1"])
+    with pytest.raises(ValueError, match=r"no 'total_batchsize'. Did you mean 'total_batch_size'"):
+        parse_arguments(["--total-batchsize=1"])
+    with pytest.raises(ValueError, match="stray belongs to no argument"):
+        parse_arguments(["stray"])

@@ -1,20 +1,25 @@
 """The Trainer optimises as the paper says and measures the model as it is deployed."""
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
 
 import training_eomt
 from configuration_eomt import EomtConfig
 from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
-from training_eomt.metrics import PanopticQuality
+from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
 from training_eomt.shapes import generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
@@ -23,13 +28,14 @@ from training_eomt.training_arguments import EomtTrainingArguments
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    data = generate_shapes_dataset(tmp_path / "data", 4, 3, 0, image_size=(40, 64))
-    train = CocoPanopticDataset(data / "train")
-    validation = CocoPanopticDataset(data / "validation", train.label_space.id2label)
-    processor = EomtImageProcessor(size=64, stuff_classes=train.label_space.stuff_classes, threshold=0.0)
+    data = generate_shapes_dataset(tmp_path / "data", 5, 3, 0, image_size=(40, 64))
 
-    def make(**settings):
+    def make(task="panoptic", augmentation=None, **settings):
         torch.manual_seed(0)
+        train = CocoPanopticDataset(data / "train", task=task)
+        validation = CocoPanopticDataset(data / "validation", train.label_space.id2label, task=task)
+        stuff_classes = train.label_space.stuff_classes if task == "panoptic" else None
+        processor = EomtImageProcessor(size=64, task=task, stuff_classes=stuff_classes, threshold=0.0)
         config = EomtConfig(
             hidden_size=32,
             num_hidden_layers=3,
@@ -55,7 +61,7 @@ def make_trainer(tmp_path):
             model=EomtForUniversalSegmentation(config),
             args=EomtTrainingArguments(**arguments),
             processing_class=processor,
-            train_dataset=TrainingInputs(train, processor, None),
+            train_dataset=TrainingInputs(train, processor, augmentation),
             eval_dataset=EvaluationInputs(validation, processor),
         )
 
@@ -131,8 +137,9 @@ def test_a_finished_model_is_measured_as_it_is_at_original_size(make_trainer, pr
         with torch.no_grad():
             outputs = model(**processor(sample.image, return_tensors="pt"))
         prediction = processor.post_process_panoptic_segmentation(outputs, target_sizes=[sample.size])[0]
-        assert example["reference"]["segmentation"].shape == sample.size
-        metric.add(prediction=prediction, reference=example["reference"])
+        (reference,) = example["references"]
+        assert reference["segmentation"].shape == sample.size
+        metric.add(prediction=prediction, reference=reference)
     expected = metric.compute()
     assert metrics["eval_pq"] == pytest.approx(expected["pq"])
     assert trainer.per_class == expected["per_class"]
@@ -153,13 +160,202 @@ def test_training_learns(make_trainer):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_stopped_and_resumed_training_ends_with_the_same_weights(make_trainer, tmp_path):
-    whole = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
+AUGMENTATION = SegmentationAugmentation((64, 64), (0.5, 2.0), color_jitter=True)
+
+
+def assert_same_weights(one, other, **tolerance):
+    for (name, parameter), expected in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_stopped_in_the_middle_of_an_epoch_and_resumed_is_never_stopped(make_trainer, tmp_path, workers):
+    """With masks that fade out, augmentation and an average of the weights; an epoch is five steps."""
+    settings = {"max_steps": 8, "per_device_train_batch_size": 1, "ema_decay": 0.9, "augmentation": AUGMENTATION}
+    settings |= {"dataloader_num_workers": workers, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
+    whole = make_trainer(**settings)
     whole.train()
-    resumed = make_trainer(max_steps=4)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "output" / "checkpoint-2"))
-    for (name, parameter), other in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
-        torch.testing.assert_close(parameter, other[1], rtol=0, atol=1e-6, msg=name)
+    expected = whole.evaluate()
+    for stopped_at in (3, 6):
+        resumed = make_trainer(**settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "output" / f"checkpoint-{stopped_at}"))
+        assert_same_weights(resumed.model, whole.model)
+        metrics = resumed.evaluate()
+        for name in ("eval_pq", "eval_sq", "eval_loss"):
+            assert metrics[name] == expected[name]
+        assert resumed.per_class == whole.per_class
+
+
+def test_the_averaged_weights_are_what_is_evaluated_saved_and_left(make_trainer, tmp_path):
+    trainer = make_trainer(
+        max_steps=4, ema_decay=0.5, learning_rate=1e-2, eval_strategy="steps", eval_steps=2, save_strategy="steps",
+        save_steps=2,
+    )  # fmt: skip
+    expected, evaluated = {}, []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            decay = min(0.5, (1 + state.global_step) / (10 + state.global_step))
+            for name, parameter in model.named_parameters():
+                expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
+
+    expected |= {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.add_callback(Watch())
+    trainer.model.register_forward_pre_hook(
+        lambda model, _: None if model.training else evaluated.append(model.query.weight.detach().clone())
+    )
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    torch.testing.assert_close(evaluated[-1], expected["query.weight"], rtol=1e-5, atol=1e-6)
+    saved = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-4")
+    assert_same_weights(saved, trainer.model)
+
+
+def test_a_checkpoint_without_average_is_not_resumed_with_one(make_trainer, tmp_path):
+    make_trainer(max_steps=1, save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match="saved without ema_decay"):
+        make_trainer(max_steps=2, ema_decay=0.9).train(resume_from_checkpoint=True)
+
+
+def test_what_an_interrupted_run_left_is_passed_over_and_removed(make_trainer, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(**settings)
+    whole.train()
+    (tmp_path / "output" / "checkpoint-4" / "trainer_state.json").unlink()
+    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
+    resumed = make_trainer(**settings)
+    seen = []
+    resumed.model.register_forward_pre_hook(lambda model, _: seen.append(resumed.state.global_step))
+    resumed.train(resume_from_checkpoint=True)
+    assert seen == [2, 3]
+    assert_same_weights(resumed.model, whole.model)
+    with pytest.raises(ValueError, match="is not a complete checkpoint"):
+        (tmp_path / "output" / "checkpoint-1" / "INCOMPLETE").touch()
+        make_trainer(**settings).train(resume_from_checkpoint=str(tmp_path / "output" / "checkpoint-1"))
+
+
+def test_there_must_be_something_to_resume_from(make_trainer):
+    with pytest.raises(ValueError, match="no complete checkpoint to resume from"):
+        make_trainer().train(resume_from_checkpoint=True)
+
+
+def test_old_checkpoints_go_when_the_new_one_is_complete(make_trainer, tmp_path):
+    make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    assert sorted(path.name for path in (tmp_path / "output").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(make_trainer, tmp_path):
+    trainer = make_trainer(
+        max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=1,
+        load_best_model_at_end=True, metric_for_best_model="pq", learning_rate=1e-2,
+    )  # fmt: skip
+    quality = iter([0.1, 0.9, 0.5])
+    evaluate = trainer._evaluate
+    trainer._evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_pq": next(quality)}
+    trainer.train()
+    best = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-2")
+    assert_same_weights(trainer.model, best)
+
+
+def test_pictures_whose_predictions_are_not_finite_are_named(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=5)
+    inputs, damaged = trainer.train_dataset, "000003.png"
+
+    class Damaged(TrainingInputs):
+        def __getitem__(self, draw):
+            example = super().__getitem__(draw)
+            if example["file_names"] == [damaged]:
+                example["pixel_values"] = example["pixel_values"] * math.nan
+            return example
+
+    trainer.train_dataset = Damaged(inputs.samples, inputs.image_processor, None)
+    with pytest.raises(FloatingPointError, match=r"Step 1, 000003\.png: .* not finite"):
+        trainer.train()
+
+
+def test_frozen_parts_stay_as_they_are(make_trainer):
+    trainer = make_trainer(freeze_layers=2, learning_rate=1e-2, backbone_warmup_steps=0, max_steps=4)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, value in trainer.model.named_parameters() if not value.equal(before[name])}
+    assert not any(name.startswith(("embeddings.", "layers.0.", "layers.1.")) for name in changed)
+    assert "layers.2.mlp.fc1.weight" in changed and "query.weight" in changed
+    trainer = make_trainer(freeze_backbone=True)
+    trained = {name.split(".")[0] for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert trained == {"query", "upscale_block", "mask_head", "class_predictor"}
+    with pytest.raises(ValueError, match="the ViT has 3 blocks"):
+        make_trainer(freeze_layers=4)
+
+
+def test_the_log_has_loss_terms_rates_and_mask_probabilities(make_trainer, capsys):
+    trainer = make_trainer(max_steps=3, logging_steps=1, layer_decay=0.5)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    weights = {"loss_mask": 5.0, "loss_dice": 5.0, "loss_cross_entropy": 2.0}
+    for entry in entries:
+        terms = {f"{name}{suffix}": weight for name, weight in weights.items() for suffix in ("", "_0", "_1")}
+        assert sum(weight * entry[name] for name, weight in terms.items()) == pytest.approx(entry["loss"], rel=1e-4)
+    assert {name for name in entries[0] if name.startswith("learning_rate_")} == {
+        "learning_rate_new", "learning_rate_embeddings", "learning_rate_layers.1", "learning_rate_layers.2"
+    }  # fmt: skip
+    assert [entry["mask_probability_0"] for entry in entries] == [1.0, 0.0, 0.0]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert len(lines) == 3 and "mask" in lines[0] and lines[2].startswith("step 3/3  loss ")
+
+
+def test_tensorboard_gets_figures_of_every_evaluation(make_trainer, tmp_path):
+    make_trainer(max_steps=2, logging_steps=1, eval_strategy="steps", eval_steps=1, report_to="tensorboard").train()
+    (log,) = (tmp_path / "output" / "runs").iterdir()
+    accumulator = EventAccumulator(str(log), size_guidance={"images": 0})
+    accumulator.Reload()
+    assert {"train/loss_mask_0", "train/mask_probability_1", "eval/pq"} <= set(accumulator.Tags()["scalars"])
+    assert [event.step for event in accumulator.Images("evaluation/2")] == [1, 2]
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_other_tasks_are_measured_as_the_model_is_used(make_trainer, task):
+    """What post-processing finds in pictures one by one, against their annotations."""
+    trainer = make_trainer(task)
+    metrics = trainer.evaluate()
+    model, processor, dataset = trainer.model.eval(), trainer.image_processor, trainer.eval_dataset.samples
+    metric = MaskAveragePrecision(4) if task == "instance" else MeanIoU(6)
+    for sample in dataset:
+        inputs = processor(sample.image, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        if task == "instance":
+            found = processor.post_process_instance_segmentation(
+                outputs, target_sizes=[sample.size], threshold=0.0, return_coco_annotation=True
+            )[0]
+            reference = {
+                "image_id": sample.image_id,
+                "segmentation": [target.rle for target in sample.targets],
+                "segments_info": [
+                    {"label_id": target.label_id, "iscrowd": target.iscrowd, "area": target.area}
+                    for target in sample.targets
+                ],
+            }
+        else:
+            assert len(inputs["pixel_values"]) > 1 or sample.size[0] == sample.size[1]  # windows
+            found = processor.post_process_semantic_segmentation(outputs, target_sizes=[sample.size])[0]
+            reference = np.full(sample.size, -1)
+            for target in sample.targets:
+                reference[target.mask()] = target.label_id
+        metric.add(prediction=found, reference=reference)
+    expected = metric.compute()
+    assert trainer.per_class == expected.pop("per_class")
+    for name, value in expected.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(value, nan_ok=True), name
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_the_evaluation_does_not_depend_on_the_batches(make_trainer, task):
+    one, three = (make_trainer(task, per_device_eval_batch_size=size).evaluate() for size in (1, 3))
+    for name, value in one.items():
+        if not name.endswith(("_runtime", "_per_second", "_time")):
+            assert three[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
 
 
 @pytest.mark.parametrize(
@@ -182,22 +378,22 @@ def test_the_package_names_the_trainer_and_its_arguments():
         _ = training_eomt.EomtTrainr
 
 
-def test_accumulated_batches_train_like_one_large_batch(make_trainer, monkeypatch):
-    """Pictures with very different numbers of segments: a mask counts the same whatever batch it is in."""
-    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 0.3))  # the same points for every mask
+def test_accumulated_batches_train_like_one_large_batch(make_trainer):
+    """Pictures with very different numbers of segments, augmented, while masks fade out: a picture is the same
+    whatever batch it is in."""
     trained = []
-    for settings in (
-        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1},
-        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
-    ):
-        trainer = make_trainer(max_steps=2, optim="sgd", learning_rate=1e-3, mask_annealing=False, **settings)
+    for at_once in (4, 1):
+        trainer = make_trainer(
+            max_steps=5, optim="sgd", learning_rate=1e-3, total_batch_size=4, per_device_train_batch_size=at_once,
+            augmentation=AUGMENTATION, logging_steps=1,
+        )  # fmt: skip
+        assert trainer.args.gradient_accumulation_steps == 4 // at_once
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        trained.append((losses, dict(trainer.model.named_parameters())))
+        trained.append((losses, trainer.model))
     (losses, whole), (accumulated_losses, accumulated) = trained
     assert accumulated_losses == pytest.approx(losses, rel=1e-4)
-    for name, parameter in whole.items():
-        torch.testing.assert_close(accumulated[name], parameter, rtol=1e-5, atol=1e-6, msg=name)
+    assert_same_weights(accumulated, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_the_trainers_push_brings_this_projects_card(make_trainer, hub, tmp_path, monkeypatch):

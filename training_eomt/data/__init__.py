@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import BadSample, SegmentationDataset
-    from .opening import FORMATS, open_dataset
+    from .opening import FORMATS, NoDatasetError, open_dataset
     from .samples import Sample, Target
     from .subsets import split_dataset, without
 
 __all__ = [
     "FORMATS",
     "BadSample",
+    "NoDatasetError",
     "Sample",
     "SegmentationDataset",
     "Target",
@@ -25,6 +26,7 @@ _MODULES = {
     "BadSample": ".base",
     "SegmentationDataset": ".base",
     "FORMATS": ".opening",
+    "NoDatasetError": ".opening",
     "open_dataset": ".opening",
     "Sample": ".samples",
     "Target": ".samples",

@@ -39,6 +39,10 @@ DEFAULT_IGNORE_INDEX = (255,)
 MANY_ENTRIES = 12
 
 
+class NoDatasetError(FileNotFoundError):
+    """What is at a path has no known format."""
+
+
 def open_dataset(
     path: str | Path,
     format: str = AUTO,
@@ -70,7 +74,7 @@ def open_dataset(
         image_column, annotation_column: for tables, see [`TableDataset`].
 
     Raises:
-        FileNotFoundError: there is no such path, or nothing of a known format in it.
+        FileNotFoundError: there is no such path, or nothing of a known format in it ([`NoDatasetError`]).
         ValueError: there is no such format or split, a setting that the format does not know, or what its reader
             raises.
     """
@@ -131,7 +135,7 @@ def _find(
     if len(entries) > MANY_ENTRIES:
         found += f" and {len(entries) - MANY_ENTRIES} more"
     looked_for = "; ".join(reader.LOOKS_FOR for reader in READERS.values())
-    raise FileNotFoundError(
+    raise NoDatasetError(
         f"{path} holds no data set of a known format for the {split} split. Looked for, there and in folders named "
         f"{', '.join(split_names(split))}: {looked_for}. Found: {found}."
     )

@@ -91,7 +91,8 @@ def coco_of(pairs, num_labels):
             results.append({**result, "segmentation": mask})
     truth = COCO()
     categories = [{"id": label_id} for label_id in range(num_labels)]
-    truth.dataset = copy.deepcopy({"images": images, "annotations": annotations, "categories": categories})
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    truth.dataset = copy.deepcopy(content)
     truth.createIndex()
     return truth, truth.loadRes(copy.deepcopy(results))
 

@@ -1,0 +1,53 @@
+"""A training is described without arithmetic."""
+
+import pytest
+
+from training_eomt.training_arguments import EomtTrainingArguments
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(**settings):
+        return EomtTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("total", "fits", "expected"),
+    [(16, 8, (8, 2)), (16, 16, (16, 1)), (16, 5, (4, 4)), (7, 4, (1, 7)), (2, 8, (2, 1))],
+)
+def test_a_total_batch_is_accumulated_where_it_does_not_fit(make, total, fits, expected):
+    arguments = make(total_batch_size=total, per_device_train_batch_size=fits)
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"total_batch_size": 0}, "cannot be shared evenly"),
+        ({"total_batch_size": 8, "gradient_accumulation_steps": 2}, "leave out gradient_accumulation_steps"),
+        ({"mask_annealing_starts": [0.1]}, "go together"),
+        ({"ema_decay": 1.0}, "between 0 and 1"),
+        ({"freeze_layers": -1}, "cannot be negative"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_a_total_batch_has_to_be_shared_evenly_by_the_devices(make, monkeypatch):
+    monkeypatch.setattr(EomtTrainingArguments, "world_size", 3)
+    arguments = make(total_batch_size=12, per_device_train_batch_size=4)
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 1)
+    with pytest.raises(ValueError, match="total_batch_size=16 cannot be shared evenly by 3 devices"):
+        make(total_batch_size=16)
+
+
+def test_annealing_is_given_in_steps_or_fractions_of_training(make):
+    arguments = make(mask_annealing_starts=[0, 0.5], mask_annealing_ends=[3000, 0.75])
+    assert arguments.annealing_schedule(40000, 2) == ([0, 20000], [3000, 30000])
+    with pytest.raises(ValueError, match="has 3 query blocks"):
+        arguments.annealing_schedule(40000, 3)
+    assert make().annealing_schedule(600, 4) == ([100, 200, 300, 400], [200, 300, 400, 500])

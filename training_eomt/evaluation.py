@@ -1,0 +1,36 @@
+"""What is measured for each task, from a model's outputs and what was to be found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
+from .metrics.streaming import StreamingMetric
+
+
+# The figure of each task that says most.
+HEADLINES = {"panoptic": "pq", "instance": "ap", "semantic": "miou"}
+
+
+def new_metric(task: str, num_labels: int, stuff_classes: Sequence[int]) -> StreamingMetric:
+    """The metric of a task, without any picture."""
+    if task == "panoptic":
+        return PanopticQuality(num_labels, stuff_classes)
+    return MaskAveragePrecision(num_labels) if task == "instance" else MeanIoU(num_labels)
+
+
+def predictions(image_processor: Any, outputs: Any, target_sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    """
+    What the metric of the processor's task compares with the references, for each picture of a batch.
+
+    Args:
+        image_processor: the image processor; its thresholds count, but not for instances: their precision is measured
+            at every score.
+        outputs: of the model.
+        target_sizes: `(height, width)` of the pictures.
+    """
+    if image_processor.task == "instance":
+        return image_processor.post_process(outputs, target_sizes, threshold=0.0, return_coco_annotation=True)
+    results = image_processor.post_process(outputs, target_sizes)
+    if image_processor.task == "semantic":
+        return [result.cpu().numpy() for result in results]
+    return [{**result, "segmentation": result["segmentation"].cpu().numpy()} for result in results]

@@ -1,0 +1,140 @@
+"""The pictures that a finished model is applied to: a folder of them, or data with targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from .data.base import SegmentationDataset
+from .data.files import FileTree
+from .data.samples import Sample, picture_suffixes, read_rgb
+
+
+class PictureSource(Protocol):
+    """Pictures by number.
+
+    Attributes:
+        where: what they are, for messages and to tell one source from another.
+        has_targets: whether samples know what is to be found in the picture.
+        category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
+    """
+
+    where: str
+    has_targets: bool
+    category_ids: Mapping[int, int] | None
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """A relative path with forward slashes, which no other picture has."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a picture. Raises a `ValueError` or an `OSError` if it cannot be read."""
+
+
+class PictureFolder:
+    """The pictures in a folder and below it, upright, sorted by path.
+
+    The folder is listed once, without looking at a single file. What starts with a dot is left out: thumbnails, and
+    what other systems leave beside their files.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        FileNotFoundError: no such folder, or no picture in it.
+        OSError: a folder in it that cannot be listed.
+    """
+
+    has_targets = False
+    category_ids: Mapping[int, int] | None = None
+
+    def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_dir():
+            raise FileNotFoundError(f"{path} is no folder of pictures, and no data set of a known format either.")
+        self.tree = FileTree(path)
+        self.where = str(Path(path).resolve())
+        self.names = _picture_names(str(path))
+        if not self.names:
+            raise FileNotFoundError(f"{path} holds no pictures, and neither do the folders in it.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self.names[index]
+        return Sample(name, read_rgb(self.tree, name, upright=True), file_name=name)
+
+
+class AnnotatedPictures:
+    """The pictures of a data set, as they are stored, with their targets.
+
+    A picture's name is its path from the folder on that holds all of them.
+
+    Args:
+        dataset: the data set, its label ids those of the model.
+
+    Raises:
+        ValueError: two samples are of the same picture.
+    """
+
+    has_targets = True
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+        self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
+        self.category_ids: Mapping[int, int] | None = {
+            label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
+        }
+        self.names = _relative([dataset.name(index) for index in range(len(dataset))])
+        seen: set[str] = set()
+        for name in self.names:
+            if name in seen:
+                raise ValueError(
+                    f"{dataset.where}: two samples are of the picture {name}, so that one result would replace the "
+                    "other. Leave one out."
+                )
+            seen.add(name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index]
+
+
+def _picture_names(root: str) -> list[str]:
+    suffixes = picture_suffixes()
+
+    def cannot_be_listed(error: OSError) -> None:
+        raise error
+
+    names = []
+    for folder, folders, files in os.walk(root, onerror=cannot_be_listed, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
+        names += [
+            prefix + file
+            for file in files
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes
+        ]
+    names.sort()
+    return names
+
+
+def _relative(names: list[str]) -> list[str]:
+    """Names without the folder that all of them are in, and without anything that leads out of a folder."""
+    folders = {os.path.dirname(name) for name in names}
+    same_kind = len({os.path.isabs(folder) for folder in folders}) == 1
+    shared = os.path.commonpath(list(folders)) if same_kind else ""
+    relative = (os.path.relpath(name, shared) if shared else name for name in names)
+    return ["/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) for name in relative]

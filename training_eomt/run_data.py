@@ -1,0 +1,132 @@
+"""The data of a run: opened, checked, reported."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
+from .data.report import check_samples, report
+from .prediction_sources import PictureFolder
+from .script_arguments import DataArguments
+
+
+MAX_READ = 1000  # samples that are read for the report, where only reading them tells
+
+
+class RunData(NamedTuple):
+    """Training and validation data, each None where the run has no use for it."""
+
+    train: SegmentationDataset | None
+    validation: SegmentationDataset | None
+
+
+def open_data(
+    arguments: DataArguments, trains: bool, evaluates: bool, task: str | None, id2label: Mapping[int, str] | None
+) -> RunData:
+    """
+    Opens what a run needs.
+
+    Args:
+        arguments: the arguments.
+        trains, evaluates: what the run does.
+        task: what the data are for; None for what they are annotated for.
+        id2label: the classes of the model, if it is not trained.
+
+    Raises:
+        FileNotFoundError: there are no such data.
+        ValueError: data that cannot be used.
+    """
+
+    def opened(path: str, split: str, **settings: Any) -> SegmentationDataset:
+        return open_dataset(path, arguments.dataset_format, split=split, **settings, **_settings(arguments))
+
+    train: SegmentationDataset | None = None
+    validation: SegmentationDataset | None = None
+    train_path, validation_path = arguments.train_data or arguments.dataset, arguments.validation_data
+    splits = evaluates and arguments.train_val_split is not None and validation_path is None
+    if validation_path is None and not splits:
+        validation_path = arguments.dataset
+    if (trains or splits) and train_path is not None:
+        train = opened(train_path, "train", task=task, id2label=None if trains else id2label)
+        if splits and arguments.train_val_split is not None:
+            # A seed of its own: training with another seed still is measured on the same pictures.
+            train, validation = split_dataset(train, arguments.train_val_split, seed=0)
+        if trains:
+            id2label, task = train.label_space.id2label, train.task
+        else:
+            train = None
+    if evaluates and not splits and validation_path is not None:
+        validation = opened(validation_path, "validation", task=task, id2label=id2label)
+    return RunData(train, validation)
+
+
+def pictures_of(
+    arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
+) -> SegmentationDataset | PictureFolder:
+    """
+    The pictures to segment: those of a data set with its targets, or of a plain folder.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: data that do not fit the model.
+    """
+    assert arguments.predict_data is not None
+    try:
+        return open_dataset(
+            arguments.predict_data,
+            arguments.dataset_format,
+            split="predict",
+            task=task,
+            id2label=id2label,
+            **_settings(arguments),
+        )
+    except NoDatasetError:
+        return PictureFolder(arguments.predict_data)
+
+
+def _settings(arguments: DataArguments) -> dict[str, Any]:
+    """What was said about how the data are stored."""
+    names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {**given, "skip_bad_samples": arguments.skip_bad_samples}
+
+
+def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
+    """
+    Prints the report of the data, and leaves out what cannot be used where that is asked for.
+
+    Args:
+        data: the data.
+        arguments: the arguments.
+        num_workers: processes that read samples.
+
+    Returns:
+        The data that are left, and the report of each part as a dictionary.
+
+    Raises:
+        ValueError: bad samples that are not to be skipped, or nothing is left.
+    """
+    state = PartialState()
+    parts: dict[str, SegmentationDataset | None] = {}
+    reports: dict[str, Any] = {}
+    for name, dataset in data._asdict().items():
+        if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
+            found = [check_samples(dataset, num_workers) if state.is_main_process else None]
+            bad = broadcast_object_list(found)[0] or []
+            if bad and not arguments.skip_bad_samples:
+                listed = "\n".join(f"  {sample.reason}" for sample in bad)
+                raise ValueError(
+                    f"{len(bad)} of {len(dataset)} samples cannot be used. Mend them, or leave them out with "
+                    f"--skip_bad_samples:\n{listed}"
+                )
+            dataset = without(dataset, bad)
+            if not len(dataset):
+                raise ValueError(f"No sample of {dataset.where} can be used.")
+        parts[name] = dataset
+        if dataset is not None and state.is_main_process:
+            result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)
+            print(f"\n{name} data: {result}", flush=True)
+            reports[name] = result.as_dict()
+    return RunData(**parts), reports

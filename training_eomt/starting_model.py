@@ -1,0 +1,122 @@
+"""The model that a run starts from, and its image processor."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from configuration_eomt import EomtConfig
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
+
+from .data.samples import LabelSpace
+from .script_arguments import DataArguments, ModelArguments
+
+
+NEW_MODEL_IMAGE_SIZE = 640
+EOMT = ("eomt", "eomt_dinov3")
+
+
+def stored_kind(model_args: ModelArguments) -> str | None:
+    """The `model_type` of the model to start from; None for a new one."""
+    if model_args.model_name_or_path is None:
+        return None
+    return PreTrainedConfig.get_config_dict(model_args.model_name_or_path)[0].get("model_type")
+
+
+def stored_task(model_args: ModelArguments) -> str | None:
+    """What the checkpoint to start from is for; None for a new model or a backbone."""
+    if model_args.model_name_or_path is None or stored_kind(model_args) not in EOMT:
+        return None
+    return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
+
+
+def stored_labels(model_args: ModelArguments) -> dict[int, str]:
+    """
+    The classes of the checkpoint to use as it is.
+
+    Raises:
+        ValueError: it is not an EoMT model.
+    """
+    name: Any = model_args.model_name_or_path
+    settings = PreTrainedConfig.get_config_dict(name)[0]
+    if settings.get("model_type") not in EOMT:
+        raise ValueError(
+            f"{name} holds a {settings.get('model_type')!r} model. Only an EoMT model can be used without --do_train."
+        )
+    labels = PreTrainedConfig.from_dict(settings).id2label or {}
+    return {int(label_id): label for label_id, label in labels.items()}
+
+
+def load_model(
+    model_args: ModelArguments, data_args: DataArguments, task: str | None, label_space: LabelSpace | None
+) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """
+    The model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
+
+    Args:
+        model_args, data_args: the arguments.
+        task: what the model is for; None leaves it to the checkpoint.
+        label_space: the training data's classes, or None where nothing is trained: then the checkpoint's stay.
+
+    Raises:
+        ValueError: the arguments do not fit what there is.
+    """
+    settings: dict[str, Any] = {} if task is None else {"task": task}
+    labels: dict[str, Any] = {}
+    if label_space is not None:
+        settings["stuff_classes"] = label_space.stuff_classes if task == "panoptic" else None
+        label2id = {name: label_id for label_id, name in label_space.id2label.items()}
+        labels = {"id2label": label_space.id2label, "label2id": label2id}
+    given = {"num_queries": model_args.num_queries, "num_blocks": model_args.num_blocks}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    image_size = data_args.pixels
+    kind = stored_kind(model_args)
+    name: Any = model_args.model_name_or_path
+    if kind not in EOMT:
+        image_size = image_size or NEW_MODEL_IMAGE_SIZE
+        processor = EomtImageProcessor(size=image_size, **settings)
+        if kind is None:
+            described: Any = model_args.model_config or {}
+            fields |= described
+            config = EomtConfig(image_size=image_size, **fields, **labels)
+            return EomtForUniversalSegmentation(config), processor
+        model_class = EomtDinov3ForUniversalSegmentation if kind == "dinov3_vit" else EomtForUniversalSegmentation
+        return model_class.from_backbone(name, image_size=image_size, **fields, **labels), processor
+    if model_args.num_blocks is not None:
+        raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
+    model_class = EomtDinov3ForUniversalSegmentation if kind == "eomt_dinov3" else EomtForUniversalSegmentation
+    model = model_class.from_pretrained(name)
+    if label_space is not None:
+        set_classes(model, label_space.id2label)
+    if model_args.num_queries is not None:
+        model.set_num_queries(model_args.num_queries)
+    if label_space is not None:
+        model.set_image_size(image_size or model.config.image_size)
+        image_size = model.config.image_size
+    if image_size is not None:
+        settings["size"] = image_size
+    return model, EomtImageProcessor.from_pretrained(name, **settings)
+
+
+@torch.no_grad()
+def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -> None:
+    """
+    Gives a model other classes. It keeps what it knows of those that it has by the same name, and of "no object".
+
+    Args:
+        model: the model.
+        id2label: the names of its classes from now on.
+    """
+    known = {name: int(label_id) for label_id, name in (model.config.id2label or {}).items()}
+    model.config.id2label = id2label
+    model.config.label2id = {name: label_id for label_id, name in id2label.items()}
+    old = model.class_predictor
+    new = nn.Linear(old.in_features, len(id2label) + 1).to(old.weight)
+    rows = {len(id2label): old.out_features - 1}  # "no object" comes last
+    rows |= {label_id: known[name] for label_id, name in id2label.items() if name in known}
+    for row, old_row in rows.items():
+        new.weight[row], new.bias[row] = old.weight[old_row], old.bias[old_row]
+    model.class_predictor = new
+    model.criterion = EomtLoss.from_config(model.config).to(old.weight.device)
