@@ -20,16 +20,16 @@ from transformers import set_seed
 from configuration_eomt.configuration_eomt import as_pair
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data import SegmentationDataset
-from training_eomt.evaluation import HEADLINES
+from training_eomt.evaluation import HEADLINES, new_metric
 from training_eomt.export import REPORT
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.prediction import AnnotatedPictures, PictureFolder, predict
 from training_eomt.run_card import write_run_card
-from training_eomt.run_checkpoints import bytes_needed
+from training_eomt.run_checkpoints import bytes_needed, last_complete
 from training_eomt.run_data import checked, open_data, pictures_of
 from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
 from training_eomt.starting_model import load_model, stored_labels, stored_task
-from training_eomt.trainer import EomtTrainer
+from training_eomt.trainer import DRAWINGS, EomtTrainer
 
 
 PICTURES = "predictions"  # beside the report in the output folder
@@ -57,20 +57,50 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             raise ValueError(f"--{name} is missing.")
     if data_args.check_data and not does_anything:
         return
-    if training_args.output_dir is None:
+    if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
+    if not training_args.do_train and (model_args.num_queries or model_args.num_blocks):
+        raise ValueError("Without --do_train the model stays as it is: leave out --num_queries and --num_blocks.")
     output_dir = Path(training_args.output_dir)
+    resume_from = resume_choice(training_args)
+    if training_args.do_train and resume_from is True and last_complete(output_dir) is None:
+        raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
     written = [output_dir] if training_args.do_train else []
     written += [output_dir / REPORT] if training_args.do_eval else []
     for path in written:
         exists = any(path.iterdir()) if path.is_dir() else path.exists()
-        if exists and not (training_args.resume_from_checkpoint or data_args.overwrite_output_dir):
+        if exists and not (resume_from or data_args.overwrite_output_dir):
             raise FileExistsError(
                 f"{path} already holds something. Choose another --output_dir, continue a training with "
                 "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
             )
+
+
+def resume_choice(training_args: Any) -> str | bool | None:
+    """What to resume from: True for the last checkpoint, a checkpoint's path, or None."""
+    given = training_args.resume_from_checkpoint
+    if given is None or str(given).lower() == "false":
+        return None
+    return True if str(given).lower() == "true" else given
+
+
+def check_best_metric(training_args: Any, task: str) -> None:
+    """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
+    given = training_args.metric_for_best_model
+    measured = [*(name for name in new_metric(task, 1, []).compute() if name != "per_class"), "loss"]
+    if given is not None and given.removeprefix("eval_") not in measured:
+        raise ValueError(
+            f"--metric_for_best_model {given} is not measured for {task} segmentation, but {', '.join(measured)} are."
+        )
+
+
+def remove_former_run(output_dir: Path) -> None:
+    """Deletes what a former training left in the output folder, or it would be taken for this one's."""
+    for path in [*output_dir.glob("checkpoint-*"), output_dir / DRAWINGS]:
+        shutil.rmtree(path, ignore_errors=True)
+    (output_dir / REPORT).unlink(missing_ok=True)
 
 
 def check_disk(model: torch.nn.Module, training_args: Any) -> None:
@@ -123,7 +153,10 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         # as in checkpoints that Transformers' own processor wrote
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
 
+    check_best_metric(training_args, task)
     pictures = pictures_of(data_args, task, model.config.id2label) if training_args.do_predict else None
+    if isinstance(pictures, PictureFolder):
+        pictures.check_not_written_into(training_args.output_dir)
 
     augmentation = None
     if data_args.augmentation:
@@ -147,8 +180,11 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if training_args.do_train:
         check_disk(model, training_args)
-        resume_from = training_args.resume_from_checkpoint
-        trainer.train(resume_from_checkpoint=True if resume_from in ("True", "true") else resume_from)
+        resume_from = resume_choice(training_args)
+        if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
+            remove_former_run(Path(training_args.output_dir))
+        trainer.accelerator.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
@@ -205,7 +241,8 @@ def predict_pictures(
     model = trainer.bare_model
     if trainer.is_fsdp_enabled:  # the parts that processes hold would wait for each other
         model = type(model).from_pretrained(training_args.output_dir)
-    if data_args.overwrite_output_dir and trainer.is_world_process_zero():
+    is_outdated = data_args.overwrite_output_dir or training_args.do_train  # made by other weights
+    if is_outdated and trainer.is_world_process_zero():
         shutil.rmtree(directory, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     with trainer.accelerator.autocast():
@@ -222,6 +259,8 @@ def predict_pictures(
             device=training_args.device,
             show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
         )
+    if summary.is_complete and not summary.num_segmented:
+        raise ValueError(f"No picture could be segmented. {summary}")
     if summary.is_complete or trainer.is_world_process_zero():
         print(summary)
 
@@ -256,5 +295,7 @@ if __name__ == "__main__":
             # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
             time.sleep(0.5)
             torch.distributed.destroy_process_group()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar

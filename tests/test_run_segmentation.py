@@ -139,12 +139,20 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--warmup_steps", "10"], "new_parameters_warmup_steps"),
         (["--do_train", "--lr_scheduler_type", "cosine"], "poly_power"),
         (["--do_train", "--scale_range", "1.0"], "scale_range"),
+        (["--do_train", "--metric_for_best_model", "miou"], "miou is not measured for panoptic .* pq, sq"),
+        (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
+        (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run([*words, *extra])
+
+
+def test_the_output_folder_has_to_be_named(words):
+    with pytest.raises(ValueError, match="--output_dir is missing"):
+        run([*without(words, "output_dir"), "--do_train"])
 
 
 def test_a_model_without_the_datas_classes_is_not_evaluated(words, tmp_path, tiny_config):
@@ -336,6 +344,55 @@ def test_without_validation_data_a_part_of_the_training_data_is_set_apart(words,
     report = json.loads((tmp_path / "output" / "data_report.json").read_text())
     assert (report["train"]["pictures"], report["validation"]["pictures"]) == (3, 1)
     assert "eval_pq" in metrics
+
+
+def test_what_is_set_apart_is_never_trained_on_whether_it_is_measured_or_not(words, tmp_path):
+    run([*without(words, "validation_data"), "--train_val_split", "1", "--do_train"])
+    report = json.loads((tmp_path / "output" / "data_report.json").read_text())
+    assert report["train"]["pictures"] == 3
+
+
+def test_data_without_a_validation_split_are_not_measured_on_what_was_trained_on(words, shapes):
+    whole = [*without(words, "train_data", "validation_data"), "--dataset", str(shapes / "train"), "--do_train"]
+    with pytest.raises(ValueError, match=r"has no validation split.*--train_val_split"):
+        run([*whole, "--do_eval"])
+    run(whole)
+
+
+def test_a_folder_without_a_model_is_no_reason_to_make_one(words, tmp_path):
+    (tmp_path / "killed" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "killed" / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    begin = [*without(words, "model_config"), "--model_name_or_path", str(tmp_path / "killed"), "--do_train"]
+    with pytest.raises(ValueError, match=r"killed holds no model.*Did you mean .*checkpoint-3"):
+        run(begin)
+
+
+def test_an_overwritten_run_leaves_nothing_that_could_be_taken_for_the_new_one(words, tmp_path):
+    saving = [*words, "--do_train", "--save_strategy", "steps", "--save_steps", "1"]
+    run([*saving, "--max_steps", "3", "--do_eval"])
+    run([*saving, "--max_steps", "2", "--overwrite_output_dir"])
+    output = tmp_path / "output"
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert not (output / "evaluation.json").exists()
+
+
+def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "pictures" / "red.jpg")
+    words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
+    run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
+    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    with pytest.raises(ValueError, match=r"lies in .*pictures"):
+        run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
+
+
+def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
+    run([*words, "--do_train"])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
+    again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
+    with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
+        run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):

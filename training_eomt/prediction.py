@@ -135,11 +135,8 @@ def predict(
         OSError: a file cannot be written.
     """
     directory = Path(directory)
-    if not source.has_targets and directory.resolve().is_relative_to(source.where):
-        raise ValueError(
-            f"{directory} lies in {source.where}: what is written there would be taken for pictures the next time. "
-            "Choose a folder outside."
-        )
+    if isinstance(source, PictureFolder):
+        source.check_not_written_into(directory)
     if device is not None:
         model.to(device)
     model.eval()

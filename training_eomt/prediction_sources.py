@@ -60,6 +60,14 @@ class PictureFolder:
         if not self.names:
             raise FileNotFoundError(f"{path} holds no pictures, and neither do the folders in it.")
 
+    def check_not_written_into(self, directory: str | Path) -> None:
+        """Raises a `ValueError` if a folder to write into is a part of this one."""
+        if Path(directory).resolve().is_relative_to(self.where):
+            raise ValueError(
+                f"{directory} lies in {self.where}: what is written there would be taken for pictures the next time. "
+                "Choose a folder outside."
+            )
+
     def __len__(self) -> int:
         return len(self.names)
 

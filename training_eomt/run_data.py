@@ -45,21 +45,27 @@ def open_data(
     train: SegmentationDataset | None = None
     validation: SegmentationDataset | None = None
     train_path, validation_path = arguments.train_data or arguments.dataset, arguments.validation_data
-    splits = evaluates and arguments.train_val_split is not None and validation_path is None
-    if validation_path is None and not splits:
+    share = arguments.train_val_split
+    if validation_path is None and share is None:
         validation_path = arguments.dataset
-    if (trains or splits) and train_path is not None:
+    if (trains or share is not None) and train_path is not None:
         train = opened(train_path, "train", task=task, id2label=None if trains else id2label)
-        if splits and arguments.train_val_split is not None:
-            # A seed of its own: training with another seed still is measured on the same pictures.
-            train, validation = split_dataset(train, arguments.train_val_split, seed=0)
+        if share is not None:
+            # Whether it is measured now or later, and with whatever seed it is trained: always the same pictures.
+            train, validation = split_dataset(train, share if share < 1 else int(share), seed=0)
         if trains:
             id2label, task = train.label_space.id2label, train.task
         else:
             train = None
-    if evaluates and not splits and validation_path is not None:
+    if evaluates and validation_path is not None:
         validation = opened(validation_path, "validation", task=task, id2label=id2label)
-    return RunData(train, validation)
+        is_same = train is not None and (train.where, train.name(0)) == (validation.where, validation.name(0))
+        if is_same and arguments.dataset is not None:
+            raise ValueError(
+                f"{arguments.dataset} has no validation split: name validation data with --train_data and "
+                "--validation_data, or set pictures apart with --train_val_split."
+            )
+    return RunData(train, validation if evaluates else None)
 
 
 def pictures_of(
@@ -84,6 +90,10 @@ def pictures_of(
         )
     except NoDatasetError:
         return PictureFolder(arguments.predict_data)
+    except FileNotFoundError:
+        if arguments.dataset_format == "auto":
+            raise
+        return PictureFolder(arguments.predict_data)  # the format is that of the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:

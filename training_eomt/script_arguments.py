@@ -93,8 +93,8 @@ class DataArguments:
     train_val_split: float | None = field(
         default=None,
         metadata={
-            "help": "Where there is no validation data: how much of the training data to evaluate on instead of "
-            "training on it, as a fraction below 1 or a number of pictures."
+            "help": "How much of the training data to evaluate on instead of training on it, as a fraction below 1 or "
+            "a number of pictures: for data without a validation split of their own."
         },
     )
     class_names: str | None = field(
@@ -162,8 +162,11 @@ class DataArguments:
             raise ValueError(f"image_size takes one number or height and width, got {self.image_size}.")
         if self.dataset is not None and (self.train_data or self.validation_data):
             raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
-        if self.train_val_split is not None and self.train_val_split <= 0:
-            raise ValueError(f"train_val_split={self.train_val_split}: it must be positive.")
+        share = self.train_val_split
+        if share is not None and (share <= 0 or (share >= 1 and share != int(share))):
+            raise ValueError(f"train_val_split={share}: it must be a fraction below 1 or a number of pictures.")
+        if share is not None and self.validation_data is not None:
+            raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:

@@ -11,6 +11,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
 
 from .data.samples import LabelSpace
+from .run_checkpoints import last_complete
 from .script_arguments import DataArguments, ModelArguments
 
 
@@ -20,9 +21,18 @@ EOMT = ("eomt", "eomt_dinov3")
 
 def stored_kind(model_args: ModelArguments) -> str | None:
     """The `model_type` of the model to start from; None for a new one."""
-    if model_args.model_name_or_path is None:
-        return None
-    return PreTrainedConfig.get_config_dict(model_args.model_name_or_path)[0].get("model_type")
+    name = model_args.model_name_or_path
+    return None if name is None else _stored_settings(name)["model_type"]
+
+
+def _stored_settings(name: str) -> dict[str, Any]:
+    """What `config.json` of a folder or of a model on the Hub says. Raises a `ValueError` where it names no model."""
+    settings: dict[str, Any] = PreTrainedConfig.get_config_dict(name)[0]
+    if not settings.get("model_type"):
+        checkpoint = last_complete(name)
+        hint = f" Did you mean {checkpoint}?" if checkpoint else ""
+        raise ValueError(f"{name} holds no model: there is no config.json that says of which kind it is.{hint}")
+    return settings
 
 
 def stored_task(model_args: ModelArguments) -> str | None:
@@ -40,10 +50,10 @@ def stored_labels(model_args: ModelArguments) -> dict[int, str]:
         ValueError: it is not an EoMT model.
     """
     name: Any = model_args.model_name_or_path
-    settings = PreTrainedConfig.get_config_dict(name)[0]
-    if settings.get("model_type") not in EOMT:
+    settings = _stored_settings(name)
+    if settings["model_type"] not in EOMT:
         raise ValueError(
-            f"{name} holds a {settings.get('model_type')!r} model. Only an EoMT model can be used without --do_train."
+            f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
         )
     labels = PreTrainedConfig.from_dict(settings).id2label or {}
     return {int(label_id): label for label_id, label in labels.items()}

@@ -202,14 +202,15 @@ class EomtTrainer(Trainer):
     def begin_training(self) -> None:
         """What comes when the model is ready and, if it was stopped before, loaded."""
         self._logged_at, self._terms = self.state.global_step, {}
+        trained = None if self._resumed_from is None else Path(self._resumed_from) / TRAINED_WEIGHTS
+        if trained is not None and trained.is_file() != (self.args.ema_decay is not None):
+            how = "with ema_decay: give it again" if trained.is_file() else "without ema_decay: leave it out"
+            raise ValueError(f"{self._resumed_from} was saved {how}, or start anew.")
         if self.args.ema_decay is None:
             return
         model = self.bare_model
         self._average = WeightAverage(model, self.args.ema_decay)
-        if self._resumed_from is not None:  # whose model is the average, which the optimiser does not train
-            trained = Path(self._resumed_from) / TRAINED_WEIGHTS
-            if not trained.is_file():
-                raise ValueError(f"{self._resumed_from} was saved without ema_decay: leave it out, or start anew.")
+        if trained is not None:  # the model that was loaded is the average, which the optimiser does not train
             model.load_state_dict(safetensors.torch.load_file(trained), strict=False)
 
     def begin_epoch(self) -> None:
@@ -239,16 +240,15 @@ class EomtTrainer(Trainer):
                 str(checkpoint.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
             )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self._average is None:
-            super()._save(output_dir, state_dict)
-            return
-        if self.args.should_save and output_dir is not None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; in training, the model as it is deployed and evaluated."""
+        if self._average is not None and self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
             trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
-            safetensors.torch.save_file(trained, Path(output_dir) / TRAINED_WEIGHTS)
-        with self._average.in_place():
-            super()._save(output_dir, state_dict)
+            safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
+        with self._as_deployed():
+            super().save_model(output_dir, _internal_call)
 
     # Evaluation
 

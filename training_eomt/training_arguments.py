@@ -89,6 +89,7 @@ class EomtTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has no effect: nothing is removed."})
 
     def __post_init__(self) -> None:
+        self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         super().__post_init__()
         if self.warmup_steps:
             raise ValueError(

@@ -218,6 +218,18 @@ def test_a_checkpoint_without_average_is_not_resumed_with_one(make_trainer, tmp_
         make_trainer(max_steps=2, ema_decay=0.9).train(resume_from_checkpoint=True)
 
 
+def test_an_average_is_not_taken_for_the_trained_weights(make_trainer):
+    make_trainer(max_steps=1, save_strategy="steps", save_steps=1, ema_decay=0.9).train()
+    with pytest.raises(ValueError, match="saved with ema_decay: give it again"):
+        make_trainer(max_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_is_the_model_as_it_was_evaluated(make_trainer, tmp_path):
+    make_trainer(max_steps=6, save_strategy="steps", save_steps=1).train()
+    early = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-1")
+    assert early.mask_probabilities == [0.0, 0.0]
+
+
 def test_what_an_interrupted_run_left_is_passed_over_and_removed(make_trainer, tmp_path):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
     whole = make_trainer(**settings)

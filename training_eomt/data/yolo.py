@@ -96,7 +96,7 @@ class YoloDataset(SegmentationDataset):
             except ValueError as error:
                 where = f"{tree.path(str(text_name))}: line {number}"
                 self.bad_sample(where, f"{where} {error}. Correct or delete the line.")
-        return Sample(picture, image, self.targets(annotations), picture)
+        return Sample(self.name(index), image, self.targets(annotations), picture)
 
     def _annotation(self, words: list[str], height: int, width: int) -> Annotation:
         try:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,15 @@ def test_a_yaml_file_that_is_wrong_is_an_error(folder, text, message):
     (folder / "data.yaml").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=rf"data\.yaml.*{message}"):
         YoloDataset(folder)
+
+
+def test_pictures_of_the_same_name_in_two_folders_are_two_pictures(tmp_path):
+    for folder in ("a", "b"):
+        for part in ("images", "labels"):
+            (tmp_path / folder / part).mkdir(parents=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / folder / "images" / "0.jpg")
+        (tmp_path / folder / "labels" / "0.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    folders = [str(tmp_path / folder / "images") for folder in ("a", "b")]
+    (tmp_path / "data.yaml").write_text(json.dumps({"train": folders, "names": ["cat"]}))
+    dataset = YoloDataset(tmp_path / "data.yaml", split="train")
+    assert len({dataset[index].image_id for index in range(len(dataset))}) == len(dataset) == 2
