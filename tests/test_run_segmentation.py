@@ -406,7 +406,7 @@ def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(wo
     truncated = photographs / "train" / "images" / "2.png"
     truncated.write_bytes(truncated.read_bytes()[:60])
     check = ["--dataset", str(photographs), "--check_data", "--use_cpu", "true"]
-    with pytest.raises(ValueError, match=r"1 of 5 samples cannot be used[\s\S]*images/2\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"1 samples.* cannot be used[\s\S]*images/2\.png cannot be decoded"):
         run(check)
     run([*check, "--skip_bad_samples"])
     assert re.search(r"4 pictures.*left out: 1\n.*images/2\.png cannot be decoded", capsys.readouterr().out, re.DOTALL)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.report import check_samples, report
+from .data.subsets import Subset
 from .prediction_sources import PictureFolder
 from .script_arguments import DataArguments
 
@@ -100,7 +101,8 @@ def _settings(arguments: DataArguments) -> dict[str, Any]:
     """What was said about how the data are stored."""
     names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return {**given, "skip_bad_samples": arguments.skip_bad_samples}
+    # A check goes on after the first fault, to list all of them.
+    return {**given, "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data}
 
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
@@ -123,13 +125,14 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
     reports: dict[str, Any] = {}
     for name, dataset in data._asdict().items():
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
-            found = [check_samples(dataset, num_workers) if state.is_main_process else None]
-            bad = broadcast_object_list(found)[0] or []
+            share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
+            found = check_samples(share, num_workers, show_progress=state.is_main_process)
+            bad = list(dict.fromkeys([*dataset.bad_samples, *gather_object(found)]))
             if bad and not arguments.skip_bad_samples:
                 listed = "\n".join(f"  {sample.reason}" for sample in bad)
                 raise ValueError(
-                    f"{len(bad)} of {len(dataset)} samples cannot be used. Mend them, or leave them out with "
-                    f"--skip_bad_samples:\n{listed}"
+                    f"{dataset.where}: {len(bad)} samples, or parts of them, cannot be used. Mend them, or leave them "
+                    f"out with --skip_bad_samples:\n{listed}"
                 )
             dataset = without(dataset, bad)
             if not len(dataset):

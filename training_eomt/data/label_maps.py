@@ -112,8 +112,15 @@ class LabelMapDataset(SegmentationDataset):
             names = [id2label[label_id] for label_id in range(len(id2label))]
         if names is not None:
             return dict(enumerate(names, start=first_class))
+
+        def values(name: str) -> set[int]:
+            try:
+                return values_in(read_label_map(self.tree, name))
+            except ValueError:  # which reading the sample tells
+                return set()
+
         with ThreadPoolExecutor() as threads:
-            found = threads.map(lambda name: values_in(read_label_map(self.tree, name)), map_names)
+            found = threads.map(values, map_names)
         return numbered(set().union(*found) - self.ignored, first_class)
 
 
