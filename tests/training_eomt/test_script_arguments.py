@@ -82,7 +82,9 @@ def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
         (["--scale_range", "1.0"], "smallest and the largest"),
         (["--image_size", "1", "2", "3"], "height and width"),
         (["--dataset", "a", "--train_data", "b"], "give one"),
-        (["--train_val_split", "0"], "must be positive"),
+        (["--train_val_split", "0"], "a fraction below 1 or a number of pictures"),
+        (["--train_val_split", "1.5"], "a fraction below 1 or a number of pictures"),
+        (["--train_val_split", "0.1", "--validation_data", "b"], "give one"),
     ],
 )
 def test_data_arguments_that_cannot_be_are_refused(words, message):
