@@ -411,10 +411,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         """
         queries = tokens[:, : self.config.num_queries]
         patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
-        features = patches.transpose(1, 2).unflatten(2, grid)  # (batch, hidden_size, rows, columns)
-        features = self.upscale_block(features)
+        features = self.upscale_block(patches.unflatten(1, grid))  # (batch, rows, columns, hidden_size)
         mask_embeddings = self.mask_head(queries).to(features.device)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", mask_embeddings, features)
+        mask_logits = torch.einsum("bqc,bhwc->bqhw", mask_embeddings, features)
         return mask_logits, self.class_predictor(queries)
 
     def query_attention_mask(
