@@ -61,7 +61,9 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         raise ValueError("--output_dir is missing.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
-    if not training_args.do_train and (model_args.num_queries or model_args.num_blocks):
+    if model_args.num_queries is not None and model_args.num_queries < 1:
+        raise ValueError(f"--num_queries {model_args.num_queries}: there must be at least one.")
+    if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
         raise ValueError("Without --do_train the model stays as it is: leave out --num_queries and --num_blocks.")
     output_dir = Path(training_args.output_dir)
     resume_from = resume_choice(training_args)
@@ -86,9 +88,24 @@ def resume_choice(training_args: Any) -> str | bool | None:
     return True if str(given).lower() == "true" else given
 
 
+def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) -> None:
+    """Raises a `ValueError` if a checkpoint to resume from is of a model with other classes or of another shape."""
+    checkpoint = last_complete(output_dir) if resume_from is True else Path(str(resume_from))
+    if checkpoint is None or not (checkpoint / "config.json").is_file():
+        return  # Trainer says what is missing
+    stored = type(config).from_pretrained(checkpoint)
+    for name in ("id2label", "num_queries", "num_blocks", "image_size", "hidden_size", "num_hidden_layers"):
+        before, now = getattr(stored, name), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} = {before}, and this training has {now}. Resume with the same "
+                f"data and settings, or start a new training from it with --model_name_or_path {checkpoint}."
+            )
+
+
 def check_best_metric(training_args: Any, task: str) -> None:
     """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
-    given = training_args.metric_for_best_model
+    given = training_args.metric_for_best_model if training_args.names_best_metric else None
     measured = [*(name for name in new_metric(task, 1, []).compute() if name != "per_class"), "loss"]
     if given is not None and given.removeprefix("eval_") not in measured:
         raise ValueError(
@@ -181,6 +198,8 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     if training_args.do_train:
         check_disk(model, training_args)
         resume_from = resume_choice(training_args)
+        if resume_from is not None:
+            check_resumed_model(model.config, Path(training_args.output_dir), resume_from)
         if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
             remove_former_run(Path(training_args.output_dir))
         trainer.accelerator.wait_for_everyone()

@@ -143,6 +143,7 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
+        (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
@@ -234,6 +235,9 @@ def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
     assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3"]
     assert (tmp_path / "output" / "checkpoint-3").exists()
+    with pytest.raises(ValueError, match=r"checkpoint-3 was trained with num_queries = 8, .* has 5\. Resume with"):
+        described = json.dumps({**TINY_MODEL, "num_queries": 5})
+        run([*steps, "--max_steps", "4", "--resume_from_checkpoint", "true", "--model_config", described])
 
 
 @pytest.mark.slow
@@ -382,6 +386,9 @@ def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp
     words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
     run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
     assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    picture = str(tmp_path / "pictures" / "red.jpg")
+    run([*words, "--predict_data", picture, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "single")])
+    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.png").exists()
     with pytest.raises(ValueError, match=r"lies in .*pictures"):
         run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
 

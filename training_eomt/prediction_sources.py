@@ -35,16 +35,16 @@ class PictureSource(Protocol):
 
 
 class PictureFolder:
-    """The pictures in a folder and below it, upright, sorted by path.
+    """The pictures in a folder and below it, upright, sorted by path; or a single picture.
 
     The folder is listed once, without looking at a single file. What starts with a dot is left out: thumbnails, and
     what other systems leave beside their files.
 
     Args:
-        path: the folder.
+        path: the folder, or a picture.
 
     Raises:
-        FileNotFoundError: no such folder, or no picture in it.
+        FileNotFoundError: no such folder or picture, or no picture in the folder.
         OSError: a folder in it that cannot be listed.
     """
 
@@ -52,10 +52,14 @@ class PictureFolder:
     category_ids: Mapping[int, int] | None = None
 
     def __init__(self, path: str | Path) -> None:
-        if not Path(path).is_dir():
+        path = Path(path)
+        self.where = str(path.resolve())
+        if path.is_file() and path.suffix.lower() in picture_suffixes():
+            self.tree, self.names = FileTree(path.parent), [path.name]
+            return
+        if not path.is_dir():
             raise FileNotFoundError(f"{path} is no folder of pictures, and no data set of a known format either.")
         self.tree = FileTree(path)
-        self.where = str(Path(path).resolve())
         self.names = _picture_names(str(path))
         if not self.names:
             raise FileNotFoundError(f"{path} holds no pictures, and neither do the folders in it.")

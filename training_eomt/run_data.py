@@ -1,6 +1,7 @@
 """The data of a run: opened, checked, reported."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
@@ -8,6 +9,7 @@ from accelerate.utils import gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.report import check_samples, report
+from .data.samples import picture_suffixes
 from .data.subsets import Subset
 from .prediction_sources import PictureFolder
 from .script_arguments import DataArguments
@@ -73,13 +75,16 @@ def pictures_of(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
 ) -> SegmentationDataset | PictureFolder:
     """
-    The pictures to segment: those of a data set with its targets, or of a plain folder.
+    The pictures to segment: those of a data set with its targets, of a plain folder, or a single one.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: data that do not fit the model.
     """
     assert arguments.predict_data is not None
+    path = Path(arguments.predict_data)
+    if path.is_file() and path.suffix.lower() in picture_suffixes():
+        return PictureFolder(path)
     try:
         return open_dataset(
             arguments.predict_data,

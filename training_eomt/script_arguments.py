@@ -84,7 +84,8 @@ class DataArguments:
     )
     validation_data: str | None = field(default=None, metadata={"help": "Data to evaluate on, given as train_data."})
     predict_data: str | None = field(
-        default=None, metadata={"help": "Pictures to segment: a folder of pictures, or data given as train_data."}
+        default=None,
+        metadata={"help": "Pictures to segment: a folder of pictures, a single one, or data given as train_data."},
     )
     dataset_format: str = field(
         default="auto",

@@ -20,7 +20,7 @@ from modeling_eomt import count_items
 
 from . import run_checkpoints as checkpoints
 from .ema import WeightAverage
-from .evaluation import new_metric, predictions
+from .evaluation import HEADLINES, new_metric, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
@@ -46,6 +46,7 @@ class EomtTrainer(Trainer):
       `evaluation_pictures/step-...` of the output, and for TensorBoard.
     - With `ema_decay` the averaged weights are what is evaluated and saved; a checkpoint holds both.
     - A checkpoint that was not written to its end is never resumed from.
+    - `load_best_model_at_end` means the best in PQ, AP or mIoU unless `metric_for_best_model` names something else.
     - Predictions that are not finite end the training, with the names of the pictures.
 
     Args:
@@ -65,6 +66,8 @@ class EomtTrainer(Trainer):
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
+        if args.load_best_model_at_end and not args.names_best_metric:
+            args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
         # The loss is averaged over what `get_batch_samples` counts, not first within each accumulated batch.

@@ -55,7 +55,10 @@ class EomtTrainingArguments(TrainingArguments):
     )
     mask_annealing_ends: list[float] | None = field(
         default=None,
-        metadata={"help": "When each query block has lost its masks. Default: a sixth of training after its start."},
+        metadata={
+            "help": "When each query block has lost its masks: steps, or fractions of training, 1 being its end. "
+            "Default: a sixth of training after its start."
+        },
     )
     total_batch_size: int | None = field(
         default=None,
@@ -90,6 +93,7 @@ class EomtTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
+        self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
         super().__post_init__()
         if self.warmup_steps:
             raise ValueError(
@@ -143,7 +147,8 @@ class EomtTrainingArguments(TrainingArguments):
                 f"The model has {num_blocks} query blocks: mask_annealing_starts and mask_annealing_ends need as many "
                 f"values each, got {starts} and {ends}."
             )
-        return [_as_steps(start, total_steps) for start in starts], [_as_steps(end, total_steps) for end in ends]
+        last_steps = [total_steps if end == 1 else _as_steps(end, total_steps) for end in ends]
+        return [_as_steps(start, total_steps) for start in starts], last_steps
 
     def warmup_stages(self, total_steps: int) -> tuple[int, int]:
         """Steps of the two stages of the warm-up, the new parameters' and the ViT's, in a training of that length."""

@@ -435,3 +435,15 @@ def test_the_trainers_card_is_named_after_its_folder_and_a_persons_own_stays(mak
     card.write_text("# Mine\n")
     trainer.create_model_card()
     assert card.read_text() == "# Mine\n"
+
+
+@pytest.mark.parametrize(("task", "headline"), [("panoptic", "pq"), ("instance", "ap"), ("semantic", "miou")])
+def test_the_best_checkpoint_is_the_best_in_the_tasks_own_figure(make_trainer, task, headline):
+    best = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    trainer = make_trainer(task, load_best_model_at_end=True, **best)
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == (headline, True)
+    trainer.train()
+    measured = [entry[f"eval_{headline}"] for entry in trainer.state.log_history if f"eval_{headline}" in entry]
+    assert trainer.state.best_metric == max(measured)
+    trainer = make_trainer(task, load_best_model_at_end=True, metric_for_best_model="loss", **best)
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("loss", False)

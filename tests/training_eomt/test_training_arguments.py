@@ -48,6 +48,8 @@ def test_a_total_batch_has_to_be_shared_evenly_by_the_devices(make, monkeypatch)
 def test_annealing_is_given_in_steps_or_fractions_of_training(make):
     arguments = make(mask_annealing_starts=[0, 0.5], mask_annealing_ends=[3000, 0.75])
     assert arguments.annealing_schedule(40000, 2) == ([0, 20000], [3000, 30000])
+    arguments = make(mask_annealing_starts=[0, 0.5], mask_annealing_ends=[0.5, 1.0])
+    assert arguments.annealing_schedule(40000, 2) == ([0, 20000], [20000, 40000])
     with pytest.raises(ValueError, match="has 3 query blocks"):
         arguments.annealing_schedule(40000, 3)
     assert make().annealing_schedule(600, 4) == ([100, 200, 300, 400], [200, 300, 400, 500])

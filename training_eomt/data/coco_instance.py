@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
+    fault_of_entry,
     find_folder,
     find_json,
     images_by_id,
@@ -21,7 +22,6 @@ from .coco_json import (
     missing_files,
     read_categories,
     read_json,
-    require,
     summary_size,
 )
 from .files import FileTree
@@ -121,8 +121,9 @@ class CocoInstanceDataset(SegmentationDataset):
         if "segments_info" in annotation:
             raise ValueError(f"{self.where} holds panoptic annotations, not instances: read it as coco_panoptic.")
         where = f"{self.where}: annotation {annotation.get('id', index)}"
-        require(annotation, ("id", "image_id", "category_id", "segmentation"), where, COCO_INSTANCE)
-        if annotation["image_id"] not in images:
+        if fault := fault_of_entry(annotation, ("id", "image_id", "category_id", "segmentation")):
+            reason = f"{where} is not {COCO_INSTANCE}: {fault}"
+        elif annotation["image_id"] not in images:
             reason = f"{where} belongs to image_id {annotation['image_id']!r}, which is not among 'images'"
         else:
             file_name = images[annotation["image_id"]]["file_name"]

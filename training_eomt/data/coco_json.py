@@ -9,6 +9,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from .files import FileTree, tree_of
@@ -113,15 +114,29 @@ def read_json(file: CocoJson, what: str) -> dict[str, Any]:
         if not (isinstance(content[key], list) and all(isinstance(entry, dict) for entry in content[key])):
             raise ValueError(f"{file.path} is not {what}: its {key!r} is no list of objects.")
     for index, image in enumerate(content["images"]):
-        require(image, ("id", "file_name"), f"{file.path}: image {index}", what)
+        require(image, ("id", "file_name"), f"{file.path}: image {index}", what, numbers=("height", "width"))
     return content
 
 
-def require(entry: dict[str, Any], keys: Sequence[str], where: str, what: str) -> None:
-    """Raises a `ValueError` where an entry of a JSON file lacks one of the keys."""
+def require(
+    entry: Any, keys: Sequence[str], where: str, what: str, numbers: Sequence[str] = ("area", "iscrowd")
+) -> None:
+    """Raises a `ValueError` where an entry of a JSON file lacks one of the keys, or has no number under others."""
+    if fault := fault_of_entry(entry, keys, numbers):
+        raise ValueError(f"{where} is not {what}: {fault}.")
+
+
+def fault_of_entry(entry: Any, keys: Sequence[str], numbers: Sequence[str] = ("area", "iscrowd")) -> str | None:
+    """What is wrong with an entry of a JSON file: a key that it lacks, no number under a key; None if nothing is."""
+    if not isinstance(entry, dict):
+        return f"it is {entry!r}, no object"
     for key in keys:
         if key not in entry:
-            raise ValueError(f"{where} is not {what}: it has no {key!r}, only {sorted(entry)}.")
+            return f"it has no {key!r}, only {sorted(entry)}"
+    for key in numbers:
+        if not isinstance(entry.get(key), (int, float, NoneType)):
+            return f"its {key!r} is {entry[key]!r}, no number"
+    return None
 
 
 def read_categories(content: dict[str, Any], where: str, what: str, all_things: bool) -> list[Category]:
@@ -208,4 +223,5 @@ def missing_files(file: CocoJson, folder: str, names: Iterable[str], leave_out: 
 
 def summary_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """`(height, width)` of a picture as the JSON file states it."""
-    return (image["height"], image["width"]) if "height" in image and "width" in image else None
+    height, width = image.get("height"), image.get("width")
+    return None if height is None or width is None else (height, width)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
+    fault_of_entry,
     find_folder,
     find_json,
     images_by_id,
@@ -22,7 +23,6 @@ from .coco_json import (
     missing_files,
     read_categories,
     read_json,
-    require,
     summary_size,
 )
 from .files import FileTree
@@ -128,11 +128,9 @@ class CocoPanopticDataset(SegmentationDataset):
         usable, seen = [], set()
         for index, annotation in enumerate(annotations):
             where = f"{self.where}: annotation {index}"
-            require(annotation, ("image_id", "file_name", "segments_info"), where, COCO_PANOPTIC)
-            for segment in annotation["segments_info"]:
-                require(
-                    segment, ("id", "category_id"), f"{self.where}: a segment of annotation {index}", COCO_PANOPTIC
-                )
+            if fault := fault_of_annotation(annotation):
+                self.bad_sample(str(annotation.get("file_name", where)), f"{where} is not {COCO_PANOPTIC}: {fault}.")
+                continue
             unknown = [s for s in annotation["segments_info"] if not self.knows(s["category_id"])]
             if annotation["image_id"] not in self._images:
                 reason = (
@@ -155,6 +153,18 @@ class CocoPanopticDataset(SegmentationDataset):
                 continue
             self.bad_sample(annotation["file_name"], reason)
         return usable
+
+
+def fault_of_annotation(annotation: dict[str, Any]) -> str | None:
+    """What is wrong with the entry of a picture in the JSON file; None if nothing is."""
+    if fault := fault_of_entry(annotation, ("image_id", "file_name", "segments_info"), numbers=()):
+        return fault
+    if not isinstance(annotation["segments_info"], list):
+        return f"its 'segments_info' is {annotation['segments_info']!r}, no list"
+    for segment in annotation["segments_info"]:
+        if fault := fault_of_entry(segment, ("id", "category_id")):
+            return f"of a segment, {fault}"
+    return None
 
 
 def read_segment_map(tree: FileTree, name: str) -> np.ndarray:

@@ -145,6 +145,8 @@ AT_OPENING = [
     (annotate(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation 1 of a\.png has a polygon of 7 numbers"),
     (annotate(category_id=4), r"annotation 1 of a\.png has category_id 4.*'categories'"),
     (annotate(image_id=9), r"annotation 1 belongs to image_id 9"),
+    (annotate(area="big"), r"annotation 1 is not COCO instances: its 'area' is 'big', no number"),
+    (lambda content: content["annotations"][0].pop("category_id"), r"annotation 1 .*it has no 'category_id'"),
 ]
 WHEN_READ = [
     (annotate(segmentation=[[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]]), r"a\.png: annotation 1 .* covers no pixel"),

@@ -116,6 +116,10 @@ def unknown_category(content):
     content["annotations"][1]["segments_info"][0]["category_id"] = 77
 
 
+def segment_without_category(content):
+    del content["annotations"][1]["segments_info"][0]["category_id"]
+
+
 def unknown_image(content):
     content["annotations"][1]["image_id"] = 55
 
@@ -126,6 +130,7 @@ def unknown_image(content):
         (lambda content: content.pop("categories"), r"not COCO panoptic: it has no 'categories'"),
         (lambda content: content["annotations"][1].pop("segments_info"), r"annotation 1 .*no 'segments_info'"),
         (lambda content: content["categories"][2].pop("isthing"), r"category 2 .*no 'isthing'"),
+        (lambda content: content["images"][1].update(height="x"), r"image 1 .*'height' is 'x', no number"),
         (duplicate_category, r"panoptic\.json: Category id 1 .*'circle'.*'square'"),
         (unknown_category, r"segment 2654435 of 000001\.png has category_id 77.*'categories'"),
         (unknown_image, r"annotation 1 \(000001\.png\) .*image_id 55"),
@@ -190,6 +195,9 @@ def test_a_png_that_holds_no_colours_is_an_error(folder, mode):
     [
         (unknown_category, r"segment 2654435 of 000001\.png has category_id 77"),
         (unknown_image, r"image_id 55"),
+        (lambda content: content["annotations"][1].pop("segments_info"), r"annotation 1 .*it has no 'segments_info'"),
+        (lambda content: content["annotations"][1].update(segments_info=3), r"'segments_info' is 3, no list"),
+        (segment_without_category, r"annotation 1 .*of a segment, it has no 'category_id'"),
         (lambda content: content["images"][1].update(id=0), r"two pictures with id 0: 000000\.png and 000001\.png"),
         (lambda content: content["images"][1].update(file_name="000000.png"), r"lists the picture 000000\.png twice"),
         (lambda content: content["annotations"][1].update(image_id=0), r"is the second one of image_id 0"),
