@@ -93,13 +93,16 @@ def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) 
     checkpoint = last_complete(output_dir) if resume_from is True else Path(str(resume_from))
     if checkpoint is None or not (checkpoint / "config.json").is_file():
         return  # Trainer says what is missing
-    stored = type(config).from_pretrained(checkpoint)
+    before, now = (
+        json.loads(model.to_json_string(use_diff=False))
+        for model in (type(config).from_pretrained(checkpoint), config)
+    )
     for name in ("id2label", "num_queries", "num_blocks", "image_size", "hidden_size", "num_hidden_layers"):
-        before, now = getattr(stored, name), getattr(config, name)
-        if before != now:
+        if before[name] != now[name]:
             raise ValueError(
-                f"{checkpoint} was trained with {name} = {before}, and this training has {now}. Resume with the same "
-                f"data and settings, or start a new training from it with --model_name_or_path {checkpoint}."
+                f"{checkpoint} was trained with {name} = {before[name]}, and this training has {now[name]}. Resume "
+                "with the same data and settings, or start a new training from it with --model_name_or_path "
+                f"{checkpoint}."
             )
 
 
