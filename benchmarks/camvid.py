@@ -3,9 +3,10 @@
     python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/camvid.json
 
 Both train the same small ViT (192 wide, 8 blocks) on the same 256x256 crops in the same order, from the same seed, for
-the same time; both are measured in the same way, on the validation pictures at their own size, without masks.
+the same time, in bfloat16 (autocast); both are measured in the same way, on the validation pictures at their own size,
+without masks.
 
-- ours: `EomtTrainer`: layer-wise rates, two-stage warm-up, the published annealing, averaged weights.
+- ours: `EomtTrainer`: averaged weights, and the published annealing or (`--masks never`) no masks in training.
 - transformers: a training loop as one writes it by hand: AdamW, warm-up, polynomial decay, and one linear annealing
   of all blocks over the middle of training, written into the buffer.
 
@@ -17,14 +18,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from matplotlib.figure import Figure
 from measuring import surroundings
+from PIL import Image
 from torch.utils.data import DataLoader
 
 
@@ -36,30 +40,35 @@ from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt import EomtTrainer, EomtTrainingArguments
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.label_maps import LabelMapDataset
-from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate
+from training_eomt.data.samples import Sample
+from training_eomt.figures import as_segments, side_by_side
+from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate, panoptic_reference
 from training_eomt.optimization import two_stage_warmup_poly
 from training_eomt.sampling import DrawSampler
 
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = 11
-CROP, BATCH_SIZE, SEED = 256, 4, 0
+CROP, BATCH_SIZE, SEED = 256, 8, 0
 MODEL = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
     "num_attention_heads": 3,
     "num_blocks": 3,
-    "num_queries": 24,
+    "num_queries": 16,
     "num_register_tokens": 0,
     "patch_size": 16,
     "num_upscale_blocks": 2,
     "image_size": CROP,
-    "train_num_points": 4096,
+    "train_num_points": 2048,
+    "importance_sample_ratio": 0.5,
     "id2label": dict(enumerate(CLASSES)),
     "label2id": {name: index for index, name in enumerate(CLASSES)},
 }
-LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.05, 1.0
-CURVE_POINTS = 8
+LEARNING_RATE, BETA2, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.98, 0.05, 1.0
+CURVE_POINTS = 5
+TIMING_TURNS = 2
+NUM_DRAWN = 3  # pictures
 
 
 def data(folder: Path, size: int, scale_range: tuple[float, float]) -> tuple[TrainingInputs, EvaluationInputs]:
@@ -67,7 +76,7 @@ def data(folder: Path, size: int, scale_range: tuple[float, float]) -> tuple[Tra
         LabelMapDataset(folder / split, class_names=CLASSES, ignore_index=[VOID]) for split in ("train", "val")
     )
     processor = EomtImageProcessor(size=size, task="semantic")
-    augmentation = SegmentationAugmentation((CROP, CROP), scale_range, color_jitter=True)
+    augmentation = SegmentationAugmentation((CROP, CROP), scale_range, color_jitter=False)
     return TrainingInputs(train, processor, augmentation, SEED), EvaluationInputs(validation, processor)
 
 
@@ -93,7 +102,7 @@ class TheirTraining:
         self.arguments = arguments
         self.model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**MODEL)).train()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=arguments.learning_rate, weight_decay=WEIGHT_DECAY
+            self.model.parameters(), lr=arguments.learning_rate, betas=(0.9, BETA2), weight_decay=WEIGHT_DECAY
         )
         self.batches = batches(inputs)
 
@@ -105,11 +114,12 @@ class TheirTraining:
             group["lr"] = self.arguments.learning_rate * rate
         self.model.attn_mask_probs.fill_(annealed(step / total_steps) if probability is None else probability)
         batch = next(self.batches)
-        loss = self.model(
-            pixel_values=batch["pixel_values"],
-            mask_labels=[masks.float() for masks in batch["mask_labels"]],
-            class_labels=batch["class_labels"],
-        ).loss
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = self.model(
+                pixel_values=batch["pixel_values"],
+                mask_labels=[masks.float() for masks in batch["mask_labels"]],
+                class_labels=batch["class_labels"],
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
@@ -159,6 +169,7 @@ def our_trainer(
 ) -> EomtTrainer:
     torch.manual_seed(SEED)
     model = EomtForUniversalSegmentation(EomtConfig(**MODEL))
+    never = [0.0] * MODEL["num_blocks"]
     return EomtTrainer(
         model=model,
         args=EomtTrainingArguments(
@@ -168,8 +179,11 @@ def our_trainer(
             per_device_eval_batch_size=4,
             learning_rate=arguments.learning_rate,
             weight_decay=WEIGHT_DECAY,
+            adam_beta2=BETA2,
             max_grad_norm=MAX_GRAD_NORM,
             layer_decay=1.0,
+            mask_annealing_starts=never if arguments.masks == "never" else None,
+            mask_annealing_ends=never if arguments.masks == "never" else None,
             new_parameters_warmup_steps=0,
             backbone_warmup_steps=min(100, total_steps // 10),
             ema_decay=arguments.ema_decay or None,
@@ -180,6 +194,7 @@ def our_trainer(
             report_to="none",
             seed=SEED,
             use_cpu=True,
+            bf16=True,
         ),
         processing_class=inputs[0].image_processor,
         train_dataset=inputs[0],
@@ -190,30 +205,67 @@ def our_trainer(
 def seconds_per_step(
     inputs: tuple[TrainingInputs, EvaluationInputs], arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """Median seconds of a step of each, masks at 1 and at 0 in equal parts, all taking turns."""
+    """Median seconds of a step of each, masks at 1 and at 0 in equal parts, taking turns of several steps."""
     theirs = TheirTraining(inputs[0], arguments)
     ours = our_trainer(arguments.work, inputs, 1000, arguments)
     ours.create_optimizer_and_scheduler(1000)
+    ours.accelerator.prepare_model(ours.model)  # as `train` does: the forward pass in bfloat16
     our_batches = batches(inputs[0])
+
+    def our_step(probability: float) -> None:
+        ours.model.set_mask_probabilities([probability] * MODEL["num_blocks"])
+        batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
+        ours.training_step(ours.model, batch[0], num_items)
+        torch.nn.utils.clip_grad_norm_(ours.model.parameters(), MAX_GRAD_NORM)
+        ours.optimizer.step()
+        ours.model.zero_grad()
+
+    steps = {"transformers": partial(theirs.step, 500, 1000), "ours": our_step}
     times: dict[tuple[str, float], list[float]] = {}
-    for _ in range(arguments.timing_rounds):
-        for probability in (1.0, 0.0):
-            start = time.perf_counter()
-            theirs.step(500, 1000, probability)
-            middle = time.perf_counter()
-            ours.model.set_mask_probabilities([probability] * MODEL["num_blocks"])
-            batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
-            ours.training_step(ours.model, batch[0], num_items)
-            torch.nn.utils.clip_grad_norm_(ours.model.parameters(), MAX_GRAD_NORM)
-            ours.optimizer.step()
-            ours.model.zero_grad()
-            end = time.perf_counter()
-            times.setdefault(("transformers", probability), []).append(middle - start)
-            times.setdefault(("ours", probability), []).append(end - middle)
-    return {
-        name: statistics.mean(statistics.median(times[name, probability]) for probability in (1.0, 0.0))
-        for name in ("transformers", "ours")
-    }
+    for turn in range(TIMING_TURNS + 1):
+        for name, step in steps.items():
+            for probability in (1.0, 0.0):
+                for _ in range(arguments.timing_steps):
+                    start = time.perf_counter()
+                    step(probability)
+                    if turn > 0:  # the first turn warms up
+                        times.setdefault((name, probability), []).append(time.perf_counter() - start)
+    return {name: statistics.mean(statistics.median(times[name, masks]) for masks in (1.0, 0.0)) for name in steps}
+
+
+def draw_curves(results: dict[str, Any], path: Path) -> None:
+    """Mean IoU over the minutes of training."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name in ("ours", "transformers"):
+        result = results[name]
+        minutes = [point["step"] / result["steps"] * result["minutes"] for point in result["curve"]]
+        axes.plot(minutes, [point["miou"] for point in result["curve"]], marker="o", label=name)
+    axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation pictures", ylim=(0, None))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
+    """Some validation pictures, what is to be found in them, and what both models find, one below the other."""
+    rows = []
+    for index in range(0, len(validation), -(-len(validation) // NUM_DRAWN)):
+        sample = validation[index]
+        segmentations = {"target": panoptic_reference(sample)}
+        for name in ("ours", "transformers"):
+            processor = EomtImageProcessor.from_pretrained(work / name)
+            model = EomtForUniversalSegmentation.from_pretrained(work / name).eval()
+            inputs = processor(images=[sample.image], return_tensors="pt")
+            with torch.no_grad():
+                outputs = model(**inputs)
+            segmentations[name] = as_segments(processor.post_process(outputs, [sample.size])[0])
+        rows.append(side_by_side(sample.image, segmentations, MODEL["id2label"]))
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(path, quality=85)
 
 
 def main() -> None:
@@ -223,11 +275,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40, help="time of each training")
     parser.add_argument("--only", choices=["ours", "transformers"], help="run one of the two")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of what fits in the time")
-    parser.add_argument("--timing-rounds", type=int, default=8)
+    parser.add_argument("--timing-steps", type=int, default=8, help="of each in a turn")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--ema-decay", type=float, default=0.995, help="of ours; 0 for none")
-    parser.add_argument("--evaluation-size", type=int, default=256, help="side of the windows in evaluation, pixels")
-    parser.add_argument("--scale-range", type=float, nargs=2, default=(1.0, 1.7))
+    parser.add_argument("--masks", choices=["annealed", "never"], default="annealed", help="in our training")
+    parser.add_argument("--evaluation-size", type=int, default=288, help="side of the windows in evaluation, pixels")
+    parser.add_argument("--scale-range", type=float, nargs=2, default=(1.2, 1.8))
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
@@ -276,6 +329,11 @@ def main() -> None:
         print(json.dumps(results[name], indent=1))
         if arguments.output is not None:
             arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.output is not None and arguments.only is None:
+        draw_curves(results, arguments.output.with_name(f"{arguments.output.stem}_curves.png"))
+        draw_overlays(
+            arguments.work, inputs[1].samples, arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg")
+        )
 
 
 if __name__ == "__main__":

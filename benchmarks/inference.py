@@ -1,0 +1,256 @@
+"""Inference: this project's class and pipeline against Transformers' own, and against what the hardware allows.
+
+    python benchmarks/inference.py --output benchmarks/inference.json                     # ViT-S, 640x640, on a CPU
+    python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
+        --dtypes bfloat16 float16 --compile --output benchmarks/inference_cuda.json
+
+Both classes have the same weights, both get the same input, they take turns, and figures are medians. The limit of a
+forward pass is what its matrix products and convolutions, counted from the shapes, take at the rate that a large
+product reaches in the same run: a share of 100 % would be a model without anything else. Memory is what PyTorch's
+allocator hands out at once during a pass, weights left out.
+
+The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
+forward pass runs, and then its logits are replaced by those of `post_processing.py`, with 20 segments.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import MIB, peak_memory, surroundings
+from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, outputs_of, picture_of, processors
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ImageSegmentationPipeline
+from transformers.models.eomt.modeling_eomt import EomtConfig as TheirConfig
+from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation as TheirModel
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from configuration_eomt import EomtConfig
+from image_processing_eomt.pipeline_eomt import EomtImageSegmentationPipeline
+from modeling_eomt import EomtForUniversalSegmentation
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_blocks": 4},
+    "giant": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 24,
+        "num_blocks": 5,
+        "use_swiglu_ffn": True,
+    },
+}
+MODELS = ("transformers", "ours")
+PICTURE = (480, 640)  # height, width
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
+
+
+def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Both classes with the same weights, in evaluation."""
+    settings = {
+        **SIZES[size],
+        "image_size": image_size,
+        "num_queries": NUM_QUERIES,
+        "num_labels": NUM_CLASSES,
+        "patch_size": 16,
+    }
+    torch.manual_seed(0)
+    theirs = TheirModel(TheirConfig(**settings))
+    ours = EomtForUniversalSegmentation(EomtConfig(**settings))
+    ours.load_state_dict(theirs.state_dict())
+    return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
+
+
+def set_masking(model: Any, probability: float) -> None:
+    """Masks the queries in all blocks (1) or in none (0)."""
+    if isinstance(model, EomtForUniversalSegmentation):
+        model.set_mask_probabilities([probability] * model.config.num_blocks)
+    else:
+        model.attn_mask_probs.fill_(probability)
+
+
+def timed(calls: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each call in each round; they take turns, and the first two rounds only warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 2):
+        for name, call in calls.items():
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
+    """Median and 90th percentile in ms, and pictures per second."""
+    median = statistics.median(seconds)
+    return {
+        "ms": round(1000 * median, 2),
+        "p90_ms": round(1000 * statistics.quantiles(seconds, n=10)[-1], 2),
+        "images_per_second": round(batch_size / median, 2),
+    }
+
+
+def times_faster(seconds: dict[str, list[float]]) -> float:
+    """How often ours fits into theirs, the median over the rounds."""
+    return round(statistics.median(t / o for t, o in zip(seconds["transformers"], seconds["ours"], strict=True)), 2)
+
+
+def multiply_adds_per_second(dtype: torch.dtype, device: torch.device) -> float:
+    """The rate of a large matrix product."""
+    size = MATRIX_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return size**3 / statistics.median(timed({"product": lambda: a @ b}, 7, device)["product"])
+
+
+@torch.no_grad()  # the counter does not work in inference mode
+def multiply_adds(model: Any, pixels: torch.Tensor) -> int:
+    """Of the matrix products and convolutions of a forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        model(pixel_values=pixels)
+    return counter.get_total_flops() // 2
+
+
+def measure_forward(
+    models: dict[str, Any], batch_size: int, image_size: int, probability: float, rate: float, arguments: Any
+) -> dict[str, Any]:
+    """A row of the results: the forward pass of both, and the share of the hardware's limit that ours reaches."""
+    device = arguments.device
+    dtype = models["ours"].dtype
+    pixels = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=dtype)
+    calls = {}
+    for name, model in models.items():
+        set_masking(model, probability)
+        run = torch.compile(model, mode=arguments.compile_mode) if arguments.compile else model
+        calls[name] = torch.inference_mode()(lambda run=run: run(pixel_values=pixels))
+    seconds = timed(calls, arguments.rounds, device)
+    row: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "masks": probability}
+    for name in MODELS:
+        row[name] = summary(seconds[name], batch_size)
+        row[name]["peak_mib"] = round(peak_memory(calls[name], device) / MIB, 1)
+    row["times_faster"] = times_faster(seconds)
+    row["multiply_adds"] = multiply_adds(models["ours"], pixels)
+    row["share_of_limit"] = round(row["multiply_adds"] / rate / statistics.median(seconds["ours"]), 3)
+    return row
+
+
+def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[str, Any]:
+    """A row of the results: a picture through the whole pipeline of both, and through its three parts."""
+    device, picture = arguments.device, picture_of(PICTURE)
+    calls: dict[str, Callable[[], Any]] = {}
+    parts: dict[str, dict[str, Callable[[], Any]]] = {"preprocessing": {}, "post_processing": {}}
+    hooks = []
+    for name, processor, kind in zip(
+        MODELS, processors(task), (ImageSegmentationPipeline, EomtImageSegmentationPipeline), strict=True
+    ):
+        model = models[name]
+        set_masking(model, 0.0)
+        found = outputs_of(processor(picture, return_tensors="pt"), PICTURE, device)
+        logits = {
+            "masks_queries_logits": found.masks_queries_logits.to(model.dtype),
+            "class_queries_logits": found.class_queries_logits.to(model.dtype),
+        }
+
+        def replace(_: Any, __: Any, outputs: Any, logits: dict[str, torch.Tensor] = logits) -> Any:
+            for key, value in logits.items():
+                outputs[key] = value
+            return outputs
+
+        hooks.append(model.register_forward_hook(replace))
+        segmenter = kind(model=model, image_processor=processor, device=device)
+        settings = {"threshold": 0.8} if task != "semantic" else {}
+        calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(
+            picture, **({"subtask": task, **settings})
+        )
+        parts["preprocessing"][name] = lambda processor=processor: processor(picture, return_tensors="pt")
+        if task == "panoptic":
+            settings = {**settings, "stuff_classes": STUFF_CLASSES}
+        parts["post_processing"][name] = lambda processor=processor, found=found, settings=settings: getattr(
+            processor, f"post_process_{task}_segmentation"
+        )(found, [PICTURE], **settings)
+    num_segments = {name: len(call()) for name, call in calls.items()}
+    seconds = timed(calls, arguments.rounds, device)
+    row: dict[str, Any] = {"task": task, "num_segments": num_segments}
+    for name in MODELS:
+        row[name] = summary(seconds[name])
+    row["times_faster"] = times_faster(seconds)
+    for part, part_calls in parts.items():
+        part_seconds = timed(part_calls, arguments.rounds, device)
+        row[part] = {f"{name}_ms": summary(part_seconds[name])["ms"] for name in MODELS}
+    for hook in hooks:
+        hook.remove()
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small"])
+    parser.add_argument("--image-sizes", nargs="+", type=int, default=[640], help="pixels")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
+    parser.add_argument("--compile", action="store_true", help="compile both models")
+    parser.add_argument("--compile-mode", default=None, help="see torch.compile")
+    parser.add_argument("--tasks", nargs="*", default=["panoptic", "instance"], help="of the whole pipeline")
+    parser.add_argument("--rounds", type=int, default=11, help="runs of each; the median counts")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
+    warnings.filterwarnings("ignore", message=".*pipelines sequentially on GPU.*")
+    device = arguments.device
+
+    results: dict[str, Any] = {
+        **surroundings(device), "compiled": arguments.compile, "rates": {}, "forward": [], "pipeline": [],
+    }  # fmt: skip
+    for dtype_name in arguments.dtypes:
+        dtype = getattr(torch, dtype_name)
+        rate = multiply_adds_per_second(dtype, device)
+        results["rates"][dtype_name] = round(rate / 1e9, 1)
+        print(f"{dtype_name}: {rate / 1e9:.0f} billion multiply-adds per second in a large matrix product")
+        for size in arguments.sizes:
+            for image_size in arguments.image_sizes:
+                models = models_of(size, image_size, dtype, device)
+                known = {"size": size, "dtype": dtype_name}
+                for batch_size in arguments.batch_sizes:
+                    for probability in (0.0, 1.0):
+                        row = known | measure_forward(models, batch_size, image_size, probability, rate, arguments)
+                        results["forward"].append(row)
+                        print(
+                            f"{size} {image_size} x {batch_size}, masks at {probability:.0f}: theirs "
+                            f"{row['transformers']['ms']} ms, ours {row['ours']['ms']} ms, {row['times_faster']}x, "
+                            f"{row['share_of_limit']:.0%} of the limit",
+                            flush=True,
+                        )
+                for task in arguments.tasks if image_size == 640 else ():
+                    row = known | measure_pipeline(models, task, arguments)
+                    results["pipeline"].append(row)
+                    print(
+                        f"{size} {task} pipeline: theirs {row['transformers']['ms']} ms, ours {row['ours']['ms']} ms, "
+                        f"{row['times_faster']}x, segments {row['num_segments']}",
+                        flush=True,
+                    )
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

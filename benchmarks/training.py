@@ -1,0 +1,204 @@
+"""Time of a training step, and where it goes: this project's class against Transformers' own.
+
+    python benchmarks/training.py --output benchmarks/training.json                       # ViT-S, 320x320, batch 2
+    python benchmarks/training.py --device cuda --size large --image-size 640 --batch-size 4 --dtype bfloat16
+
+A step is forward with labels, backward, clipping and AdamW, as the Trainer does it. Both classes have the same weights
+and get the same batch of rectangles; they take turns, and figures are medians. Memory is measured in a process of its
+own per case, as in `training_memory.py`. On CUDA, host synchronisations of a step are counted too.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import MIB, in_own_process, peak_memory, surroundings
+from training_memory import NUM_LABELS, NUM_PREFIX_TOKENS, NUM_QUERIES, NUM_TARGETS, PATCH_SIZE, SEED, rectangles
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+SIZES = {  # hidden_size, num_hidden_layers, num_attention_heads, num_blocks
+    "small": (384, 12, 6, 3),
+    "base": (768, 12, 12, 3),
+    "large": (1024, 24, 16, 4),
+}
+PARTS = ("forward", "matching", "loss", "backward", "optimizer")
+MODELS = ("transformers", "ours")
+
+
+class TrainingStep:
+    """A model in training and its batch; `seconds` is where the time of the last step went.
+
+    Args:
+        name: one of `MODELS`.
+        case: `size`, `image_size`, `batch_size`, `dtype` and `device`, as words.
+    """
+
+    def __init__(self, name: str, case: dict[str, Any]) -> None:
+        if name == "transformers":
+            from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
+        else:
+            from configuration_eomt import EomtConfig
+            from modeling_eomt import EomtForUniversalSegmentation
+
+        self.device, self.dtype = torch.device(case["device"]), getattr(torch, case["dtype"])
+        hidden_size, num_hidden_layers, num_attention_heads, self.num_blocks = SIZES[case["size"]]
+        torch.manual_seed(SEED)
+        config = EomtConfig(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_blocks=self.num_blocks,
+            num_queries=NUM_QUERIES,
+            num_register_tokens=NUM_PREFIX_TOKENS - 1,
+            num_labels=NUM_LABELS,
+            image_size=case["image_size"],
+            patch_size=PATCH_SIZE,
+        )
+        self.is_ours = name == "ours"
+        self.model = EomtForUniversalSegmentation(config).to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+        pixels, batch_size = case["image_size"], case["batch_size"]
+        # What the image processors return: masks are float32 in Transformers, bool here.
+        mask_dtype = torch.bool if self.is_ours else torch.float32
+        self.batch = {
+            "pixel_values": torch.randn(batch_size, 3, pixels, pixels).to(self.device),
+            "mask_labels": [masks.to(self.device, mask_dtype) for masks in rectangles(batch_size, pixels)],
+            "class_labels": list(torch.randint(NUM_LABELS, (batch_size, NUM_TARGETS)).to(self.device)),
+        }
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        criterion: Any = self.model.criterion
+        if self.is_ours:
+            self._time(criterion, "match", "matching")
+            self._time(criterion, "for_predictions", "loss")
+        else:
+            self._time(criterion.matcher, "forward", "matching")
+            self._time(criterion, "forward", "loss")
+
+    def set_masking(self, probability: float) -> None:
+        """Sets how often the queries of all blocks are masked."""
+        if self.is_ours:
+            self.model.set_mask_probabilities([probability] * self.num_blocks)
+        else:
+            self.model.attn_mask_probs.fill_(probability)
+
+    def __call__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            start = self._now()
+            loss = self.model(**self.batch).loss
+        forward = self._now()
+        loss.backward()
+        backward = self._now()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seconds["forward"] = forward - start - self.seconds["loss"]
+        self.seconds["loss"] -= self.seconds["matching"]  # which is a part of it
+        self.seconds["backward"] = backward - forward
+        self.seconds["optimizer"] = self._now() - backward
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _time(self, owner: Any, method: str, part: str) -> None:
+        """Adds the time of a method to a part of the step."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = self._now()
+            result = original(*args, **kwargs)
+            self.seconds[part] += self._now() - start
+            return result
+
+        setattr(owner, method, timed)
+
+
+def measure_memory(name: str, case: dict[str, Any], probability: float) -> int:
+    """Bytes of a step beyond weights and AdamW's moments."""
+    step = TrainingStep(name, case)
+    step.set_masking(probability)
+    step()
+    return peak_memory(step, step.device)
+
+
+def count_synchronisations(step: TrainingStep) -> int | None:
+    """How often the host waits for the device in a forward and backward pass; None on a CPU."""
+    if step.device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        with torch.autocast(step.device.type, step.dtype, enabled=step.dtype != torch.float32):
+            step.model(**step.batch).loss.backward()
+        torch.cuda.set_sync_debug_mode("default")
+    step.optimizer.zero_grad()
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of a step and its parts, the two taking turns, and how often ours fits into theirs."""
+    steps = {name: TrainingStep(name, case) for name in MODELS}
+    steps["ours"].model.load_state_dict(steps["transformers"].model.state_dict())
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
+    for step in steps.values():
+        step.set_masking(probability)
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            step()
+            if turn > 0:  # the first one warms up
+                parts[name].append(step.seconds)
+    totals = {name: [sum(seconds.values()) for seconds in parts[name]] for name in MODELS}
+    result: dict[str, Any] = {"probability": probability}
+    for name in MODELS:
+        result[name] = {
+            "step_ms": round(1000 * statistics.median(totals[name]), 1),
+            **{f"{part}_ms": round(1000 * statistics.median(s[part] for s in parts[name]), 1) for part in PARTS},
+            "synchronisations": count_synchronisations(steps[name]),
+        }
+    ratios = [theirs / ours for theirs, ours in zip(totals["transformers"], totals["ours"], strict=True)]
+    result["times_faster"] = round(statistics.median(ratios), 2)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--image-size", type=int, default=320, help="pixels")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--probabilities", type=float, nargs="+", default=[1.0, 0.5, 0.0], help="of masking")
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each; the median counts")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
+
+    case = {name: getattr(arguments, name) for name in ("size", "image_size", "batch_size", "dtype", "device")}
+    results: dict[str, Any] = {**surroundings(torch.device(arguments.device)), **case, "steps": []}
+    for probability in arguments.probabilities:
+        row = measure(case, probability, arguments.rounds)
+        for name in MODELS:
+            row[name]["peak_mib"] = round(in_own_process(measure_memory, name, case, probability) / MIB, 1)
+        row["memory_share"] = round(row["ours"]["peak_mib"] / row["transformers"]["peak_mib"], 3)
+        results["steps"].append(row)
+        print(f"masks at {probability}: {row['times_faster']}x as fast, {row['memory_share']:.0%} of the memory")
+        for name in MODELS:
+            print(f"  {name:<14}" + "  ".join(f"{part} {value}" for part, value in row[name].items()), flush=True)
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
