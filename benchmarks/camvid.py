@@ -69,6 +69,7 @@ LEARNING_RATE, BETA2, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.98, 0.05, 1.0
 CURVE_POINTS = 5
 TIMING_TURNS = 2
 NUM_DRAWN = 3  # pictures
+SETTINGS = ("learning_rate", "ema_decay", "masks", "evaluation_size", "scale_range")  # that figures depend on
 
 
 def data(folder: Path, size: int, scale_range: tuple[float, float]) -> tuple[TrainingInputs, EvaluationInputs]:
@@ -233,12 +234,11 @@ def seconds_per_step(
     return {name: statistics.mean(statistics.median(times[name, masks]) for masks in (1.0, 0.0)) for name in steps}
 
 
-def draw_curves(results: dict[str, Any], path: Path) -> None:
+def draw_curves(trainings: dict[str, Any], path: Path) -> None:
     """Mean IoU over the minutes of training."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    for name in ("ours", "transformers"):
-        result = results[name]
+    for name, result in trainings.items():
         minutes = [point["step"] / result["steps"] * result["minutes"] for point in result["curve"]]
         axes.plot(minutes, [point["miou"] for point in result["curve"]], marker="o", label=name)
     axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation pictures", ylim=(0, None))
@@ -248,13 +248,18 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
 
 def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
     """Some validation pictures, what is to be found in them, and what both models find, one below the other."""
+    loaded = {
+        name: (
+            EomtImageProcessor.from_pretrained(work / name),
+            EomtForUniversalSegmentation.from_pretrained(work / name).eval(),
+        )
+        for name in ("ours", "transformers")
+    }
     rows = []
     for index in range(0, len(validation), -(-len(validation) // NUM_DRAWN)):
         sample = validation[index]
         segmentations = {"target": panoptic_reference(sample)}
-        for name in ("ours", "transformers"):
-            processor = EomtImageProcessor.from_pretrained(work / name)
-            model = EomtForUniversalSegmentation.from_pretrained(work / name).eval()
+        for name, (processor, model) in loaded.items():
             inputs = processor(images=[sample.image], return_tensors="pt")
             with torch.no_grad():
                 outputs = model(**inputs)
@@ -288,7 +293,8 @@ def main() -> None:
     results: dict[str, Any] = {
         **surroundings(torch.device("cpu")),
         "minutes": arguments.minutes,
-        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        "settings": {name: getattr(arguments, name) for name in SETTINGS},
+        "trainings": {},
     }
     if arguments.steps is None:
         results["seconds_per_step"] = seconds_per_step(inputs, arguments)
@@ -318,7 +324,7 @@ def main() -> None:
             seconds = TheirTraining(inputs[0], arguments).train(steps, evaluate)
             trainer.save_model()
         metrics = trainer.evaluate()
-        results[name] = {
+        results["trainings"][name] = {
             "steps": steps,
             "minutes": round(seconds / 60, 2),
             "miou": metrics["eval_miou"],
@@ -326,11 +332,11 @@ def main() -> None:
             "per_class": {CLASSES[label_id]: values["iou"] for label_id, values in trainer.per_class.items()},
             "curve": curve,
         }
-        print(json.dumps(results[name], indent=1))
+        print(json.dumps(results["trainings"][name], indent=1))
         if arguments.output is not None:
             arguments.output.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.output is not None and arguments.only is None:
-        draw_curves(results, arguments.output.with_name(f"{arguments.output.stem}_curves.png"))
+        draw_curves(results["trainings"], arguments.output.with_name(f"{arguments.output.stem}_curves.png"))
         draw_overlays(
             arguments.work, inputs[1].samples, arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg")
         )

@@ -18,14 +18,13 @@ import json
 import os
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, peak_memory, surroundings
+from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
 from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, outputs_of, picture_of, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ImageSegmentationPipeline
@@ -35,32 +34,22 @@ from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from configuration_eomt import EomtConfig
+from configuration_eomt import EOMT_SIZES, EomtConfig
 from image_processing_eomt.pipeline_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_blocks": 4},
-    "giant": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 24,
-        "num_blocks": 5,
-        "use_swiglu_ffn": True,
-    },
-}
+SIZES = ("small", "base", "large", "giant")
 MODELS = ("transformers", "ours")
 PICTURE = (480, 640)  # height, width
+WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
 
 def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Both classes with the same weights, in evaluation."""
     settings = {
-        **SIZES[size],
+        **EOMT_SIZES[size],
         "image_size": image_size,
         "num_queries": NUM_QUERIES,
         "num_labels": NUM_CLASSES,
@@ -73,33 +62,6 @@ def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.devi
     return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
 
 
-def set_masking(model: Any, probability: float) -> None:
-    """Masks the queries in all blocks (1) or in none (0)."""
-    if isinstance(model, EomtForUniversalSegmentation):
-        model.set_mask_probabilities([probability] * model.config.num_blocks)
-    else:
-        model.attn_mask_probs.fill_(probability)
-
-
-def timed(calls: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call in each round; they take turns, and the first two rounds only warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 2):
-        for name, call in calls.items():
-            synchronise(device)
-            start = time.perf_counter()
-            call()
-            synchronise(device)
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
     """Median and 90th percentile in ms, and pictures per second."""
     median = statistics.median(seconds)
@@ -110,16 +72,11 @@ def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
     }
 
 
-def times_faster(seconds: dict[str, list[float]]) -> float:
-    """How often ours fits into theirs, the median over the rounds."""
-    return round(statistics.median(t / o for t, o in zip(seconds["transformers"], seconds["ours"], strict=True)), 2)
-
-
 def multiply_adds_per_second(dtype: torch.dtype, device: torch.device) -> float:
     """The rate of a large matrix product."""
     size = MATRIX_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return size**3 / statistics.median(timed({"product": lambda: a @ b}, 7, device)["product"])
+    return size**3 / statistics.median(taking_turns({"product": lambda: a @ b}, 7, device, WARM_UP)["product"])
 
 
 @torch.no_grad()  # the counter does not work in inference mode
@@ -142,12 +99,12 @@ def measure_forward(
         set_masking(model, probability)
         run = torch.compile(model, mode=arguments.compile_mode) if arguments.compile else model
         calls[name] = torch.inference_mode()(lambda run=run: run(pixel_values=pixels))
-    seconds = timed(calls, arguments.rounds, device)
+    seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     row: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "masks": probability}
     for name in MODELS:
         row[name] = summary(seconds[name], batch_size)
         row[name]["peak_mib"] = round(peak_memory(calls[name], device) / MIB, 1)
-    row["times_faster"] = times_faster(seconds)
+    row["times_faster"] = times_faster(seconds["transformers"], seconds["ours"])
     row["multiply_adds"] = multiply_adds(models["ours"], pixels)
     row["share_of_limit"] = round(row["multiply_adds"] / rate / statistics.median(seconds["ours"]), 3)
     return row
@@ -178,9 +135,7 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
         hooks.append(model.register_forward_hook(replace))
         segmenter = kind(model=model, image_processor=processor, device=device)
         settings = {"threshold": 0.8} if task != "semantic" else {}
-        calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(
-            picture, **({"subtask": task, **settings})
-        )
+        calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(picture, subtask=task, **settings)
         parts["preprocessing"][name] = lambda processor=processor: processor(picture, return_tensors="pt")
         if task == "panoptic":
             settings = {**settings, "stuff_classes": STUFF_CLASSES}
@@ -188,13 +143,13 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
             processor, f"post_process_{task}_segmentation"
         )(found, [PICTURE], **settings)
     num_segments = {name: len(call()) for name, call in calls.items()}
-    seconds = timed(calls, arguments.rounds, device)
+    seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     row: dict[str, Any] = {"task": task, "num_segments": num_segments}
     for name in MODELS:
         row[name] = summary(seconds[name])
-    row["times_faster"] = times_faster(seconds)
+    row["times_faster"] = times_faster(seconds["transformers"], seconds["ours"])
     for part, part_calls in parts.items():
-        part_seconds = timed(part_calls, arguments.rounds, device)
+        part_seconds = taking_turns(part_calls, arguments.rounds, device, WARM_UP)
         row[part] = {f"{name}_ms": summary(part_seconds[name])["ms"] for name in MODELS}
     for hook in hooks:
         hook.remove()
@@ -204,7 +159,7 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small"])
     parser.add_argument("--image-sizes", nargs="+", type=int, default=[640], help="pixels")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])

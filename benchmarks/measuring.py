@@ -1,7 +1,9 @@
-"""What the benchmarks share: peak memory, processes of their own, where something was measured."""
+"""What the benchmarks share: turns, peak memory, processes of their own, where something was measured."""
 
 import platform
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import accumulate
 from multiprocessing import get_context
@@ -23,6 +25,42 @@ def surroundings(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }
+
+
+def set_masking(model: Any, probability: float) -> None:
+    """Sets how often the queries are masked, in all blocks, of this project's class or Transformers' own."""
+    if hasattr(model, "set_mask_probabilities"):
+        model.set_mask_probabilities([probability] * model.config.num_blocks)
+    else:
+        model.attn_mask_probs.fill_(probability)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for the device, so that a clock shows what it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def taking_turns(
+    calls: dict[str, Callable[[], Any]], rounds: int, device: torch.device, warm_up: int = 0
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round; `warm_up` rounds before them do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-warm_up, rounds):
+        for name, call in calls.items():
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def times_faster(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """How often ours fits into theirs, the median over the rounds."""
+    ratios = [their_time / our_time for their_time, our_time in zip(theirs, ours, strict=True)]
+    return round(statistics.median(ratios), 2)
 
 
 def peak_memory(step: Callable[[], Any], device: torch.device) -> int:

@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import MIB, check_measurement, peak_memory, surroundings
+from measuring import MIB, check_measurement, peak_memory, surroundings, taking_turns, times_faster
 from PIL import Image
 from transformers.models.eomt.image_processing_eomt import EomtImageProcessor as TheirProcessor
 from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil as TheirProcessorPil
@@ -130,19 +129,12 @@ def require(is_so: Any, difference: str) -> None:
 
 def compare(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, Any]:
     """Median times in ms, taking turns, their ratio, and PyTorch's peak memory in MiB, if both use it."""
-    times: dict[str, list[float]] = {"theirs": [], "ours": []}
-    for _ in range(repeats):
-        for name, function in (("theirs", theirs), ("ours", ours)):
-            start = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(time.perf_counter() - start)
-    memory = {name: peak_memory(function, device) for name, function in (("theirs", theirs), ("ours", ours))}
-    ratios = [their_time / our_time for their_time, our_time in zip(*times.values())]
+    calls = {"theirs": theirs, "ours": ours}
+    times = taking_turns(calls, repeats, device)
+    memory = {name: peak_memory(function, device) for name, function in calls.items()}
     figures: dict[str, Any] = {
         **{f"{name}_ms": round(1000 * statistics.median(values), 1) for name, values in times.items()},
-        "times_faster": round(statistics.median(ratios), 2),
+        "times_faster": times_faster(**times),
     }
     if memory["theirs"] > MIB:  # PIL and NumPy are not PyTorch's
         figures.update({f"{name}_peak_mib": round(value / MIB, 1) for name, value in memory.items()})

@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, in_own_process, peak_memory, surroundings
-from training_memory import NUM_LABELS, NUM_PREFIX_TOKENS, NUM_QUERIES, NUM_TARGETS, PATCH_SIZE, SEED, rectangles
+from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, times_faster
+from training_memory import model_and_batch
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-SIZES = {  # hidden_size, num_hidden_layers, num_attention_heads, num_blocks
-    "small": (384, 12, 6, 3),
-    "base": (768, 12, 12, 3),
-    "large": (1024, 24, 16, 4),
-}
+from configuration_eomt import EOMT_SIZES
+
+
+SIZES = ("small", "base", "large", "giant")
 PARTS = ("forward", "matching", "loss", "backward", "optimizer")
 MODELS = ("transformers", "ours")
 
@@ -44,37 +43,12 @@ class TrainingStep:
     """
 
     def __init__(self, name: str, case: dict[str, Any]) -> None:
-        if name == "transformers":
-            from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
-        else:
-            from configuration_eomt import EomtConfig
-            from modeling_eomt import EomtForUniversalSegmentation
-
         self.device, self.dtype = torch.device(case["device"]), getattr(torch, case["dtype"])
-        hidden_size, num_hidden_layers, num_attention_heads, self.num_blocks = SIZES[case["size"]]
-        torch.manual_seed(SEED)
-        config = EomtConfig(
-            hidden_size=hidden_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            num_blocks=self.num_blocks,
-            num_queries=NUM_QUERIES,
-            num_register_tokens=NUM_PREFIX_TOKENS - 1,
-            num_labels=NUM_LABELS,
-            image_size=case["image_size"],
-            patch_size=PATCH_SIZE,
-        )
         self.is_ours = name == "ours"
-        self.model = EomtForUniversalSegmentation(config).to(self.device).train()
+        self.model, self.batch = model_and_batch(
+            not self.is_ours, EOMT_SIZES[case["size"]], case["image_size"], case["batch_size"], self.device
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
-        pixels, batch_size = case["image_size"], case["batch_size"]
-        # What the image processors return: masks are float32 in Transformers, bool here.
-        mask_dtype = torch.bool if self.is_ours else torch.float32
-        self.batch = {
-            "pixel_values": torch.randn(batch_size, 3, pixels, pixels).to(self.device),
-            "mask_labels": [masks.to(self.device, mask_dtype) for masks in rectangles(batch_size, pixels)],
-            "class_labels": list(torch.randint(NUM_LABELS, (batch_size, NUM_TARGETS)).to(self.device)),
-        }
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         criterion: Any = self.model.criterion
         if self.is_ours:
@@ -83,13 +57,6 @@ class TrainingStep:
         else:
             self._time(criterion.matcher, "forward", "matching")
             self._time(criterion, "forward", "loss")
-
-    def set_masking(self, probability: float) -> None:
-        """Sets how often the queries of all blocks are masked."""
-        if self.is_ours:
-            self.model.set_mask_probabilities([probability] * self.num_blocks)
-        else:
-            self.model.attn_mask_probs.fill_(probability)
 
     def __call__(self) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -108,8 +75,7 @@ class TrainingStep:
         self.seconds["optimizer"] = self._now() - backward
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronise(self.device)
         return time.perf_counter()
 
     def _time(self, owner: Any, method: str, part: str) -> None:
@@ -128,7 +94,7 @@ class TrainingStep:
 def measure_memory(name: str, case: dict[str, Any], probability: float) -> int:
     """Bytes of a step beyond weights and AdamW's moments."""
     step = TrainingStep(name, case)
-    step.set_masking(probability)
+    set_masking(step.model, probability)
     step()
     return peak_memory(step, step.device)
 
@@ -153,7 +119,7 @@ def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, 
     steps["ours"].model.load_state_dict(steps["transformers"].model.state_dict())
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for step in steps.values():
-        step.set_masking(probability)
+        set_masking(step.model, probability)
     for turn in range(rounds + 1):
         for name, step in steps.items():
             step()
@@ -167,15 +133,14 @@ def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, 
             **{f"{part}_ms": round(1000 * statistics.median(s[part] for s in parts[name]), 1) for part in PARTS},
             "synchronisations": count_synchronisations(steps[name]),
         }
-    ratios = [theirs / ours for theirs, ours in zip(totals["transformers"], totals["ours"], strict=True)]
-    result["times_faster"] = round(statistics.median(ratios), 2)
+    result["times_faster"] = times_faster(totals["transformers"], totals["ours"])
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--image-size", type=int, default=320, help="pixels")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")

@@ -13,7 +13,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,20 @@ PEAK_MEMORY_CASES = [  # ViT-B
 ]
 
 
-def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable[[], None]]:
-    """A model in training mode, and a function that runs forward and backward on a fixed batch."""
-    if case.model == TRANSFORMERS:
+def model_and_batch(
+    is_theirs: bool, size: Mapping[str, Any], image_size: int, batch_size: int, device: torch.device
+) -> tuple[nn.Module, dict[str, Any]]:
+    """
+    A model in training mode and what it is trained on: noise, with rectangles as targets.
+
+    Args:
+        is_theirs: Transformers' own class instead of this project's.
+        size: its width, depth, heads and query blocks, fields of the configuration.
+        image_size: edge of a square in pixels.
+        batch_size: images.
+        device: where both are.
+    """
+    if is_theirs:
         from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
     else:
         from configuration_eomt import EomtConfig
@@ -69,29 +80,37 @@ def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable
 
     torch.manual_seed(SEED)
     config = EomtConfig(
-        hidden_size=case.hidden_size,
-        num_hidden_layers=12,
-        num_attention_heads=case.num_attention_heads,
-        num_blocks=3,
+        **size,
         num_queries=NUM_QUERIES,
         num_register_tokens=NUM_PREFIX_TOKENS - 1,
         num_labels=NUM_LABELS,
-        image_size=case.image_size,
+        image_size=image_size,
         patch_size=PATCH_SIZE,
     )
     model = EomtForUniversalSegmentation(config).to(device).train()
-    if case.model == CHECKPOINTED:
-        model.gradient_checkpointing_enable()
     # What the image processors return: masks are float32 in Transformers, bool here.
-    mask_dtype = torch.float32 if case.model == TRANSFORMERS else torch.bool
-    pixel_values = torch.randn(case.batch_size, 3, case.image_size, case.image_size)
-    masks = rectangles(case.batch_size, case.image_size)
-    labels = torch.randint(NUM_LABELS, (case.batch_size, NUM_TARGETS))
-    batch = {
+    mask_dtype = torch.float32 if is_theirs else torch.bool
+    pixel_values = torch.randn(batch_size, 3, image_size, image_size)
+    masks = rectangles(batch_size, image_size)
+    labels = torch.randint(NUM_LABELS, (batch_size, NUM_TARGETS))
+    return model, {
         "pixel_values": pixel_values.to(device),
         "mask_labels": [image_masks.to(device, mask_dtype) for image_masks in masks],
         "class_labels": [image_labels.to(device) for image_labels in labels],
     }
+
+
+def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable[[], None]]:
+    """A model in training mode, and a function that runs forward and backward on a fixed batch."""
+    size = {
+        "hidden_size": case.hidden_size,
+        "num_hidden_layers": 12,
+        "num_attention_heads": case.num_attention_heads,
+        "num_blocks": 3,
+    }
+    model, batch = model_and_batch(case.model == TRANSFORMERS, size, case.image_size, case.batch_size, device)
+    if case.model == CHECKPOINTED:
+        model.gradient_checkpointing_enable()
 
     def step() -> None:
         model(**batch).loss.backward()
