@@ -108,7 +108,7 @@ def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) 
 
 def check_best_metric(training_args: Any, task: str) -> None:
     """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
-    given = training_args.metric_for_best_model if training_args.names_best_metric else None
+    given = training_args.metric_for_best_model
     measured = [*(name for name in new_metric(task, 1, []).compute() if name != "per_class"), "loss"]
     if given is not None and given.removeprefix("eval_") not in measured:
         raise ValueError(

@@ -54,7 +54,7 @@ class PictureFolder:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.where = str(path.resolve())
-        if path.is_file() and path.suffix.lower() in picture_suffixes():
+        if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
             return
         if not path.is_dir():
@@ -121,6 +121,11 @@ class AnnotatedPictures:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[index]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is a single picture, by its name."""
+    return path.is_file() and path.suffix.lower() in picture_suffixes()
 
 
 def _picture_names(root: str) -> list[str]:

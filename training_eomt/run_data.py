@@ -9,9 +9,8 @@ from accelerate.utils import gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.report import check_samples, report
-from .data.samples import picture_suffixes
 from .data.subsets import Subset
-from .prediction_sources import PictureFolder
+from .prediction_sources import PictureFolder, is_picture
 from .script_arguments import DataArguments
 
 
@@ -83,7 +82,7 @@ def pictures_of(
     """
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
-    if path.is_file() and path.suffix.lower() in picture_suffixes():
+    if is_picture(path):
         return PictureFolder(path)
     try:
         return open_dataset(

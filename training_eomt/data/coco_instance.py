@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
+    SEGMENT_NUMBERS,
     fault_of_entry,
     find_folder,
     find_json,
@@ -121,7 +122,8 @@ class CocoInstanceDataset(SegmentationDataset):
         if "segments_info" in annotation:
             raise ValueError(f"{self.where} holds panoptic annotations, not instances: read it as coco_panoptic.")
         where = f"{self.where}: annotation {annotation.get('id', index)}"
-        if fault := fault_of_entry(annotation, ("id", "image_id", "category_id", "segmentation")):
+        needed = ("id", "image_id", "category_id", "segmentation")
+        if fault := fault_of_entry(annotation, needed, SEGMENT_NUMBERS):
             reason = f"{where} is not {COCO_INSTANCE}: {fault}"
         elif annotation["image_id"] not in images:
             reason = f"{where} belongs to image_id {annotation['image_id']!r}, which is not among 'images'"

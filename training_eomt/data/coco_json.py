@@ -23,6 +23,9 @@ LAYOUTS = (
 )
 
 
+SEGMENT_NUMBERS = ("area", "iscrowd")  # what has to be a number in an annotation or a segment, where it is given
+
+
 class CocoJson(NamedTuple):
     """A JSON file of COCO and the tree that it and its pictures are in."""
 
@@ -118,15 +121,13 @@ def read_json(file: CocoJson, what: str) -> dict[str, Any]:
     return content
 
 
-def require(
-    entry: Any, keys: Sequence[str], where: str, what: str, numbers: Sequence[str] = ("area", "iscrowd")
-) -> None:
+def require(entry: Any, keys: Sequence[str], where: str, what: str, numbers: Sequence[str] = ()) -> None:
     """Raises a `ValueError` where an entry of a JSON file lacks one of the keys, or has no number under others."""
     if fault := fault_of_entry(entry, keys, numbers):
         raise ValueError(f"{where} is not {what}: {fault}.")
 
 
-def fault_of_entry(entry: Any, keys: Sequence[str], numbers: Sequence[str] = ("area", "iscrowd")) -> str | None:
+def fault_of_entry(entry: Any, keys: Sequence[str], numbers: Sequence[str] = ()) -> str | None:
     """What is wrong with an entry of a JSON file: a key that it lacks, no number under a key; None if nothing is."""
     if not isinstance(entry, dict):
         return f"it is {entry!r}, no object"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
+    SEGMENT_NUMBERS,
     fault_of_entry,
     find_folder,
     find_json,
@@ -157,12 +158,12 @@ class CocoPanopticDataset(SegmentationDataset):
 
 def fault_of_annotation(annotation: dict[str, Any]) -> str | None:
     """What is wrong with the entry of a picture in the JSON file; None if nothing is."""
-    if fault := fault_of_entry(annotation, ("image_id", "file_name", "segments_info"), numbers=()):
+    if fault := fault_of_entry(annotation, ("image_id", "file_name", "segments_info")):
         return fault
     if not isinstance(annotation["segments_info"], list):
         return f"its 'segments_info' is {annotation['segments_info']!r}, no list"
     for segment in annotation["segments_info"]:
-        if fault := fault_of_entry(segment, ("id", "category_id")):
+        if fault := fault_of_entry(segment, ("id", "category_id"), SEGMENT_NUMBERS):
             return f"of a segment, {fault}"
     return None
 
