@@ -347,11 +347,15 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             if query_block >= 0:
                 masking = self._masking[query_block]
                 masked = masking != "never" if self.training else masking == "always"
-                if masked or supervise_all:
+                if supervise_all or (masked and output_auxiliary_logits):
                     predictions.append(predict(self.layernorm(tokens), grid))
+                    mask_logits = predictions[-1][0].detach()
+                elif masked:
+                    with torch.no_grad():
+                        mask_logits = self.predict_masks(self.layernorm(tokens), grid, at_patches=True)
                 if masked:
                     is_masked = None if masked_queries is None else masked_queries[query_block]
-                    query_mask = self.query_attention_mask(predictions[-1][0].detach(), grid, is_masked)
+                    query_mask = self.query_attention_mask(mask_logits, grid, is_masked)
             tokens, _ = layer(tokens, query_mask, rope, None if branch_draws is None else branch_draws[index])
 
         sequence_output = self.layernorm(tokens)
@@ -409,12 +413,16 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             Mask logits `(batch, num_queries, height / 4, width / 4)` and class logits
             `(batch, num_queries, num_labels + 1)`.
         """
-        queries = tokens[:, : self.config.num_queries]
-        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
-        features = self.upscale_block(patches.unflatten(1, grid))  # (batch, rows, columns, hidden_size)
-        mask_embeddings = self.mask_head(queries).to(features.device)
-        mask_logits = torch.einsum("bqc,bhwc->bqhw", mask_embeddings, features)
-        return mask_logits, self.class_predictor(queries)
+        return self.predict_masks(tokens, grid), self.class_predictor(tokens[:, : self.config.num_queries])
+
+    def predict_masks(self, tokens: Tensor, grid: tuple[int, int], at_patches: bool = False) -> Tensor:
+        """
+        Masks of the queries, as in `predict`, or, if `at_patches`, what bilinear downsampling to the patch grid would
+        make of them, `(batch, num_queries, rows, columns)`.
+        """
+        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :].unflatten(1, grid)
+        mask_embeddings = self.mask_head(tokens[:, : self.config.num_queries])
+        return self.upscale_block(patches, mask_embeddings, at_patches)
 
     def query_attention_mask(
         self, mask_logits: Tensor, grid: tuple[int, int], is_masked: Tensor | None = None
@@ -423,7 +431,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Where each query may attend: to all queries and prefix tokens, and to the patches of its mask.
 
         Args:
-            mask_logits: `(batch, num_queries, height / 4, width / 4)`.
+            mask_logits: `(batch, num_queries, rows, columns)`, or with more pixels, which are downsampled.
             grid: rows and columns of the patch grid.
             is_masked: `(batch, num_queries)` bool, the queries that are restricted at all, the others may attend
                 everywhere; None restricts all of them.
@@ -431,7 +439,9 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Returns:
             `(batch, num_queries, num_tokens)` bool, True where attention is allowed.
         """
-        allowed = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False).flatten(2) > 0
+        if mask_logits.shape[-2:] != grid:
+            mask_logits = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False)
+        allowed = mask_logits.flatten(2) > 0
         if is_masked is not None:
             allowed = allowed | ~is_masked[:, :, None]
         return F.pad(allowed, (self.config.num_queries + self.embeddings.num_prefix_tokens, 0), value=True)

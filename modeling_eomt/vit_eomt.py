@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_eomt import EomtConfig, as_pair
 from .positions_eomt import EomtPositionEmbeddings, apply_rope
+from .recomputation_eomt import without_keeping
 from .swiglu_names_eomt import read_legacy_swiglu_names
 
 
@@ -130,6 +131,7 @@ class EomtAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=getattr(config, "value_bias", True))
         self.output_name = "o_proj" if config.uses_rope else "out_proj"
         self.add_module(self.output_name, nn.Linear(width, width, bias=getattr(config, "proj_bias", True)))
+        self.qkv_proj: nn.Linear | None = None  # the three in one, after `fuse`
 
     def forward(
         self, tokens: Tensor, query_mask: Tensor | None = None, rope: tuple[Tensor, Tensor] | None = None
@@ -145,11 +147,12 @@ class EomtAttention(nn.Module):
             `(batch, num_tokens, hidden_size)` and the attention probabilities `(batch, heads, num_tokens,
             num_tokens)`, which only the eager implementation has.
         """
+        if self.qkv_proj is None:
+            projected = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
+        else:
+            projected = self.qkv_proj(tokens).chunk(3, dim=-1)
         # (batch, heads, num_tokens, head_dim)
-        query, key, value = (
-            projection(tokens).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        query, key, value = (each.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for each in projected)
         if rope is not None:
             query, key = apply_rope(query, *rope), apply_rope(key, *rope)
         if query_mask is None:
@@ -162,6 +165,18 @@ class EomtAttention(nn.Module):
             probabilities = None if masked[1] is None else torch.cat([masked[1], unmasked[1]], dim=2)
         return getattr(self, self.output_name)(output.flatten(2)), probabilities
 
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """For inference: one matrix product instead of three."""
+        projections = [self.q_proj, self.k_proj, self.v_proj]
+        weight = torch.cat([projection.weight for projection in projections])
+        self.qkv_proj = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        self.qkv_proj.weight = nn.Parameter(weight, requires_grad=False)
+        self.qkv_proj.bias = nn.Parameter(
+            torch.cat([bias_or_zeros(each) for each in projections]), requires_grad=False
+        )
+        del self.q_proj, self.k_proj, self.v_proj
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
         """Rows of `query` attend to all of `key`; returns `(batch, rows, heads, head_dim)` and the probabilities."""
         implementation = self.config._attn_implementation
@@ -172,24 +187,30 @@ class EomtAttention(nn.Module):
         return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
 
 
+def bias_or_zeros(linear: nn.Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
 class EomtMLP(nn.Module):
     """Two linear layers with an activation in between."""
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        self.names = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
+        self.input_name, self.output_name = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
         bias = getattr(config, "mlp_bias", True)
-        self.add_module(self.names[0], nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias))
-        self.add_module(self.names[1], nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias))
+        self.add_module(self.input_name, nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias))
+        self.add_module(self.output_name, nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias))
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        up, down = (getattr(self, name) for name in self.names)
-        return down(self.activation(up(tokens)))
+        up, down = getattr(self, self.input_name), getattr(self, self.output_name)
+        return without_keeping(self.activation, down, (up(tokens),))
 
 
 class EomtGatedMLP(nn.Module):
     """An MLP whose hidden layer is multiplied with an activated gate (SwiGLU when the activation is SiLU)."""
+
+    output_name = "down_proj"
 
     def __init__(self, config: EomtConfig):
         super().__init__()
@@ -201,7 +222,10 @@ class EomtGatedMLP(nn.Module):
         self.register_load_state_dict_pre_hook(read_legacy_swiglu_names)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.down_proj(self.activation(self.gate_proj(tokens)) * self.up_proj(tokens))
+        return without_keeping(self.gated, self.down_proj, (self.gate_proj(tokens), self.up_proj(tokens)))
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.activation(gate) * up
 
 
 class EomtLayerScale(nn.Module):
@@ -213,6 +237,13 @@ class EomtLayerScale(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens * self.lambda1
+
+    @torch.no_grad()
+    def fuse_into(self, linear: nn.Linear) -> None:
+        """For inference: makes the linear layer before this one do its work."""
+        for parameter in linear.parameters():
+            scaled = parameter.float() * self.lambda1.float().view(-1, *[1] * (parameter.ndim - 1))
+            parameter.copy_(scaled)
 
 
 class EomtDropPath(nn.Module):
@@ -245,6 +276,13 @@ class EomtLayer(GradientCheckpointingLayer):
         self.mlp = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
         self.layer_scale2 = EomtLayerScale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
+
+    def fuse(self) -> None:
+        """For inference: fewer and larger steps that give the same."""
+        self.attention.fuse()
+        self.layer_scale1.fuse_into(getattr(self.attention, self.attention.output_name))
+        self.layer_scale2.fuse_into(getattr(self.mlp, self.mlp.output_name))
+        self.layer_scale1 = self.layer_scale2 = nn.Identity()  # type: ignore[assignment]
 
     def forward(
         self,

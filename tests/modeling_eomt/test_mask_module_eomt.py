@@ -1,0 +1,54 @@
+"""Masks at the patches' resolution, and what the mask module keeps for the backward pass."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_eomt.mask_module_eomt import EomtScaleBlock
+
+
+@pytest.fixture(params=[0, 1, 2, 3])
+def scale_block(request, tiny_config):
+    tiny_config.num_upscale_blocks = request.param
+    return EomtScaleBlock(tiny_config)
+
+
+def inputs():
+    return torch.randn(2, 3, 5, 32), torch.randn(2, 7, 32)  # features of 3 x 5 patches, embeddings of 7 queries
+
+
+def test_masks_at_patches_are_the_masks_downsampled(scale_block):
+    features, mask_embeddings = inputs()
+    with torch.no_grad():
+        masks = scale_block(features, mask_embeddings)
+        at_patches = scale_block(features, mask_embeddings, at_patches=True)
+    factor = 2 ** len(scale_block.block)
+    assert masks.shape == (2, 7, 3 * factor, 5 * factor)
+    torch.testing.assert_close(at_patches, F.interpolate(masks, (3, 5), mode="bilinear"), rtol=1e-4, atol=1e-5)
+
+
+def test_masks_at_patches_are_not_for_learning(scale_block):
+    with pytest.raises(NotImplementedError, match="no gradient"):
+        scale_block(*inputs(), at_patches=True)
+
+
+def test_gradients_are_those_of_features_that_are_kept(scale_block, monkeypatch):
+    features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
+    parameters = [features, mask_embeddings, *scale_block.parameters()]
+    gradients = []
+    for is_compiling in (True, False):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda is_compiling=is_compiling: is_compiling)
+        loss = scale_block(features, mask_embeddings).square().mean()
+        gradients.append(torch.autograd.grad(loss, parameters))
+    for kept, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+def test_the_backward_pass_repeats_all_but_the_matrix_products(tiny_config):
+    scale_block = EomtScaleBlock(tiny_config)
+    calls: list[str] = []
+    for name, module in scale_block.named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name.split(".")[-1]))
+    scale_block(*inputs()).mean().backward()
+    assert calls.count("conv1") == 2  # as in the forward pass
+    assert calls.count("conv2") == calls.count("layernorm2d") == 4
