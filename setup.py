@@ -33,8 +33,9 @@ REQUIREMENTS = [
     "tqdm>=4.66",
     "transformers>=5.17",
 ]
+QUANTIZATION = ["torchao>=0.15"]
 TEST = ["pytest>=8.0"]
-DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+DEV = [*TEST, *QUANTIZATION, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 setup(
     name="eomt-transformers",
@@ -48,7 +49,7 @@ setup(
     package_data={package: ["py.typed", "*.json"] for package in PACKAGES},
     py_modules=["run_segmentation"],
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"quantization": QUANTIZATION, "test": TEST, "dev": DEV},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -1,19 +1,25 @@
 """Inference: this project's class and pipeline against Transformers' own, and against what the hardware allows.
 
-    python benchmarks/inference.py --output benchmarks/inference.json                     # ViT-S, 640x640, on a CPU
+    python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/inference.json    # ViT-S, on a CPU
+    python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --masks 0 \\
+        --output benchmarks/inference_compiled.json
     python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
-        --dtypes bfloat16 float16 --compile --output benchmarks/inference_cuda.json
+        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/inference_cuda.json
+    python benchmarks/inference.py --device cuda --sizes large --image-sizes 1280 --dtypes bfloat16 \\
+        --compile-mode max-autotune --output benchmarks/inference_cuda_1280.json
 
-Both classes have the same weights, both get the same input, they take turns, and figures are medians. The limit of a
-forward pass is what its matrix products and convolutions, counted from the shapes, take at the rate that a large
-product reaches in the same run: a share of 100 % would be a model without anything else. Memory is what PyTorch's
-allocator hands out at once during a pass, weights left out.
+Three have the same weights, get the same input and take turns: Transformers' own class, this project's, and this
+project's after `optimize_for_inference`; figures are medians. With `--compile-mode` all are compiled, with
+`--quantization` the last is quantised, too. The limit of a forward pass is what its matrix products and convolutions,
+counted from the shapes, take at the rate that a large product reaches in the same run: a share of 100 % would be a
+model without anything else. Memory is what PyTorch's allocator hands out at once during a pass, weights left out.
 
 The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
 forward pass runs, and then its logits are replaced by those of `post_processing.py`, with 20 segments.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -40,14 +46,14 @@ from modeling_eomt import EomtForUniversalSegmentation
 
 
 SIZES = ("small", "base", "large", "giant")
-MODELS = ("transformers", "ours")
+MODELS = ("transformers", "ours", "optimized")
 PICTURE = (480, 640)  # height, width
 WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
 
-def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Both classes with the same weights, in evaluation."""
+def models_of(size: str, image_size: int, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The three with the same weights, in evaluation."""
     settings = {
         **EOMT_SIZES[size],
         "image_size": image_size,
@@ -56,10 +62,15 @@ def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.devi
         "patch_size": 16,
     }
     torch.manual_seed(0)
-    theirs = TheirModel(TheirConfig(**settings))
-    ours = EomtForUniversalSegmentation(EomtConfig(**settings))
+    theirs = TheirModel(TheirConfig(**settings)).to(arguments.device, dtype).eval()
+    ours = EomtForUniversalSegmentation(EomtConfig(**settings)).to(arguments.device, dtype).eval()
     ours.load_state_dict(theirs.state_dict())
-    return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
+    optimized = copy.deepcopy(ours)
+    optimized.optimize_for_inference(quantization=arguments.quantization, compile_mode=arguments.compile_mode)
+    if arguments.compile_mode is not None:
+        theirs.compile(mode=arguments.compile_mode)
+        ours.compile(mode=arguments.compile_mode)
+    return dict(zip(MODELS, (theirs, ours, optimized), strict=True))
 
 
 def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
@@ -79,63 +90,69 @@ def multiply_adds_per_second(dtype: torch.dtype, device: torch.device) -> float:
     return size**3 / statistics.median(taking_turns({"product": lambda: a @ b}, 7, device, WARM_UP)["product"])
 
 
-@torch.no_grad()  # the counter does not work in inference mode
+def comparison(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """How often this project's class, as it is and optimised, fits into the time of Transformers' own."""
+    return {
+        "times_faster": times_faster(seconds["transformers"], seconds["ours"]),
+        "times_faster_optimized": times_faster(seconds["transformers"], seconds["optimized"]),
+    }
+
+
+@torch.no_grad()
 def multiply_adds(model: Any, pixels: torch.Tensor) -> int:
-    """Of the matrix products and convolutions of a forward pass."""
+    """Of the matrix products and convolutions of a forward pass, compiled or not."""
     with FlopCounterMode(display=False) as counter:
-        model(pixel_values=pixels)
+        model.forward(pixel_values=pixels)
     return counter.get_total_flops() // 2
 
 
 def measure_forward(
     models: dict[str, Any], batch_size: int, image_size: int, probability: float, rate: float, arguments: Any
 ) -> dict[str, Any]:
-    """A row of the results: the forward pass of both, and the share of the hardware's limit that ours reaches."""
+    """A row of the results: the forward passes, and the share of the hardware's limit that each reaches."""
     device = arguments.device
     dtype = models["ours"].dtype
     pixels = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=dtype)
     calls = {}
     for name, model in models.items():
         set_masking(model, probability)
-        run = torch.compile(model, mode=arguments.compile_mode) if arguments.compile else model
-        calls[name] = torch.inference_mode()(lambda run=run: run(pixel_values=pixels))
+        calls[name] = torch.no_grad()(lambda model=model: model(pixel_values=pixels))
+    floor = multiply_adds(models["ours"], pixels)
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     row: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "masks": probability}
     for name in MODELS:
         row[name] = summary(seconds[name], batch_size)
         row[name]["peak_mib"] = round(peak_memory(calls[name], device) / MIB, 1)
-    row["times_faster"] = times_faster(seconds["transformers"], seconds["ours"])
-    row["multiply_adds"] = multiply_adds(models["ours"], pixels)
-    row["share_of_limit"] = round(row["multiply_adds"] / rate / statistics.median(seconds["ours"]), 3)
-    return row
+        row[name]["share_of_limit"] = round(floor / rate / statistics.median(seconds[name]), 3)
+    return row | comparison(seconds) | {"multiply_adds": floor}
 
 
 def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[str, Any]:
-    """A row of the results: a picture through the whole pipeline of both, and through its three parts."""
+    """A row of the results: a picture through the whole pipeline of each, and through two of its parts."""
     device, picture = arguments.device, picture_of(PICTURE)
     calls: dict[str, Callable[[], Any]] = {}
     parts: dict[str, dict[str, Callable[[], Any]]] = {"preprocessing": {}, "post_processing": {}}
-    hooks = []
-    for name, processor, kind in zip(
-        MODELS, processors(task), (ImageSegmentationPipeline, EomtImageSegmentationPipeline), strict=True
+    their_processor, our_processor = processors(task)
+    for name, processor, kind in (
+        ("transformers", their_processor, ImageSegmentationPipeline),
+        ("ours", our_processor, EomtImageSegmentationPipeline),
+        ("optimized", our_processor, EomtImageSegmentationPipeline),
     ):
-        model = models[name]
-        set_masking(model, 0.0)
+        set_masking(models[name], 0.0)
+        segmenter: Any = kind(model=models[name], image_processor=processor, device=device)
         found = outputs_of(processor(picture, return_tensors="pt"), PICTURE, device)
-        logits = {
-            "masks_queries_logits": found.masks_queries_logits.to(model.dtype),
-            "class_queries_logits": found.class_queries_logits.to(model.dtype),
-        }
 
-        def replace(_: Any, __: Any, outputs: Any, logits: dict[str, torch.Tensor] = logits) -> Any:
-            for key, value in logits.items():
-                outputs[key] = value
+        def forward(inputs: Any, original: Any = segmenter._forward, found: Any = found) -> Any:
+            outputs = original(inputs)
+            for logits in ("masks_queries_logits", "class_queries_logits"):
+                outputs[logits] = getattr(found, logits).to(outputs[logits].dtype)
             return outputs
 
-        hooks.append(model.register_forward_hook(replace))
-        segmenter = kind(model=model, image_processor=processor, device=device)
+        segmenter._forward = forward
         settings = {"threshold": 0.8} if task != "semantic" else {}
         calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(picture, subtask=task, **settings)
+        if name == "optimized":
+            continue  # its processor is that of ours
         parts["preprocessing"][name] = lambda processor=processor: processor(picture, return_tensors="pt")
         if task == "panoptic":
             settings = {**settings, "stuff_classes": STUFF_CLASSES}
@@ -147,13 +164,16 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
     row: dict[str, Any] = {"task": task, "num_segments": num_segments}
     for name in MODELS:
         row[name] = summary(seconds[name])
-    row["times_faster"] = times_faster(seconds["transformers"], seconds["ours"])
+    row |= comparison(seconds)
     for part, part_calls in parts.items():
         part_seconds = taking_turns(part_calls, arguments.rounds, device, WARM_UP)
-        row[part] = {f"{name}_ms": summary(part_seconds[name])["ms"] for name in MODELS}
-    for hook in hooks:
-        hook.remove()
+        row[part] = {f"{name}_ms": summary(values)["ms"] for name, values in part_seconds.items()}
     return row
+
+
+def in_words(row: dict[str, Any]) -> str:
+    times = ", ".join(f"{name} {row[name]['ms']} ms" for name in MODELS)
+    return f"{times}: {row['times_faster']}x, optimized {row['times_faster_optimized']}x"
 
 
 def main() -> None:
@@ -163,8 +183,9 @@ def main() -> None:
     parser.add_argument("--image-sizes", nargs="+", type=int, default=[640], help="pixels")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
-    parser.add_argument("--compile", action="store_true", help="compile both models")
-    parser.add_argument("--compile-mode", default=None, help="see torch.compile")
+    parser.add_argument("--masks", nargs="+", type=float, default=[0.0, 1.0], help="probabilities of masking")
+    parser.add_argument("--compile-mode", help="of torch.compile; without, nothing is compiled")
+    parser.add_argument("--quantization", help="see optimize_for_inference")
     parser.add_argument("--tasks", nargs="*", default=["panoptic", "instance"], help="of the whole pipeline")
     parser.add_argument("--rounds", type=int, default=11, help="runs of each; the median counts")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -174,35 +195,32 @@ def main() -> None:
     device = arguments.device
 
     results: dict[str, Any] = {
-        **surroundings(device), "compiled": arguments.compile, "rates": {}, "forward": [], "pipeline": [],
-    }  # fmt: skip
+        **surroundings(device),
+        "compile_mode": arguments.compile_mode,
+        "quantization": arguments.quantization,
+        "billion_multiply_adds_per_second": {},
+        "forward": [],
+        "pipeline": [],
+    }
     for dtype_name in arguments.dtypes:
         dtype = getattr(torch, dtype_name)
         rate = multiply_adds_per_second(dtype, device)
-        results["rates"][dtype_name] = round(rate / 1e9, 1)
+        results["billion_multiply_adds_per_second"][dtype_name] = round(rate / 1e9, 1)
         print(f"{dtype_name}: {rate / 1e9:.0f} billion multiply-adds per second in a large matrix product")
         for size in arguments.sizes:
             for image_size in arguments.image_sizes:
-                models = models_of(size, image_size, dtype, device)
+                models = models_of(size, image_size, dtype, arguments)
                 known = {"size": size, "dtype": dtype_name}
                 for batch_size in arguments.batch_sizes:
-                    for probability in (0.0, 1.0):
+                    for probability in arguments.masks:
                         row = known | measure_forward(models, batch_size, image_size, probability, rate, arguments)
                         results["forward"].append(row)
-                        print(
-                            f"{size} {image_size} x {batch_size}, masks at {probability:.0f}: theirs "
-                            f"{row['transformers']['ms']} ms, ours {row['ours']['ms']} ms, {row['times_faster']}x, "
-                            f"{row['share_of_limit']:.0%} of the limit",
-                            flush=True,
-                        )
+                        print(f"{size} {image_size} x {batch_size}, masks at {probability:.0f}: {in_words(row)}")
                 for task in arguments.tasks if image_size == 640 else ():
                     row = known | measure_pipeline(models, task, arguments)
                     results["pipeline"].append(row)
-                    print(
-                        f"{size} {task} pipeline: theirs {row['transformers']['ms']} ms, ours {row['ours']['ms']} ms, "
-                        f"{row['times_faster']}x, segments {row['num_segments']}",
-                        flush=True,
-                    )
+                    print(f"{size} {task} pipeline: {in_words(row)}, segments {row['num_segments']}", flush=True)
+                torch.compiler.reset()
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 
