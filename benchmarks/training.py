@@ -15,12 +15,11 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, times_faster
+from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, timed, times_faster
 from training_memory import model_and_batch
 
 
@@ -52,14 +51,14 @@ class TrainingStep:
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         criterion: Any = self.model.criterion
         if self.is_ours:
-            self._time(criterion, "match", "matching")
-            self._time(criterion, "for_predictions", "loss")
+            criterion.match = timed(criterion.match, self.seconds, "matching", self.device)
+            criterion.for_predictions = timed(criterion.for_predictions, self.seconds, "loss", self.device)
         else:
-            self._time(criterion.matcher, "forward", "matching")
-            self._time(criterion, "forward", "loss")
+            criterion.matcher.forward = timed(criterion.matcher.forward, self.seconds, "matching", self.device)
+            criterion.forward = timed(criterion.forward, self.seconds, "loss", self.device)
 
     def __call__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds.update(dict.fromkeys(PARTS, 0.0))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             start = self._now()
             loss = self.model(**self.batch).loss
@@ -77,18 +76,6 @@ class TrainingStep:
     def _now(self) -> float:
         synchronise(self.device)
         return time.perf_counter()
-
-    def _time(self, owner: Any, method: str, part: str) -> None:
-        """Adds the time of a method to a part of the step."""
-        original: Callable[..., Any] = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self._now()
-            result = original(*args, **kwargs)
-            self.seconds[part] += self._now() - start
-            return result
-
-        setattr(owner, method, timed)
 
 
 def measure_memory(name: str, case: dict[str, Any], probability: float) -> int:
@@ -124,7 +111,7 @@ def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, 
         for name, step in steps.items():
             step()
             if turn > 0:  # the first one warms up
-                parts[name].append(step.seconds)
+                parts[name].append(dict(step.seconds))
     totals = {name: [sum(seconds.values()) for seconds in parts[name]] for name in MODELS}
     result: dict[str, Any] = {"probability": probability}
     for name in MODELS:
