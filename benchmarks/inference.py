@@ -46,12 +46,14 @@ WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
 
-def models_of(size: str, image_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def models_of(
+    size: str, image_size: int, dtype: torch.dtype, device: torch.device, num_queries: int = NUM_QUERIES
+) -> dict[str, Any]:
     """Both classes with the same weights, in evaluation."""
     settings = {
         **EOMT_SIZES[size],
         "image_size": image_size,
-        "num_queries": NUM_QUERIES,
+        "num_queries": num_queries,
         "num_labels": NUM_CLASSES,
         "patch_size": 16,
     }

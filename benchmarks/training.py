@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, timed, times_faster
-from training_memory import model_and_batch
+from training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
@@ -38,14 +38,20 @@ class TrainingStep:
 
     Args:
         name: one of `MODELS`.
-        case: `size`, `image_size`, `batch_size`, `dtype` and `device`, as words.
+        case: `size`, `dtype` and `device` in words, `image_size`, `batch_size`, `num_targets` and `num_queries`.
     """
 
     def __init__(self, name: str, case: dict[str, Any]) -> None:
         self.device, self.dtype = torch.device(case["device"]), getattr(torch, case["dtype"])
         self.is_ours = name == "ours"
         self.model, self.batch = model_and_batch(
-            not self.is_ours, EOMT_SIZES[case["size"]], case["image_size"], case["batch_size"], self.device
+            not self.is_ours,
+            EOMT_SIZES[case["size"]],
+            case["image_size"],
+            case["batch_size"],
+            self.device,
+            case["num_targets"],
+            case["num_queries"],
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
@@ -100,13 +106,19 @@ def count_synchronisations(step: TrainingStep) -> int | None:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, Any]:
-    """Median milliseconds of a step and its parts, the two taking turns, and how often ours fits into theirs."""
+def steps_of(case: dict[str, Any], probability: float) -> dict[str, TrainingStep]:
+    """The step of both classes, from the same weights, with that probability of masking."""
     steps = {name: TrainingStep(name, case) for name in MODELS}
     steps["ours"].model.load_state_dict(steps["transformers"].model.state_dict())
-    parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for step in steps.values():
         set_masking(step.model, probability)
+    return steps
+
+
+def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of a step and its parts, the two taking turns, and how often ours fits into theirs."""
+    steps = steps_of(case, probability)
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             step()
@@ -138,6 +150,7 @@ def main() -> None:
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
 
     case = {name: getattr(arguments, name) for name in ("size", "image_size", "batch_size", "dtype", "device")}
+    case |= {"num_targets": NUM_TARGETS, "num_queries": NUM_QUERIES}
     results: dict[str, Any] = {**surroundings(torch.device(arguments.device)), **case, "steps": []}
     for probability in arguments.probabilities:
         row = measure(case, probability, arguments.rounds)
