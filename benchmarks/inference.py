@@ -52,25 +52,35 @@ WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
 
-def models_of(size: str, image_size: int, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The three with the same weights, in evaluation."""
+def models_of(
+    size: str, image_size: int, dtype: torch.dtype, device: torch.device, num_queries: int = NUM_QUERIES
+) -> dict[str, Any]:
+    """Both classes with the same weights, in evaluation."""
     settings = {
         **EOMT_SIZES[size],
         "image_size": image_size,
-        "num_queries": NUM_QUERIES,
+        "num_queries": num_queries,
         "num_labels": NUM_CLASSES,
         "patch_size": 16,
     }
     torch.manual_seed(0)
-    theirs = TheirModel(TheirConfig(**settings)).to(arguments.device, dtype).eval()
-    ours = EomtForUniversalSegmentation(EomtConfig(**settings)).to(arguments.device, dtype).eval()
+    theirs = TheirModel(TheirConfig(**settings))
+    ours = EomtForUniversalSegmentation(EomtConfig(**settings))
     ours.load_state_dict(theirs.state_dict())
-    optimized = copy.deepcopy(ours)
-    optimized.optimize_for_inference(quantization=arguments.quantization, compile_mode=arguments.compile_mode)
-    if arguments.compile_mode is not None:
-        theirs.compile(mode=arguments.compile_mode)
-        ours.compile(mode=arguments.compile_mode)
-    return dict(zip(MODELS, (theirs, ours, optimized), strict=True))
+    return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
+
+
+def contestants(size: str, image_size: int, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each of `MODELS`, compiled if that was asked for."""
+    models = models_of(size, image_size, dtype, arguments.device)
+    mode = arguments.compile_mode
+    models["optimized"] = copy.deepcopy(models["ours"]).optimize_for_inference(
+        quantization=arguments.quantization, compile_mode=mode
+    )
+    if mode is not None:
+        models["transformers"].compile(mode=mode)
+        models["ours"].compile(mode=mode)
+    return models
 
 
 def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
@@ -209,7 +219,7 @@ def main() -> None:
         print(f"{dtype_name}: {rate / 1e9:.0f} billion multiply-adds per second in a large matrix product")
         for size in arguments.sizes:
             for image_size in arguments.image_sizes:
-                models = models_of(size, image_size, dtype, arguments)
+                models = contestants(size, image_size, dtype, arguments)
                 known = {"size": size, "dtype": dtype_name}
                 for batch_size in arguments.batch_sizes:
                     for probability in arguments.masks:

@@ -57,6 +57,22 @@ def taking_turns(
     return seconds
 
 
+def timed(
+    function: Callable[..., Any], seconds: dict[str, float], part: str, device: torch.device
+) -> Callable[..., Any]:
+    """The function, adding the time of every call to a part of `seconds`."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        synchronise(device)
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        synchronise(device)
+        seconds[part] += time.perf_counter() - start
+        return result
+
+    return call
+
+
 def times_faster(theirs: Sequence[float], ours: Sequence[float]) -> float:
     """How often ours fits into theirs, the median over the rounds."""
     ratios = [their_time / our_time for their_time, our_time in zip(theirs, ours, strict=True)]

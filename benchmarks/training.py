@@ -15,13 +15,12 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, times_faster
-from training_memory import model_and_batch
+from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, timed, times_faster
+from training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
@@ -39,27 +38,33 @@ class TrainingStep:
 
     Args:
         name: one of `MODELS`.
-        case: `size`, `image_size`, `batch_size`, `dtype` and `device`, as words.
+        case: `size`, `dtype` and `device` in words, `image_size`, `batch_size`, `num_targets` and `num_queries`.
     """
 
     def __init__(self, name: str, case: dict[str, Any]) -> None:
         self.device, self.dtype = torch.device(case["device"]), getattr(torch, case["dtype"])
         self.is_ours = name == "ours"
         self.model, self.batch = model_and_batch(
-            not self.is_ours, EOMT_SIZES[case["size"]], case["image_size"], case["batch_size"], self.device
+            not self.is_ours,
+            EOMT_SIZES[case["size"]],
+            case["image_size"],
+            case["batch_size"],
+            self.device,
+            case["num_targets"],
+            case["num_queries"],
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         criterion: Any = self.model.criterion
         if self.is_ours:
-            self._time(criterion, "match", "matching")
-            self._time(criterion, "for_predictions", "loss")
+            criterion.match = timed(criterion.match, self.seconds, "matching", self.device)
+            criterion.for_predictions = timed(criterion.for_predictions, self.seconds, "loss", self.device)
         else:
-            self._time(criterion.matcher, "forward", "matching")
-            self._time(criterion, "forward", "loss")
+            criterion.matcher.forward = timed(criterion.matcher.forward, self.seconds, "matching", self.device)
+            criterion.forward = timed(criterion.forward, self.seconds, "loss", self.device)
 
     def __call__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds.update(dict.fromkeys(PARTS, 0.0))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             start = self._now()
             loss = self.model(**self.batch).loss
@@ -77,18 +82,6 @@ class TrainingStep:
     def _now(self) -> float:
         synchronise(self.device)
         return time.perf_counter()
-
-    def _time(self, owner: Any, method: str, part: str) -> None:
-        """Adds the time of a method to a part of the step."""
-        original: Callable[..., Any] = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self._now()
-            result = original(*args, **kwargs)
-            self.seconds[part] += self._now() - start
-            return result
-
-        setattr(owner, method, timed)
 
 
 def measure_memory(name: str, case: dict[str, Any], probability: float) -> int:
@@ -113,18 +106,24 @@ def count_synchronisations(step: TrainingStep) -> int | None:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, Any]:
-    """Median milliseconds of a step and its parts, the two taking turns, and how often ours fits into theirs."""
+def steps_of(case: dict[str, Any], probability: float) -> dict[str, TrainingStep]:
+    """The step of both classes, from the same weights, with that probability of masking."""
     steps = {name: TrainingStep(name, case) for name in MODELS}
     steps["ours"].model.load_state_dict(steps["transformers"].model.state_dict())
-    parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for step in steps.values():
         set_masking(step.model, probability)
+    return steps
+
+
+def measure(case: dict[str, Any], probability: float, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of a step and its parts, the two taking turns, and how often ours fits into theirs."""
+    steps = steps_of(case, probability)
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             step()
             if turn > 0:  # the first one warms up
-                parts[name].append(step.seconds)
+                parts[name].append(dict(step.seconds))
     totals = {name: [sum(seconds.values()) for seconds in parts[name]] for name in MODELS}
     result: dict[str, Any] = {"probability": probability}
     for name in MODELS:
@@ -151,6 +150,7 @@ def main() -> None:
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
 
     case = {name: getattr(arguments, name) for name in ("size", "image_size", "batch_size", "dtype", "device")}
+    case |= {"num_targets": NUM_TARGETS, "num_queries": NUM_QUERIES}
     results: dict[str, Any] = {**surroundings(torch.device(arguments.device)), **case, "steps": []}
     for probability in arguments.probabilities:
         row = measure(case, probability, arguments.rounds)

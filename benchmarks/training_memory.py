@@ -60,7 +60,13 @@ PEAK_MEMORY_CASES = [  # ViT-B
 
 
 def model_and_batch(
-    is_theirs: bool, size: Mapping[str, Any], image_size: int, batch_size: int, device: torch.device
+    is_theirs: bool,
+    size: Mapping[str, Any],
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    num_targets: int = NUM_TARGETS,
+    num_queries: int = NUM_QUERIES,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """
     A model in training mode and what it is trained on: noise, with rectangles as targets.
@@ -71,6 +77,8 @@ def model_and_batch(
         image_size: edge of a square in pixels.
         batch_size: images.
         device: where both are.
+        num_targets: rectangles in each image.
+        num_queries: of the model.
     """
     if is_theirs:
         from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
@@ -81,7 +89,7 @@ def model_and_batch(
     torch.manual_seed(SEED)
     config = EomtConfig(
         **size,
-        num_queries=NUM_QUERIES,
+        num_queries=num_queries,
         num_register_tokens=NUM_PREFIX_TOKENS - 1,
         num_labels=NUM_LABELS,
         image_size=image_size,
@@ -91,8 +99,8 @@ def model_and_batch(
     # What the image processors return: masks are float32 in Transformers, bool here.
     mask_dtype = torch.float32 if is_theirs else torch.bool
     pixel_values = torch.randn(batch_size, 3, image_size, image_size)
-    masks = rectangles(batch_size, image_size)
-    labels = torch.randint(NUM_LABELS, (batch_size, NUM_TARGETS))
+    masks = rectangles(batch_size, image_size, num_targets)
+    labels = torch.randint(NUM_LABELS, (batch_size, num_targets))
     return model, {
         "pixel_values": pixel_values.to(device),
         "mask_labels": [image_masks.to(device, mask_dtype) for image_masks in masks],
@@ -118,9 +126,9 @@ def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable
     return model, step
 
 
-def rectangles(batch_size: int, image_size: int) -> Tensor:
+def rectangles(batch_size: int, image_size: int, num_targets: int = NUM_TARGETS) -> Tensor:
     """Random rectangles as targets, `(batch, num_targets, image_size, image_size)` bool."""
-    corners = torch.randint(1, image_size, (2, 2, batch_size, NUM_TARGETS, 1, 1))  # (corner, axis, ...)
+    corners = torch.randint(1, image_size, (2, 2, batch_size, num_targets, 1, 1))  # (corner, axis, ...)
     (top, left), (bottom, right) = corners.amin(0), corners.amax(0)
     pixel = torch.arange(image_size)
     row, column = pixel[:, None], pixel
