@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/shapes_demo
 DEMO_DATA := outputs/shapes_data
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest bench-quick lint clean
 
 # uv installs in a fraction of pip's time; where it cannot (it does not read pip's settings), pip does.
 $(VENV)/installed: setup.py
@@ -31,6 +31,10 @@ test-oldest:
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable .[test]
 	.venv-oldest/bin/python -m pytest
+
+# Ratios to Transformers' own class beside the committed ones, in two minutes.
+bench-quick: $(VENV)/installed
+	$(BIN)/python benchmarks/quick.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """What can be said about a training run beside what every `Trainer` knows."""
 
+import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .mask_annealing import default_schedule
@@ -79,6 +81,13 @@ class EomtTrainingArguments(TrainingArguments):
     freeze_layers: int = field(
         default=0, metadata={"help": "Do not train the ViT's embeddings and this many of its first blocks."}
     )
+    dataloader_num_workers: int | None = field(  # type: ignore[assignment]  # an int from `__post_init__` on
+        default=None,
+        metadata={
+            "help": "Processes per device that prepare pictures ahead of time. Default: on an accelerator as many as "
+            "there are cores for it, at most 8; on a CPU none, for they would take the model's cores."
+        },
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that HfArgumentParser reads
         default="tensorboard",
         metadata={"help": "Where curves and pictures go: tensorboard, none, or what else Transformers reports to."},
@@ -94,6 +103,9 @@ class EomtTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
+        if self.dataloader_num_workers is None:
+            on_accelerator = torch.accelerator.is_available() and not self.use_cpu
+            self.dataloader_num_workers = _cores_per_process(at_most=8) if on_accelerator else 0
         super().__post_init__()
         if self.warmup_steps:
             raise ValueError(
@@ -159,6 +171,12 @@ class EomtTrainingArguments(TrainingArguments):
             return _as_steps(given, total_steps)
 
         return steps(self.new_parameters_warmup_steps, 500, 1 / 20), steps(self.backbone_warmup_steps, 1000, 1 / 10)
+
+
+def _cores_per_process(at_most: int) -> int:
+    """This machine's cores, shared by the training processes on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(at_most, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _as_steps(given: float, total_steps: int) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training_eomt.training_arguments import EomtTrainingArguments
+from training_eomt.training_arguments import EomtTrainingArguments, _cores_per_process
 
 
 @pytest.fixture
@@ -53,3 +53,14 @@ def test_annealing_is_given_in_steps_or_fractions_of_training(make):
     with pytest.raises(ValueError, match="has 3 query blocks"):
         arguments.annealing_schedule(40000, 3)
     assert make().annealing_schedule(600, 4) == ([100, 200, 300, 400], [200, 300, 400, 500])
+
+
+def test_processes_that_prepare_pictures_share_the_cores(make, monkeypatch):
+    assert make().dataloader_num_workers == 0  # on a CPU
+    assert make(dataloader_num_workers=3).dataloader_num_workers == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12), raising=False)
+    assert _cores_per_process(at_most=8) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert _cores_per_process(at_most=8) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert _cores_per_process(at_most=8) == 1
