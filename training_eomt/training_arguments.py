@@ -103,9 +103,11 @@ class EomtTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
+        on_accelerator = torch.accelerator.is_available() and not self.use_cpu
         if self.dataloader_num_workers is None:
-            on_accelerator = torch.accelerator.is_available() and not self.use_cpu
             self.dataloader_num_workers = _cores_per_process(at_most=8) if on_accelerator else 0
+        if self.accelerator_config is None and on_accelerator and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}  # the next batch is copied while a step runs
         super().__post_init__()
         if self.warmup_steps:
             raise ValueError(
