@@ -23,6 +23,7 @@ demo: $(VENV)/installed
 		--output_dir $(DEMO) --do_train --do_eval --do_predict
 
 test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchao  # optional: the tests have all of it
 	$(BIN)/python -m pytest
 
 # The lower bounds of setup.py, all of them at once.

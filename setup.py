@@ -35,7 +35,7 @@ REQUIREMENTS = [
 ]
 QUANTIZATION = ["torchao>=0.15"]
 TEST = ["pytest>=8.0"]
-DEV = [*TEST, *QUANTIZATION, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 setup(
     name="eomt-transformers",
