@@ -22,8 +22,9 @@ demo: $(VENV)/installed
 		--train_data $(DEMO_DATA)/train --validation_data $(DEMO_DATA)/validation --predict_data $(DEMO_DATA)/test \
 		--output_dir $(DEMO) --do_train --do_eval --do_predict
 
+# With what is optional for users.
 test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchao  # optional: the tests have all of it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchao
 	$(BIN)/python -m pytest
 
 # The lower bounds of setup.py, all of them at once.
