@@ -234,13 +234,13 @@ def seconds_per_step(
     return {name: statistics.mean(statistics.median(times[name, masks]) for masks in (1.0, 0.0)) for name in steps}
 
 
-def draw_curves(trainings: dict[str, Any], path: Path) -> None:
-    """Mean IoU over the minutes of training."""
+def draw_curves(trainings: dict[str, Any], minutes: float, path: Path) -> None:
+    """Mean IoU over the time of training, at the speed that was measured before it."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, result in trainings.items():
-        minutes = [point["step"] / result["steps"] * result["minutes"] for point in result["curve"]]
-        axes.plot(minutes, [point["miou"] for point in result["curve"]], marker="o", label=name)
+        times = [point["step"] / result["steps"] * minutes for point in result["curve"]]
+        axes.plot(times, [point["miou"] for point in result["curve"]], marker="o", label=name)
     axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation pictures", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
@@ -336,7 +336,9 @@ def main() -> None:
         if arguments.output is not None:
             arguments.output.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.output is not None and arguments.only is None:
-        draw_curves(results["trainings"], arguments.output.with_name(f"{arguments.output.stem}_curves.png"))
+        draw_curves(
+            results["trainings"], arguments.minutes, arguments.output.with_name(f"{arguments.output.stem}_curves.png")
+        )
         draw_overlays(
             arguments.work, inputs[1].samples, arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg")
         )
