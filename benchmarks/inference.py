@@ -11,7 +11,7 @@
 Three have the same weights, get the same input and take turns: Transformers' own class, this project's, and this
 project's after `optimize_for_inference`; figures are medians. With `--compile-mode` all are compiled, with
 `--quantization` the last is quantised, too. The limit of a forward pass is what its matrix products and convolutions,
-counted from the shapes, take at the rate that a large product reaches in the same run: a share of 100 % would be a
+counted from the shapes, take at the rate of a large product that takes turns with them: a share of 100 % would be a
 model without anything else. Memory is what PyTorch's allocator hands out at once during a pass, weights left out.
 
 The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
@@ -93,11 +93,11 @@ def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
     }
 
 
-def multiply_adds_per_second(dtype: torch.dtype, device: torch.device) -> float:
-    """The rate of a large matrix product."""
+def large_product(dtype: torch.dtype, device: torch.device) -> Callable[[], torch.Tensor]:
+    """What the hardware can do: a product of two square matrices of `MATRIX_SIZE`."""
     size = MATRIX_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return size**3 / statistics.median(taking_turns({"product": lambda: a @ b}, 7, device, WARM_UP)["product"])
+    return lambda: a @ b
 
 
 def comparison(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -117,24 +117,31 @@ def multiply_adds(model: Any, pixels: torch.Tensor) -> int:
 
 
 def measure_forward(
-    models: dict[str, Any], batch_size: int, image_size: int, probability: float, rate: float, arguments: Any
+    models: dict[str, Any], batch_size: int, image_size: int, probability: float, arguments: Any
 ) -> dict[str, Any]:
     """A row of the results: the forward passes, and the share of the hardware's limit that each reaches."""
     device = arguments.device
     dtype = models["ours"].dtype
     pixels = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=dtype)
-    calls = {}
+    calls: dict[str, Callable[[], Any]] = {"product": large_product(dtype, device)}
     for name, model in models.items():
         set_masking(model, probability)
         calls[name] = torch.no_grad()(lambda model=model: model(pixel_values=pixels))
-    floor = multiply_adds(models["ours"], pixels)
+    work = multiply_adds(models["ours"], pixels)
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
-    row: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "masks": probability}
+    rate = MATRIX_SIZE[device.type] ** 3 / statistics.median(seconds["product"])
+    row: dict[str, Any] = {
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "masks": probability,
+        "billion_multiply_adds": round(work / 1e9, 2),
+        "limit_ms": round(1000 * work / rate, 2),
+    }
     for name in MODELS:
         row[name] = summary(seconds[name], batch_size)
         row[name]["peak_mib"] = round(peak_memory(calls[name], device) / MIB, 1)
-        row[name]["share_of_limit"] = round(floor / rate / statistics.median(seconds[name]), 3)
-    return row | comparison(seconds) | {"multiply_adds": floor}
+        row[name]["share_of_limit"] = round(work / rate / statistics.median(seconds[name]), 3)
+    return row | comparison(seconds)
 
 
 def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[str, Any]:
@@ -208,28 +215,28 @@ def main() -> None:
         **surroundings(device),
         "compile_mode": arguments.compile_mode,
         "quantization": arguments.quantization,
-        "billion_multiply_adds_per_second": {},
         "forward": [],
         "pipeline": [],
     }
     for dtype_name in arguments.dtypes:
         dtype = getattr(torch, dtype_name)
-        rate = multiply_adds_per_second(dtype, device)
-        results["billion_multiply_adds_per_second"][dtype_name] = round(rate / 1e9, 1)
-        print(f"{dtype_name}: {rate / 1e9:.0f} billion multiply-adds per second in a large matrix product")
         for size in arguments.sizes:
             for image_size in arguments.image_sizes:
                 models = contestants(size, image_size, dtype, arguments)
                 known = {"size": size, "dtype": dtype_name}
                 for batch_size in arguments.batch_sizes:
                     for probability in arguments.masks:
-                        row = known | measure_forward(models, batch_size, image_size, probability, rate, arguments)
+                        row = known | measure_forward(models, batch_size, image_size, probability, arguments)
                         results["forward"].append(row)
-                        print(f"{size} {image_size} x {batch_size}, masks at {probability:.0f}: {in_words(row)}")
+                        case = f"{size} {image_size} x {batch_size} {dtype_name}, masks at {probability:.0f}"
+                        print(f"{case}: {in_words(row)}, limit {row['limit_ms']} ms", flush=True)
                 for task in arguments.tasks if image_size == 640 else ():
                     row = known | measure_pipeline(models, task, arguments)
                     results["pipeline"].append(row)
-                    print(f"{size} {task} pipeline: {in_words(row)}, segments {row['num_segments']}", flush=True)
+                    print(
+                        f"{size} {dtype_name} {task} pipeline: {in_words(row)}, segments {row['num_segments']}",
+                        flush=True,
+                    )
                 torch.compiler.reset()
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import contestants, measure_forward, measure_pipeline, multiply_adds_per_second
+from inference import contestants, measure_forward, measure_pipeline
 from training import measure as measure_training
 
 
@@ -37,10 +37,9 @@ def measure_inference() -> dict[str, tuple[float, float]]:
     device = torch.device("cpu")
     arguments = argparse.Namespace(device=device, rounds=ROUNDS, compile_mode=None, quantization=None)
     models = contestants(INFERENCE["size"], 640, torch.float32, arguments)
-    rate = multiply_adds_per_second(torch.float32, device)
     ratios = {}
     for masks in (0.0, 1.0):
-        row = measure_forward(models, 1, 640, masks, rate, arguments)
+        row = measure_forward(models, 1, 640, masks, arguments)
         known = committed("inference.json", "forward", batch_size=1, image_size=640, masks=masks, **INFERENCE)
         ratios[f"forward, masks at {masks:.0f}"] = row["times_faster"], known
     for task in PIPELINES:
