@@ -22,9 +22,12 @@ def without_keeping(
     once.
     """
 
-    def both(inputs: tuple[Tensor, ...], *others: Tensor) -> Tensor:
-        return second(first(*inputs), *others)
+    count = len(inputs)
+
+    def both(*tensors: Tensor) -> Tensor:
+        return second(first(*tensors[:count]), *tensors[count:])
 
     if not is_recording():
-        return both(inputs, *others)
-    return checkpoint(both, inputs, *others, use_reentrant=False, preserve_rng_state=False)
+        return both(*inputs, *others)
+    # One by one, and none of them in `both`: what a tuple or a closure holds, gradient checkpointing cannot let go.
+    return checkpoint(both, *inputs, *others, use_reentrant=False, preserve_rng_state=False)

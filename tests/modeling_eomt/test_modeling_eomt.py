@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -422,3 +423,15 @@ def test_a_model_can_be_pickled_and_copied(either_model):
 def test_a_number_of_items_that_is_not_two_numbers_is_refused(either_model):
     with pytest.raises(ValueError, match="count_items"):
         either_model(torch.randn(1, 3, 64, 64), **targets(), num_items_in_batch=3)
+
+
+def test_gradient_checkpointing_lets_go_of_what_is_computed_inside(either_model):
+    """Recomputation inside of checkpointed blocks must not hold on to its inputs."""
+    model = either_model.train()
+    model.gradient_checkpointing_enable()
+    hidden: list[weakref.ref] = []
+    for layer in model.layers:
+        layer.mlp.activation.register_forward_pre_hook(lambda _, inputs: hidden.append(weakref.ref(inputs[0])))
+    loss = model(torch.randn(1, 3, 64, 64), **targets()).loss
+    assert len(hidden) == len(model.layers) and not any(reference() is not None for reference in hidden)
+    loss.backward()
