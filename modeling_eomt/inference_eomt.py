@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from .vit_eomt import EomtLayer
-
 
 QUANTIZATIONS = {  # of the linear layers of the blocks, name here to name in torchao
     "int8": "Int8DynamicActivationInt8WeightConfig",
@@ -26,9 +24,8 @@ def optimize_for_inference(
         raise ValueError("A model whose weights are partly offloaded cannot be optimised.")
     quantize = None if quantization is None else quantizer(quantization)
     model.eval().requires_grad_(False)
-    for layer in model.modules():
-        if isinstance(layer, EomtLayer):
-            layer.fuse()
+    for layer in model.layers:
+        layer.fuse()
     if dtype is not None:
         model.to(dtype)
     if quantize is not None:

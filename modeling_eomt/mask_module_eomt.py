@@ -104,13 +104,11 @@ class EomtScaleBlock(nn.Module):
         Returns:
             `(batch, num_queries, height, width)`, or `(batch, num_queries, rows, columns)`.
         """
-        if not is_recording():
+        if at_patches or not is_recording():
             for index, layer in enumerate(self.block):
                 is_last = index == len(self.block) - 1
                 features = layer(features, 2 ** len(self.block) if at_patches and is_last else None)
             return mask_logits(features, mask_embeddings)
-        if at_patches:
-            raise NotImplementedError("Masks at the patches' resolution have no gradient.")
         refine: Callable[[Tensor], Tensor] = nn.Identity()
         for layer in self.block:
             features = without_keeping(refine, layer.conv1, (features,))  # type: ignore[arg-type]

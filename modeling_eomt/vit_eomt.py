@@ -188,6 +188,7 @@ class EomtAttention(nn.Module):
 
 
 def bias_or_zeros(linear: nn.Linear) -> Tensor:
+    """The bias of a linear layer, `(out_features,)`, zeros where it has none."""
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 

@@ -17,19 +17,20 @@ def inputs():
     return torch.randn(2, 3, 5, 32), torch.randn(2, 7, 32)  # features of 3 x 5 patches, embeddings of 7 queries
 
 
-def test_masks_at_patches_are_the_masks_downsampled(scale_block):
-    features, mask_embeddings = inputs()
-    with torch.no_grad():
-        masks = scale_block(features, mask_embeddings)
-        at_patches = scale_block(features, mask_embeddings, at_patches=True)
+def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(scale_block):
+    features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
+    parameters = [features, mask_embeddings, *scale_block.parameters()]
+    masks = scale_block(features, mask_embeddings)
+    at_patches = scale_block(features, mask_embeddings, at_patches=True)
     factor = 2 ** len(scale_block.block)
     assert masks.shape == (2, 7, 3 * factor, 5 * factor)
-    torch.testing.assert_close(at_patches, F.interpolate(masks, (3, 5), mode="bilinear"), rtol=1e-4, atol=1e-5)
-
-
-def test_masks_at_patches_are_not_for_learning(scale_block):
-    with pytest.raises(NotImplementedError, match="no gradient"):
-        scale_block(*inputs(), at_patches=True)
+    downsampled = F.interpolate(masks, (3, 5), mode="bilinear")
+    torch.testing.assert_close(at_patches, downsampled, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(result.square().mean(), parameters) for result in (downsampled, at_patches)]
+    for expected, gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+    with torch.no_grad():  # another way to the same
+        torch.testing.assert_close(scale_block(features, mask_embeddings), masks, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_those_of_features_that_are_kept(scale_block, monkeypatch):
