@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .attention_eomt import EomtAttention
 from .configuration_eomt import EomtConfig
 from .inference_eomt import optimize_for_inference
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
 from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
-from .vit_eomt import EomtAttention, EomtEmbeddings, EomtLayer, EomtLayerScale
+from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
 class EomtPreTrainedModel(PreTrainedModel):

@@ -8,17 +8,16 @@ Transformers Need Registers", https://arxiv.org/abs/2309.16588, and "DINOv3", ht
 """
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_eomt import EomtAttention
 from .configuration_eomt import EomtConfig, as_pair
-from .positions_eomt import EomtPositionEmbeddings, apply_rope
+from .linear_eomt import EomtLinear
+from .positions_eomt import EomtPositionEmbeddings
 from .recomputation_eomt import without_keeping
 from .swiglu_names_eomt import read_legacy_swiglu_names
 
@@ -89,109 +88,6 @@ class EomtEmbeddings(nn.Module):
         return self.dropout(torch.cat([prefix, patches], dim=1)), (rows, columns)
 
 
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, with a boolean mask; returns `(batch, rows, heads, head_dim)` and the probabilities."""
-    scores = (query @ key.transpose(-1, -2)) * scaling
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, float("-inf"))
-    probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    output = F.dropout(probabilities, p=dropout, training=module.training) @ value
-    return output.transpose(1, 2), probabilities
-
-
-class EomtAttention(nn.Module):
-    """Self-attention in which query rows may be restricted to the patches of their predicted mask.
-
-    Patch and prefix rows are never masked, so they take the fused unmasked kernel; only the `num_queries` rows that
-    need it carry a mask. Memory for masks is therefore `queries x tokens`, not `tokens x tokens`.
-    """
-
-    is_causal = False
-
-    def __init__(self, config: EomtConfig):
-        super().__init__()
-        self.config = config
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.dropout = config.attention_dropout
-        width = config.hidden_size
-        # DINOv3 says of each projection whether it has a bias, DINOv2 has them all.
-        self.q_proj = nn.Linear(width, width, bias=getattr(config, "query_bias", True))
-        self.k_proj = nn.Linear(width, width, bias=getattr(config, "key_bias", True))
-        self.v_proj = nn.Linear(width, width, bias=getattr(config, "value_bias", True))
-        self.output_name = "o_proj" if config.uses_rope else "out_proj"
-        self.add_module(self.output_name, nn.Linear(width, width, bias=getattr(config, "proj_bias", True)))
-        self.qkv_proj: nn.Linear | None = None  # the three in one, after `fuse`
-
-    def forward(
-        self, tokens: Tensor, query_mask: Tensor | None = None, rope: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """
-        Args:
-            tokens: `(batch, num_tokens, hidden_size)`, queries first.
-            query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
-            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` or, if each image has
-                its own, `(batch, 1, num_tokens, head_dim)` each, or None.
-
-        Returns:
-            `(batch, num_tokens, hidden_size)` and the attention probabilities `(batch, heads, num_tokens,
-            num_tokens)`, which only the eager implementation has.
-        """
-        if self.qkv_proj is None:
-            projected = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
-        else:
-            projected = self.qkv_proj(tokens).chunk(3, dim=-1)
-        # (batch, heads, num_tokens, head_dim)
-        query, key, value = (each.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for each in projected)
-        if rope is not None:
-            query, key = apply_rope(query, *rope), apply_rope(key, *rope)
-        if query_mask is None:
-            output, probabilities = self.attend(query, key, value, None)
-        else:
-            num_queries = query_mask.shape[1]
-            masked = self.attend(query[:, :, :num_queries], key, value, query_mask[:, None])
-            unmasked = self.attend(query[:, :, num_queries:], key, value, None)
-            output = torch.cat([masked[0], unmasked[0]], dim=1)
-            probabilities = None if masked[1] is None else torch.cat([masked[1], unmasked[1]], dim=2)
-        return getattr(self, self.output_name)(output.flatten(2)), probabilities
-
-    @torch.no_grad()
-    def fuse(self) -> None:
-        """For inference: one matrix product instead of three."""
-        projections = [self.q_proj, self.k_proj, self.v_proj]
-        weight = torch.cat([projection.weight for projection in projections])
-        self.qkv_proj = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        self.qkv_proj.weight = nn.Parameter(weight, requires_grad=False)
-        self.qkv_proj.bias = nn.Parameter(
-            torch.cat([bias_or_zeros(each) for each in projections]), requires_grad=False
-        )
-        del self.q_proj, self.k_proj, self.v_proj
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
-        """Rows of `query` attend to all of `key`; returns `(batch, rows, heads, head_dim)` and the probabilities."""
-        implementation = self.config._attn_implementation
-        if mask is not None and implementation != "eager":
-            implementation = "sdpa"  # flash and flex attention do not take a boolean mask; its rows are few
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-        dropout = self.dropout if self.training else 0.0
-        return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
-
-
-def bias_or_zeros(linear: nn.Linear) -> Tensor:
-    """The bias of a linear layer, `(out_features,)`, zeros where it has none."""
-    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-
-
 class EomtMLP(nn.Module):
     """Two linear layers with an activation in between."""
 
@@ -199,8 +95,8 @@ class EomtMLP(nn.Module):
         super().__init__()
         self.input_name, self.output_name = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
         bias = getattr(config, "mlp_bias", True)
-        self.add_module(self.input_name, nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias))
-        self.add_module(self.output_name, nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias))
+        self.add_module(self.input_name, EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias))
+        self.add_module(self.output_name, EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias))
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -216,9 +112,9 @@ class EomtGatedMLP(nn.Module):
     def __init__(self, config: EomtConfig):
         super().__init__()
         bias = getattr(config, "mlp_bias", True)
-        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_hidden_size, bias=bias)
-        self.down_proj = nn.Linear(config.mlp_hidden_size, config.hidden_size, bias=bias)
+        self.gate_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
+        self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
+        self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
         self.register_load_state_dict_pre_hook(read_legacy_swiglu_names)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling_eomt import mask_module_eomt, recomputation_eomt
 from modeling_eomt.mask_module_eomt import EomtScaleBlock
 
 
@@ -17,7 +18,11 @@ def inputs():
     return torch.randn(2, 3, 5, 32), torch.randn(2, 7, 32)  # features of 3 x 5 patches, embeddings of 7 queries
 
 
-def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(scale_block):
+@pytest.mark.parametrize("bytes_at_once", [1, mask_module_eomt.BYTES_AT_ONCE])  # in many bands, in one
+def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(
+    scale_block, bytes_at_once, monkeypatch
+):
+    monkeypatch.setattr(mask_module_eomt, "BYTES_AT_ONCE", bytes_at_once)
     features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
     parameters = [features, mask_embeddings, *scale_block.parameters()]
     masks = scale_block(features, mask_embeddings)
@@ -37,8 +42,8 @@ def test_gradients_are_those_of_features_that_are_kept(scale_block, monkeypatch)
     features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
     parameters = [features, mask_embeddings, *scale_block.parameters()]
     gradients = []
-    for is_compiling in (True, False):
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda is_compiling=is_compiling: is_compiling)
+    for recomputes in (False, True):
+        monkeypatch.setattr(recomputation_eomt, "is_recording", lambda recomputes=recomputes: recomputes)
         loss = scale_block(features, mask_embeddings).square().mean()
         gradients.append(torch.autograd.grad(loss, parameters))
     for kept, recomputed in zip(*gradients, strict=True):

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt.configuration_eomt import as_pair
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from modeling_eomt.vit_eomt import EomtAttention, EomtDropPath
+from modeling_eomt.attention_eomt import EomtAttention
+from modeling_eomt.vit_eomt import EomtDropPath
 
 
 def targets(batch_size=1, size=(64, 64)):
