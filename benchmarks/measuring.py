@@ -22,9 +22,16 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """Name and instructions of the CPU."""
+    capabilities = torch.cpu.get_capabilities()
+    instructions = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_tile") if capabilities.get(name)]
+    return f"{capabilities.get('cpu_name', platform.machine())} ({', '.join(instructions)})"
 
 
 def set_masking(model: Any, probability: float) -> None:
