@@ -12,7 +12,8 @@ Three have the same weights, get the same input and take turns: Transformers' ow
 project's after `optimize_for_inference`; figures are medians. With `--compile-mode` all are compiled, with
 `--quantization` the last is quantised, too. The limit of a forward pass is what its matrix products and convolutions,
 counted from the shapes, take at the rate of a large product that takes turns with them, by the fastest of PyTorch's
-libraries: a share of 100 % would be a model without anything else. Memory is what PyTorch's allocator hands out at once during a pass, weights left out.
+libraries: a share of 100 % would be a model without anything else. Memory is what PyTorch's allocator hands out at
+once during a pass, weights left out.
 
 The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
 forward pass runs, and then its logits are replaced by those of `post_processing.py`, with 20 segments.
