@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
 from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, outputs_of, picture_of, processors
 from torch.utils.flop_counter import FlopCounterMode
@@ -49,6 +50,11 @@ from modeling_eomt import EomtForUniversalSegmentation
 
 SIZES = ("small", "base", "large", "giant")
 MODELS = ("transformers", "ours", "optimized")
+LABELS = {
+    "transformers": "Transformers' own",
+    "ours": "this project",
+    "optimized": "this project, optimize_for_inference()",
+}
 PICTURE = (480, 640)  # height, width
 WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
@@ -198,6 +204,39 @@ def in_words(row: dict[str, Any]) -> str:
     return f"{times}: {row['times_faster']}x, optimized {row['times_faster_optimized']}x"
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Milliseconds of every row, and the hardware's limit where there is one."""
+    rows = results["forward"] + results["pipeline"]
+    figure = Figure(figsize=(8, 1 + 0.6 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(MODELS):
+        places = [row + 0.27 * (index - 1) for row in range(len(rows))]
+        axes.barh(places, [row[name]["ms"] for row in rows], height=0.25, label=LABELS[name])
+    limits = [(row.get("limit_ms"), place) for place, row in enumerate(rows)]
+    limits = [(limit, place) for limit, place in limits if limit is not None]
+    axes.vlines(
+        [limit for limit, _ in limits],
+        [place - 0.45 for _, place in limits],
+        [place + 0.45 for _, place in limits],
+        colors="black",
+        label="the hardware's limit",
+    )
+    axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """What was measured, for people."""
+    if "task" in row:
+        return f"{row['size']}, {row['dtype']}, {row['task']} pipeline"
+    masks = "masks" if row["masks"] else "no masks"
+    return f"{row['size']}, {row['image_size']} x {row['batch_size']}, {row['dtype']}, {masks}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
@@ -233,18 +272,15 @@ def main() -> None:
                     for probability in arguments.masks:
                         row = known | measure_forward(models, batch_size, image_size, probability, arguments)
                         results["forward"].append(row)
-                        case = f"{size} {image_size} x {batch_size} {dtype_name}, masks at {probability:.0f}"
-                        print(f"{case}: {in_words(row)}, limit {row['limit_ms']} ms", flush=True)
+                        print(f"{row_name(row)}: {in_words(row)}, limit {row['limit_ms']} ms", flush=True)
                 for task in arguments.tasks if image_size == 640 else ():
                     row = known | measure_pipeline(models, task, arguments)
                     results["pipeline"].append(row)
-                    print(
-                        f"{size} {dtype_name} {task} pipeline: {in_words(row)}, segments {row['num_segments']}",
-                        flush=True,
-                    )
+                    print(f"{row_name(row)}: {in_words(row)}, segments {row['num_segments']}", flush=True)
                 torch.compiler.reset()
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        draw(results, arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
