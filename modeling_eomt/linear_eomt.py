@@ -18,7 +18,7 @@ CHANNELS_AT_ONCE = 16  # numbers in a register: with other multiples oneDNN is s
 @cache
 def has_better_onednn() -> bool:
     """Whether this is a CPU on which oneDNN makes more of the instructions than the rest of PyTorch."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 and newer
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     has_wide_registers = capabilities.get("avx512_f", False) and torch.backends.mkldnn.is_available()
     return has_wide_registers and "Intel" not in capabilities.get("cpu_name", "Intel")
 

@@ -92,8 +92,9 @@ class EomtPreTrainedModel(PreTrainedModel):
         Args:
             dtype: of weights and computation. `torch.bfloat16` pays on GPUs and on CPUs that have instructions for it.
             quantization: of the linear layers in the blocks, weights and activations, by torchao: "int8" for CPUs,
-                "float8" for GPUs from Ada and Hopper on. It pays with `compile_mode` only.
-            compile_mode: a mode of `torch.compile`: "default"; "max-autotune" searches longer, and on GPUs records
+                "float8" for GPUs from Ada and Hopper on. It pays with `compile_mode` only, and on a CPU that is fast
+                in bfloat16 not at all.
+            compile_mode: a mode of `torch.compile`, for GPUs: "default"; "max-autotune" searches longer, and records
                 CUDA graphs, whose outputs the next run overwrites. The first run at each size of images takes minutes.
 
         Returns:
