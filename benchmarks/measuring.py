@@ -29,7 +29,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 def processor() -> str:
     """Name and instructions of the CPU."""
-    capabilities = torch.cpu.get_capabilities()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     instructions = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_tile") if capabilities.get(name)]
     return f"{capabilities.get('cpu_name', platform.machine())} ({', '.join(instructions)})"
 

@@ -23,6 +23,20 @@ def convolutions(monkeypatch):
     return dtypes
 
 
+@pytest.mark.parametrize(
+    ("name", "has_wide_registers", "expected"),
+    [("AMD EPYC 9655", True, True), ("AMD EPYC 7763", False, False), ("Intel(R) Xeon(R) Gold 6330", True, False)],
+)
+def test_onednn_is_for_processors_whose_instructions_the_other_library_leaves_alone(
+    monkeypatch, name, has_wide_registers, expected
+):
+    capabilities = {"cpu_name": name, "avx512_f": has_wide_registers}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert linear_eomt.has_better_onednn.__wrapped__() == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not linear_eomt.has_better_onednn.__wrapped__()
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(32,), (7, 32), (1, 1, 32), (2, 3, 5, 32)])
 def test_as_a_convolution_it_gives_the_same_and_has_the_same_gradients(convolutions, shape, bias):
