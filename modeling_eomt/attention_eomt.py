@@ -12,7 +12,7 @@ from .linear_eomt import EomtLinear, onednn_pays
 from .positions_eomt import apply_rope
 
 
-BYTES_AT_ONCE = 2**21  # of an attention matrix, which then stay in the cache
+BYTES_AT_ONCE = 2**21  # of an attention matrix, so that they stay in the cache
 
 
 def eager_attention(
@@ -59,7 +59,7 @@ def attention_by_head(query: Tensor, key: Tensor, value: Tensor, scaling: float)
     batch_size, num_heads, num_rows, head_dim = query.shape
     output = query.new_empty(batch_size, num_rows, num_heads, head_dim)
     query, key, value = (query * scaling).contiguous(), key.contiguous(), value.transpose(2, 3).contiguous()
-    rows_at_once = max(1, BYTES_AT_ONCE // key[0, 0, :, :1].nbytes)
+    rows_at_once = max(1, BYTES_AT_ONCE // (key.shape[2] * key.element_size()))
     for image in range(batch_size):
         for head in range(num_heads):
             keys, values = key[image, head].to_mkldnn(), value[image, head].to_mkldnn()
@@ -144,10 +144,11 @@ class EomtAttention(nn.Module):
         implementation = self.config._attn_implementation
         if mask is not None and implementation != "eager":
             implementation = "sdpa"  # flash and flex attention do not take a boolean mask; its rows are few
-        if mask is None and implementation == "sdpa" and pays_by_head(query, key, value):
+        dropout = self.dropout if self.training else 0.0
+        is_plain = implementation == "sdpa" and mask is None and dropout == 0.0
+        if is_plain and pays_by_head(query, key, value):
             return attention_by_head(query, key, value, self.scaling), None
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-        dropout = self.dropout if self.training else 0.0
         return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
 
 

@@ -55,7 +55,10 @@ def test_other_attention_is_left_alone(model, calls):
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         model(pixels)
-    model.set_attn_implementation("eager")
+    for layer in model.layers:
+        layer.attention.dropout = 0.1
     with torch.no_grad():
+        model.train()(pixels)
+        model.eval().set_attn_implementation("eager")
         model(pixels)
     assert not calls
