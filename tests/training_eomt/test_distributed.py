@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from packaging.version import Version
 from safetensors.torch import load_file
 
@@ -74,6 +75,9 @@ def test_two_processes_measure_what_one_does_on_seven_pictures(one, two):
     assert_same_figures(one, two)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"), reason="Transformers 5.17 cannot resume on several CPUs"
+)
 def test_two_processes_stopped_in_the_middle_of_an_epoch_are_never_stopped(run, two):
     resumed = run(2, str(two / "checkpoint-3"))
     assert_same_weights(two, resumed, rtol=0, atol=1e-7)
@@ -81,6 +85,8 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_are_never_stopped(run, 
 
 @pytest.fixture(scope="module")
 def sharded(run) -> Path:
+    if Version(torch.__version__) < Version("2.7"):
+        pytest.skip("Accelerate's FSDP2 needs torch 2.7")
     return run(2, "fsdp")
 
 
@@ -92,9 +98,6 @@ def test_sharded_over_two_processes_the_training_is_the_same(one, sharded):
         torch.testing.assert_close(found[name], weights, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.7"), reason="torch 2.6 cannot load the optimiser's shards on a CPU"
-)
 def test_a_sharded_training_is_resumed_as_if_never_stopped(run, sharded):
     resumed = run(2, "fsdp", str(sharded / "checkpoint-3"))
     assert_same_weights(sharded, resumed, rtol=0, atol=1e-6)
