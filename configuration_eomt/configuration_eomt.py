@@ -65,12 +65,23 @@ EOMT_SIZES.update(_DINOV3_SIZES)
 # Which class of the files that travel with a checkpoint answers to which Auto class. `pipeline("image-segmentation")`
 # asks for AutoModelForImageSegmentation first: without that entry it would silently use Transformers' own class.
 _AUTO_MODELS = ("AutoModel", "AutoModelForUniversalSegmentation", "AutoModelForImageSegmentation")
-_CUSTOM_PIPELINES = {
-    "image-segmentation": {
-        "impl": "pipeline_eomt.EomtImageSegmentationPipeline",
-        "pt": ["AutoModelForUniversalSegmentation"],
+
+
+class _CustomPipelines(dict):
+    """Gives copies: `pipeline` writes classes into what it gets, with which the next `pipeline` could not begin."""
+
+    def __getitem__(self, task: str) -> dict[str, Any]:
+        return dict(super().__getitem__(task))
+
+
+_CUSTOM_PIPELINES = _CustomPipelines(
+    {
+        "image-segmentation": {
+            "impl": "pipeline_eomt.EomtImageSegmentationPipeline",
+            "pt": ["AutoModelForUniversalSegmentation"],
+        }
     }
-}
+)
 
 
 def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

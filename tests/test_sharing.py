@@ -128,6 +128,8 @@ for backend in ("torchvision", "pil"):
     processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **trust)
     origins[backend] = type(processor).__module__.split(".")[0] + "." + type(processor).__name__
 segmenter = pipeline("image-segmentation", model=folder, **trust)
+again = pipeline("image-segmentation", model=folder, dtype=torch.bfloat16, **trust)
+assert type(again) is type(segmenter) and again.model.dtype == torch.bfloat16
 origins["pipeline"] = type(segmenter).__name__
 segments = segmenter(folder + "/picture.png", threshold=0.0, overlap_mask_area_threshold=0.0)
 batched = segmenter([folder + "/picture.png"] * 3, batch_size=2, threshold=0.0, overlap_mask_area_threshold=0.0)

@@ -78,3 +78,5 @@ def test_the_pipeline_is_named_only_where_its_code_came_along(tmp_path):
     loaded = EomtConfig.from_pretrained(tmp_path)
     assert loaded.custom_pipelines["image-segmentation"]["impl"] == "pipeline_eomt.EomtImageSegmentationPipeline"
     assert "custom_pipelines" not in loaded.to_dict()
+    loaded.custom_pipelines["image-segmentation"]["pt"] = ()  # as `pipeline` does
+    assert loaded.custom_pipelines["image-segmentation"]["pt"] == ["AutoModelForUniversalSegmentation"]
