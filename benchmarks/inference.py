@@ -3,10 +3,16 @@
     python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/inference.json    # ViT-S, on a CPU
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --masks 0 \\
         --output benchmarks/inference_compiled.json
+    python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --quantization int8 --masks 0 \\
+        --tasks --output benchmarks/inference_int8.json
+    python benchmarks/inference.py --dtypes float32 bfloat16 --sizes base large --masks 0 --tasks --rounds 3    # (*)
     python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
         --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/inference_cuda.json
     python benchmarks/inference.py --device cuda --sizes large --image-sizes 1280 --dtypes bfloat16 \\
         --compile-mode max-autotune --output benchmarks/inference_cuda_1280.json
+
+(*) `inference_sizes.json` has the rows of this run, and of those with `--batch-sizes 8`, with `--sizes giant` and with
+`--sizes large --image-sizes 1280` (these two in bfloat16).
 
 Three have the same weights, get the same input and take turns: Transformers' own class, this project's, and this
 project's after `optimize_for_inference`; figures are medians. With `--compile-mode` all are compiled, with
@@ -212,15 +218,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for index, name in enumerate(MODELS):
         places = [row + 0.27 * (index - 1) for row in range(len(rows))]
         axes.barh(places, [row[name]["ms"] for row in rows], height=0.25, label=LABELS[name])
-    limits = [(row.get("limit_ms"), place) for place, row in enumerate(rows)]
-    limits = [(limit, place) for limit, place in limits if limit is not None]
-    axes.vlines(
-        [limit for limit, _ in limits],
-        [place - 0.45 for _, place in limits],
-        [place + 0.45 for _, place in limits],
-        colors="black",
-        label="the hardware's limit",
-    )
+    limits = [(place, row["limit_ms"]) for place, row in enumerate(rows) if "limit_ms" in row]
+    for index, (place, limit) in enumerate(limits):
+        label = "the hardware's limit" if index == 0 else None
+        axes.vlines(limit, place - 0.45, place + 0.45, colors="black", label=label)
     axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")

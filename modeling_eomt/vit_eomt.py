@@ -191,9 +191,8 @@ class EomtLayer(GradientCheckpointingLayer):
         """
         Args:
             tokens: `(batch, num_tokens, hidden_size)`, queries first.
-            query_mask: `(batch, num_queries, num_tokens)` bool, True where attention is allowed, or None.
-            rope: cosines and sines of the rotary position embeddings, `(num_tokens, head_dim)` or, if each image has
-                its own, `(batch, 1, num_tokens, head_dim)` each, or None.
+            query_mask: `(batch, num_queries, num_tokens)` or None, as for [`EomtAttention`].
+            rope: cosines and sines or None, as for [`EomtAttention`].
             branch_draws: `(2, batch)`, for attention and MLP the random numbers of [`EomtDropPath`], or None.
 
         Returns:
