@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "evaluate>=0.4.6",
     "huggingface_hub>=1.33",
     "matplotlib>=3.9",
+    "msgspec>=0.19",
     "numpy>=2.0",
     "pillow>=11.0",
     "pycocotools>=2.0.10",
