@@ -101,7 +101,8 @@ class EomtPreTrainedModel(PreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: it is optimised already, or partly offloaded; no such quantisation.
+            ValueError: it is optimised already, or partly offloaded; no such quantisation, or a CPU that cannot
+                compute with it.
             ImportError: torchao is needed, and not installed.
         """
         optimize_for_inference(self, dtype, quantization, compile_mode)
