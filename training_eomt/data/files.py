@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -88,11 +89,11 @@ class FileTree:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is in a zip and damaged.
+            ValueError: it is in a zip and damaged, or is no regular file, such as a pipe.
         """
         full = self._full(name)
         try:  # without a listing: what is on the disk comes first
-            return (self._store.root / full).open("rb")
+            return open_file(self._store.root / full)
         except (FileNotFoundError, NotADirectoryError):
             place = self._store.place(full)
         if not isinstance(place, ZipArchive):
@@ -115,6 +116,20 @@ class FileTree:
         """A name from the root of the store on. One that leads out of it stays as it is and is found nowhere."""
         full = posixpath.normpath(posixpath.join(self._prefix, name))
         return "" if full == "." else full
+
+
+def open_file(path: Path) -> BinaryIO:
+    """
+    Opens a file on the disk for reading.
+
+    Raises:
+        OSError: there is none, or it cannot be opened.
+        ValueError: it is no regular file: opening a pipe would wait for somebody to write into it.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device. Replace it with a file.")
+    return path.open("rb")
 
 
 def tree_of(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
