@@ -136,7 +136,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
             return self.image_reading.read_rgb(file, self.name(index), size, annotation)
 
     def is_turned_on_trust(self, index: int, size: tuple[int, int]) -> bool:
-        """Whether an image was turned upright, and its annotation of `(height, width)` would fit it as it is stored."""
+        """Whether an image was turned upright, though its annotation of `(height, width)` fits it as stored, too."""
         try:
             with self.open_image(index) as file:
                 return self.image_reading.is_unsure(file, self.name(index), size)
