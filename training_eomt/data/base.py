@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from .files import FileTree
+from .images import DEFAULT_READING, ImageReading
 from .samples import Category, LabelSpace, Sample, Target
 
 
@@ -62,6 +64,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         skip_bad_samples: leave out what can be seen to be wrong when the data set is opened, and list it in
             `bad_samples`. What only decoding tells, `check_samples` finds.
         tree: where the files are; entries of its zips that it left out are listed too.
+        image_reading: how images are read.
 
     Raises:
         ValueError: categories and `id2label` contradict each other, or the annotations do not say enough for the task.
@@ -76,8 +79,10 @@ class SegmentationDataset(Dataset[Sample], ABC):
         task: str | None = None,
         skip_bad_samples: bool = False,
         tree: FileTree | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.where = where
+        self.image_reading = image_reading
         self.kind = kind
         self.task = task or kind
         self.skip_bad_samples = skip_bad_samples
@@ -107,6 +112,26 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """The picture of a sample, for messages: its path, or its place where it is no file."""
+
+    def open_image(self, index: int) -> BinaryIO:
+        """Opens the file of a sample's image. Raises a `ValueError` or an `OSError` if it cannot be opened."""
+        raise FileNotFoundError(f"{self.name(index)} is no file.")
+
+    def read_image(self, index: int, size: tuple[int, ...] | None = None, annotation: str = "None") -> Image.Image:
+        """
+        A sample's image as RGB, the way up on which its annotation was drawn.
+
+        Args:
+            index: the sample.
+            size: `(height, width)` of the annotation in pixels, None where it has none.
+            annotation: what messages call the annotation.
+
+        Raises:
+            OSError: the image cannot be opened.
+            ValueError: it cannot be read, or is not as large as its annotation.
+        """
+        with self.open_image(index) as file:
+            return self.image_reading.read_rgb(file, self.name(index), size, annotation)
 
     def summary(self, index: int) -> SampleSummary | None:
         """What is known of a sample before it is read; None if only reading it tells."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .files import FileTree
+from .images import size_text
 
 
 @dataclass(frozen=True)
@@ -139,67 +137,6 @@ def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[di
 def picture_suffixes() -> frozenset[str]:
     """Suffixes of the files that can be read as pictures, in lower case, with the dot."""
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def decoded(file: BinaryIO, where: str) -> Image.Image:
-    """
-    A picture, as it is stored.
-
-    Args:
-        file: the file, opened.
-        where: what messages call it.
-
-    Raises:
-        ValueError: the file cannot be decoded.
-    """
-    try:
-        with Image.open(file) as stored:
-            stored.load()
-            return stored
-    except (
-        OSError,
-        SyntaxError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:  # PIL raises them all
-        raise ValueError(f"{where} cannot be decoded: {error}. Replace the file.") from error
-
-
-def read_picture(tree: FileTree, name: str) -> Image.Image:
-    """A picture file, as it is stored. Raises a `ValueError` if it cannot be decoded."""
-    with tree.open(name) as file:
-        return decoded(file, tree.path(name))
-
-
-def read_rgb(tree: FileTree, name: str, upright: bool = False) -> Image.Image:
-    """
-    A picture file as RGB.
-
-    Args:
-        tree, name: the file.
-        upright: turn the picture as its EXIF orientation says. Annotated pictures stay as they are stored, since that
-            is what their annotations were drawn on.
-
-    Raises:
-        ValueError: the file cannot be decoded.
-    """
-    stored = read_picture(tree, name)
-    return as_rgb(ImageOps.exif_transpose(stored) if upright else stored)
-
-
-def as_rgb(stored: Image.Image) -> Image.Image:
-    """A decoded picture as RGB, as it lies in the file; whoever gets it will not turn it (again)."""
-    image = stored.convert("RGB")
-    image.info.pop("exif", None)
-    return image
-
-
-def size_text(size: tuple[int, int]) -> str:
-    """`(height, width)` for messages."""
-    return f"{size[0]}x{size[1]} pixels (height x width)"
 
 
 def check_same_size(image: Image.Image, picture: str, size: tuple[int, int], annotation: str) -> None:
