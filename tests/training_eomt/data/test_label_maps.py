@@ -96,7 +96,7 @@ def test_a_file_without_counterpart_is_an_error_or_left_out(tmp_path):
 def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
     write(tmp_path, {"a": LABEL_MAP, "b": LABEL_MAP, "c": LABEL_MAP, "d": LABEL_MAP})
     masks = tmp_path / "masks"
-    Image.new("RGB", (4, 3)).save(masks / "b.png")
+    Image.new("RGB", (4, 3), (128, 0, 0)).save(masks / "b.png")
     Image.new("L", (5, 3)).save(masks / "c.png")
     (tmp_path / "images" / "d.jpg").write_bytes((tmp_path / "images" / "d.jpg").read_bytes()[:300])
     dataset = LabelMapDataset(tmp_path, class_names=["road", "car"])

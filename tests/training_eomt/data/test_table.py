@@ -137,7 +137,7 @@ def test_a_file_that_is_missing_or_listed_twice_is_an_error_or_left_out(folder):
 
 
 def test_bad_metadata_and_annotations_are_named(folder):
-    Image.new("RGB", (4, 2)).save(folder / "maps" / "b.png")
+    Image.new("RGB", (4, 2), (128, 0, 0)).save(folder / "maps" / "b.png")
     Image.new("L", (5, 2)).save(folder / "maps" / "c.png")
     dataset = TableDataset(folder, class_names=["road", "car"])
     with pytest.raises(ValueError, match=r"maps/a\.png: 2 pixels have the value 300"):
