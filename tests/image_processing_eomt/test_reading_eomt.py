@@ -149,7 +149,7 @@ def test_threads_share_the_limit_and_leave_pillows_as_it_was():
     limits = [1 if index % 3 else 20_000 for index in range(200)]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(is_read, files, limits)) == [limit > 1 for limit in limits]
-    assert Image.MAX_IMAGE_PIXELS == usual
+    assert usual == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize(
