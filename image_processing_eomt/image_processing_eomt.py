@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import requires_backends
@@ -51,6 +53,14 @@ class EomtImageProcessorPil(EomtProcessorMixin, PilBackend):
     """Image processor that resizes with PIL, as the reference implementation does; needs no torchvision."""
 
     valid_kwargs = EomtImageProcessorKwargs
+
+    def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:
+        """`(channels, height, width)` at another size; Transformers' own takes 8-bit colours and floats from 0 to 1."""
+        if image.dtype == np.uint8 and len(image) in (1, 3, 4):
+            return super().resize(image, size, resample, **kwargs)
+        return np.stack(
+            [np.asarray(Image.fromarray(channel).resize((size.width, size.height), resample)) for channel in image]
+        )
 
 
 # `save_pretrained` then copies the code: this file and what it imports, which is why the pipeline is imported here.
