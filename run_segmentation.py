@@ -8,6 +8,7 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data import SegmentationDataset
 from training_eomt.evaluation import HEADLINES, new_metric
 from training_eomt.export import REPORT
+from training_eomt.former_run import check_not_needed, remove_former_run
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.prediction import AnnotatedPictures, PictureFolder, predict
 from training_eomt.run_card import write_run_card
@@ -29,7 +31,7 @@ from training_eomt.run_checkpoints import bytes_needed, last_complete
 from training_eomt.run_data import checked, open_data, pictures_of
 from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
 from training_eomt.starting_model import load_model, stored_labels, stored_task
-from training_eomt.trainer import DRAWINGS, EomtTrainer
+from training_eomt.trainer import EomtTrainer
 
 
 PICTURES = "predictions"  # beside the report in the output folder
@@ -69,6 +71,10 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     resume_from = resume_choice(training_args)
     if training_args.do_train and resume_from is True and last_complete(output_dir) is None:
         raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
+    if training_args.do_train and data_args.overwrite_output_dir and resume_from is None:
+        model = model_args.model_name_or_path
+        data = (data_args.dataset, data_args.train_data, data_args.validation_data, data_args.predict_data)
+        check_not_needed(output_dir, [model, model and os.path.join(model, "config.json"), *data])
     written = [output_dir] if training_args.do_train else []
     written += [output_dir / REPORT] if training_args.do_eval else []
     for path in written:
@@ -114,13 +120,6 @@ def check_best_metric(training_args: Any, task: str) -> None:
         raise ValueError(
             f"--metric_for_best_model {given} is not measured for {task} segmentation, but {', '.join(measured)} are."
         )
-
-
-def remove_former_run(output_dir: Path) -> None:
-    """Deletes what a former training left in the output folder, or it would be taken for this one's."""
-    for path in [*output_dir.glob("checkpoint-*"), output_dir / DRAWINGS]:
-        shutil.rmtree(path, ignore_errors=True)
-    (output_dir / REPORT).unlink(missing_ok=True)
 
 
 def check_disk(model: torch.nn.Module, training_args: Any) -> None:
@@ -210,6 +209,8 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
+        if trainer.is_world_process_zero():
+            (Path(training_args.output_dir) / REPORT).unlink(missing_ok=True)
         metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         write_results(arguments, trainer, metrics, reports)
@@ -317,7 +318,9 @@ if __name__ == "__main__":
             # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
             time.sleep(0.5)
             torch.distributed.destroy_process_group()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
+    except KeyboardInterrupt as stop:
+        message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
+        print(f"\n{str(stop) or message}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_status", 130))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar

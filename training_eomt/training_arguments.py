@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from transformers import TrainingArguments
@@ -108,6 +109,7 @@ class EomtTrainingArguments(TrainingArguments):
             self.dataloader_num_workers = _cores_per_process(at_most=8) if on_accelerator else 0
         if self.accelerator_config is None and on_accelerator and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}  # the next batch is copied while a step runs
+        self._meet_other_processes()
         super().__post_init__()
         if self.warmup_steps:
             raise ValueError(
@@ -132,6 +134,19 @@ class EomtTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay={self.ema_decay}: it must lie between 0 and 1.")
         if self.ema_decay is not None and self.fsdp:
             raise ValueError("ema_decay cannot be used with fsdp: the average is kept whole on every device.")
+
+    def _meet_other_processes(self) -> None:
+        """Waits for the other processes of a training on CPUs: Transformers would do so without a limit of time."""
+        is_one_of_several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not (self.use_cpu and is_one_of_several) or torch.distributed.is_initialized():
+            return
+        limit = timedelta(seconds=self.ddp_timeout)
+        try:
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=limit)
+        except RuntimeError as error:
+            raise TimeoutError(
+                f"Process {os.environ['RANK']} did not meet the others within {limit} (ddp_timeout): {error}"
+            ) from error
 
     def _divide_total_batch(self, total: int) -> None:
         """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
