@@ -80,6 +80,7 @@ class EomtTrainer(Trainer):
             args.annealing_schedule(1, model.config.num_blocks)  # one for each block, or an error
             self.add_callback(MaskAnnealingCallback())
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
+        self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
         self._sampler: DrawSampler | None = None
         self._average: WeightAverage | None = None
         self._resumed_from: str | None = None
@@ -297,6 +298,7 @@ class EomtTrainer(Trainer):
         states = gather_object([(self._metric.state(), self._loss_sum, self._num_images)])
         total = new()
         total.merge(*(state for state, _, _ in states))
+        self.confusion_matrix = total.confusion_matrix()
         metrics = total.compute()
         metrics["loss"] = sum(loss for _, loss, _ in states) / max(sum(count for _, _, count in states), 1)
         self.per_class = metrics.pop("per_class")
