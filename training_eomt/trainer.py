@@ -20,7 +20,7 @@ from modeling_eomt import count_items
 
 from . import run_checkpoints as checkpoints
 from .ema import WeightAverage
-from .evaluation import HEADLINES, new_metric, predictions
+from .evaluation import HEADLINES, new_metric, not_finite, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
@@ -314,10 +314,17 @@ class EomtTrainer(Trainer):
     ) -> tuple[None, None, None]:
         """Adds a batch to the metric. Nothing is returned for `Trainer` to gather: predictions would not fit."""
         references, sizes, indices = (inputs.pop(name) for name in ("references", "target_sizes", "indices"))
-        inputs = self._prepare_inputs({name: value for name, value in inputs.items() if name != "file_names"})
+        file_names = inputs.pop("file_names")
+        inputs = self._prepare_inputs(inputs)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
+            if images := not_finite(outputs):
+                names = ", ".join(file_names[image] for image in images)
+                raise FloatingPointError(
+                    f"Evaluation of {names}: the model's outputs are not finite (nan or inf). Its weights are damaged, "
+                    "the training has diverged, or numbers of 16 bits are too small for it."
+                )
             self._loss_sum += self._loss(outputs, *targets)
         self._num_images += len(outputs.class_queries_logits)
         self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)
