@@ -39,8 +39,8 @@ def check_writable(folder: Path, needed: int = MIN_FREE) -> None:
     free = shutil.disk_usage(present).free
     if free < needed:
         raise OSError(
-            f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or choose another "
-            "folder."
+            f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or choose "
+            "another folder."
         )
 
 

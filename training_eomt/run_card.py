@@ -143,7 +143,7 @@ def per_class_section(per_class: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool:

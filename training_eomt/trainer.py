@@ -322,8 +322,8 @@ class EomtTrainer(Trainer):
             if images := not_finite(outputs):
                 names = ", ".join(file_names[image] for image in images)
                 raise FloatingPointError(
-                    f"Evaluation of {names}: the model's outputs are not finite (nan or inf). Its weights are damaged, "
-                    "the training has diverged, or numbers of 16 bits are too small for it."
+                    f"Evaluation of {names}: the model's outputs are not finite (nan or inf). Its weights are "
+                    "damaged, the training has diverged, or numbers of 16 bits are too small for it."
                 )
             self._loss_sum += self._loss(outputs, *targets)
         self._num_images += len(outputs.class_queries_logits)

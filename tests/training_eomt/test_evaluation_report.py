@@ -63,8 +63,19 @@ def test_results_are_read_back_without_what_is_no_result(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", '{"eval_pq": 0.5', "[]", "null", '{"eval_pq": NaN}', "[" * 100_000, '{"eval_pq": 1e999}', "\0" * 100]
-    + ['{"a": ' + "[" * 100_000, '{"eval_loss": 1}', '{"eval_pq": "0.5"}', '{"eval_pq": true}'],
+    [
+        "",
+        "[]",
+        "null",
+        "\0" * 100,
+        '{"eval_pq": 0.5',
+        '{"eval_pq": NaN}',
+        '{"eval_pq": 1e999}',
+        '{"eval_pq": "0.5"}',
+        '{"eval_pq": true}',
+        '{"eval_loss": 1}',
+        '{"a": ' + "[" * 100_000,
+    ],
 )
 def test_a_damaged_report_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)

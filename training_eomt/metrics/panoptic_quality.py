@@ -121,8 +121,8 @@ class PanopticQuality(StreamingMetric):
         return matrix
 
     def result(self, state: State) -> dict[str, Any]:
-        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: the three and the numbers `tp`, `fp`
-        and `fn` of segments, by label id.
+        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: the three, and the numbers `tp`,
+        `fp` and `fn` of segments, by label id.
 
         A mean over no class is NaN.
         """
