@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
+from .data.images import ImageReading
 from .data.report import check_samples, report
 from .data.subsets import Subset
 from .prediction_sources import PictureFolder, is_picture
@@ -82,8 +83,9 @@ def pictures_of(
     """
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
+    image_reading = _image_reading(arguments)
     if is_picture(path):
-        return PictureFolder(path)
+        return PictureFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -94,11 +96,11 @@ def pictures_of(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data)
+        return PictureFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data)  # the format is that of the other data
+        return PictureFolder(arguments.predict_data, image_reading)  # the format is that of the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
@@ -106,7 +108,15 @@ def _settings(arguments: DataArguments) -> dict[str, Any]:
     names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     # A check goes on after the first fault, to list all of them.
-    return {**given, "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data}
+    return {
+        **given,
+        "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data,
+        "image_reading": _image_reading(arguments),
+    }
+
+
+def _image_reading(arguments: DataArguments) -> ImageReading:
+    return ImageReading(arguments.exif, arguments.max_image_pixels)
 
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:

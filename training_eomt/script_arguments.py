@@ -15,6 +15,7 @@ from configuration_eomt import EomtConfig
 from image_processing_eomt.tasks_eomt import TASKS
 
 from .data import FORMATS
+from .data.images import EXIF, MAX_IMAGE_PIXELS, ImageReading
 from .prediction_outputs import OUTPUTS
 from .training_arguments import EomtTrainingArguments
 
@@ -112,6 +113,18 @@ class DataArguments:
     annotation_column: str | None = field(
         default=None, metadata={"help": "Column of the annotations in a `datasets` set."}
     )
+    exif: str = field(
+        default="auto",
+        metadata={
+            "help": "Which way up images are read that have an EXIF orientation. upright: turned as it says; stored: "
+            "as they lie in the file; auto: as it fits the size of the annotation, upright where both do.",
+            "choices": list(EXIF),
+        },
+    )
+    max_image_pixels: int = field(
+        default=MAX_IMAGE_PIXELS,
+        metadata={"help": "The most pixels of an image or a label map; one that has more is an error."},
+    )
     task: str | None = field(
         default=None,
         metadata={
@@ -157,6 +170,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        ImageReading(self.exif, self.max_image_pixels)  # checks both
         if self.scale_range is not None and len(self.scale_range) != 2:
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
         if self.image_size is not None and len(self.image_size) not in (1, 2):
