@@ -7,7 +7,6 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 """
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -19,10 +18,12 @@ import torch
 from transformers import set_seed
 
 from configuration_eomt.configuration_eomt import as_pair
+from configuration_eomt.text_eomt import terminal_text
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data import SegmentationDataset
-from training_eomt.evaluation import HEADLINES, new_metric
-from training_eomt.export import REPORT
+from training_eomt.disk import MIN_FREE, check_writable, write_whole
+from training_eomt.evaluation import new_metric
+from training_eomt.evaluation_report import REPORT, evaluation_text, write_evaluation
 from training_eomt.former_run import check_not_needed, remove_former_run
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
 from training_eomt.prediction import AnnotatedPictures, PictureFolder, predict
@@ -147,6 +148,11 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     """Runs what the arguments ask for and returns the metrics of the evaluation."""
     model_args, data_args, training_args = arguments
     check_arguments(model_args, data_args, training_args)
+    if (
+        training_args.do_train or training_args.do_eval or training_args.do_predict
+    ) and training_args.process_index == 0:
+        # How much room a training takes is known once there is a model.
+        check_writable(Path(training_args.output_dir), needed=0 if training_args.do_train else MIN_FREE)
     set_seed(training_args.seed)
 
     trains = training_args.do_train or data_args.check_data
@@ -217,7 +223,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     if pictures is not None:
         predict_pictures(arguments, trainer, pictures)
     if trainer.is_world_process_zero():
-        say_what_is_where(training_args, task, metrics)
+        say_what_is_where(trainer, task, metrics)
     return metrics
 
 
@@ -228,12 +234,12 @@ def write_results(
     model_args, data_args, training_args = arguments
     output_dir, config = Path(training_args.output_dir), trainer.bare_model.config
     output_dir.mkdir(parents=True, exist_ok=True)
-    per_class = {config.id2label[label_id]: values for label_id, values in trainer.per_class.items()}
+    per_class = results_by_name(trainer)
     if training_args.do_eval:
-        measured = {**metrics, "per_class": per_class}
-        (output_dir / REPORT).write_text(json.dumps(_without_nan(measured), indent=2))
+        names = [config.id2label[label_id] for label_id in range(config.num_labels)]
+        write_evaluation(output_dir, metrics, per_class, names, trainer.confusion_matrix)
     if training_args.do_train:
-        (output_dir / DATA_REPORT).write_text(json.dumps(reports, indent=2))
+        write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
         write_run_card(
             output_dir,
             task=trainer.image_processor.task,
@@ -248,11 +254,10 @@ def write_results(
         )
 
 
-def _without_nan(values: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(values, dict):
-        return {name: _without_nan(value) for name, value in values.items()}
-    return None if isinstance(values, float) and math.isnan(values) else values
+def results_by_name(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
+    """The results of the last evaluation for each class, by its name."""
+    id2label = trainer.bare_model.config.id2label
+    return {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
 
 
 def predict_pictures(
@@ -288,26 +293,25 @@ def predict_pictures(
         print(summary)
 
 
-def say_what_is_where(training_args: Any, task: str, metrics: dict[str, float]) -> None:
+def say_what_is_where(trainer: EomtTrainer, task: str, metrics: dict[str, float]) -> None:
     """Says what came out, and where everything is."""
-    output_dir = Path(training_args.output_dir)
+    training_args = trainer.args
+    output_dir = Path(str(training_args.output_dir))
     print()
     if metrics:
-        names = {"panoptic": "Panoptic quality", "instance": "Average precision of masks", "semantic": "Mean IoU"}
-        details = {
-            "panoptic": ("pq_things", "pq_stuff"),
-            "instance": ("ap50", "ap75"),
-            "semantic": ("pixel_accuracy",),
-        }
-        listed = ", ".join(f"{name} {metrics[f'eval_{name}']:.3f}" for name in details[task])
-        print(f"{names[task]} on the validation data: {metrics[f'eval_{HEADLINES[task]}']:.3f} ({listed})")
+        width = shutil.get_terminal_size().columns
+        num_labels = trainer.bare_model.config.num_labels
+        print(evaluation_text(task, metrics, results_by_name(trainer), num_labels, width))
+        print(f"All figures: {terminal_text(output_dir / REPORT)}")
     if training_args.do_predict:
         overlays = (output_dir / PICTURES / "overlays").resolve()
-        print(f"Pictures: {overlays}" if overlays.is_dir() else f"Predictions: {overlays.parent}")
+        shown = terminal_text(overlays if overlays.is_dir() else overlays.parent)
+        print(f"Pictures: {shown}" if overlays.is_dir() else f"Predictions: {shown}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")
-        print(f'    segmenter = pipeline("image-segmentation", model="{output_dir}", trust_remote_code=True)')
+        model = terminal_text(json.dumps(output_dir.as_posix(), ensure_ascii=False))
+        print(f'    segmenter = pipeline("image-segmentation", model={model}, trust_remote_code=True)')
         print('    segments = segmenter("picture.jpg")')
 
 

@@ -439,6 +439,32 @@ def test_a_disk_that_is_too_small_is_noticed_before_training(words, tmp_path, mo
         run([*words, "--do_train"])
 
 
+@pytest.mark.parametrize("what", ["--do_train", "--do_eval", "--do_predict"])
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(words, tmp_path, what):
+    (tmp_path / "file").write_text("no folder")
+    words = [
+        *without(words, "output_dir", "train_data", "model_config"),
+        "--output_dir",
+        str(tmp_path / "file" / "out"),
+    ]
+    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+        run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
+
+
+def test_the_end_of_an_evaluation_is_a_table_of_the_classes_and_says_where_all_figures_are(words, tmp_path, capsys):
+    run([*words, "--do_train", "--do_eval"])
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "output" / "evaluation.json").read_text())
+    for name, values in report["per_class"].items():
+        assert re.search(rf"^{name} +{values['pq']:.3f} +{values['sq']:.3f}", printed, re.MULTILINE)
+        assert {"pq", "sq", "rq", "tp", "fp", "fn"} == values.keys() and max(values["sq"], values["rq"]) <= 1
+    assert f"All figures: {tmp_path / 'output' / 'evaluation.json'}" in printed
+    matrix = report["confusion_matrix"]
+    assert [len(row) for row in matrix["pixels"]] == [7] * 6 and matrix["classes"][0] == "circle"
+    assert (tmp_path / "output" / "confusion_matrix.csv").is_file()
+    assert "](confusion_matrix.png)" in (tmp_path / "output" / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
     """A tenth of the demo: where things are and which ground they lie on is learnt first."""
