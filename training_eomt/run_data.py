@@ -105,7 +105,7 @@ def pictures_of(
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
     """What was said about how the data are stored."""
-    names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
+    names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column", "images_dir")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     # A check goes on after the first fault, to list all of them.
     return {
