@@ -133,11 +133,11 @@ def label_map_of(image: Image.Image, where: str) -> np.ndarray:
     Raises:
         ValueError: it has colours, transparency or fractions instead of numbers, or was compressed with losses.
     """
-    _check_lossless(image, where)
+    check_lossless(image, where)
     if image.mode in ("L", "P", "I", "I;16", "I;16L", "I;16B"):
         return np.asarray(image)
     if image.mode == "1":
-        return np.asarray(image).view(np.uint8)
+        return np.asarray(image.convert("L")) // 255
     if image.mode == "F":
         values = np.asarray(image)
         is_whole = np.isfinite(values).all() and (values == np.rint(values)).all()
@@ -165,7 +165,7 @@ def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
     Raises:
         ValueError: it is transparent somewhere, was compressed with losses, or has values that are no colours.
     """
-    _check_lossless(image, where)
+    check_lossless(image, where)
     _check_opaque(image, where)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
@@ -247,7 +247,8 @@ def _values_of_all(
         return set().union(*threads.map(values, maps))
 
 
-def _check_lossless(image: Image.Image, where: str) -> None:
+def check_lossless(image: Image.Image, where: str) -> None:
+    """Raises a `ValueError` if a decoded annotation is a JPEG."""
     if image.format in LOSSY_FORMATS:
         raise ValueError(
             f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes any more. "

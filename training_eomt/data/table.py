@@ -17,7 +17,7 @@ from .base import Annotation, SegmentationDataset
 from .class_names import by_value, find_class_names, numbered, read_class_names
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_coding import USUAL_VOID, given_class_names, given_label_values, label_coding
+from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding
 from .label_maps import as_tree
 from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
@@ -178,6 +178,7 @@ def panoptic_map_of(image: Image.Image, where: str) -> np.ndarray:
     """`(height, width)` int64: 65536 times the class, which is red, plus the object, green + 256 blue."""
     if image.mode not in COLOUR_MODES:
         raise ValueError(f"{where} has mode {image.mode}, but other annotations of the data are RGB.")
+    check_lossless(image, where)
     red, green, blue = np.asarray(image.convert("RGB")).astype(np.int64).transpose(2, 0, 1)
     return MAX_OBJECTS * red + green + 256 * blue
 
