@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,18 @@ LABEL_MAP_LINE = re.compile(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*:[
 COMMENT = "#"
 NUM_LISTED = 10
 
-# In order from the first class on, or by number where the file counts from 1.
-ClassNames = Sequence[str] | Mapping[int, str]
+
+class ClassNames(list[str]):
+    """Names of classes in order.
+
+    Args:
+        names: the names.
+        first: the number of the first class, where the names come with numbers.
+    """
+
+    def __init__(self, names: Iterable[str], first: int | None = None) -> None:
+        super().__init__(names)
+        self.first = first
 
 
 def read_class_names(path: Path) -> ClassNames:
@@ -32,9 +42,6 @@ def read_class_names(path: Path) -> ClassNames:
             `labelmap.txt`; a table with tabs, such as ADE20K's `objectInfo150.txt`, with numbers first and names last,
             with or without a line of titles; or JSON, a list of names or an object of numbers and names. Empty lines
             and those that start with `#` are left out.
-
-    Returns:
-        The names in order, or, where the file counts classes from 1, by their numbers.
 
     Raises:
         OSError: there is no such file.
@@ -66,7 +73,7 @@ def class_names_from(text: str, where: str) -> ClassNames:
     if not lines:
         raise ValueError(f"{where} names no classes.")
     if all(LABEL_MAP_LINE.fullmatch(line) for line in lines.values()):
-        return [line.split(":")[0].strip() for line in lines.values()]
+        return ClassNames(line.split(":")[0].strip() for line in lines.values())
     is_table = any("\t" in line for line in lines.values())
     if is_table:
         rows = {number: [cell.strip() for cell in line.split("\t")] for number, line in lines.items()}
@@ -76,7 +83,7 @@ def class_names_from(text: str, where: str) -> ClassNames:
     else:
         matches = {number: NUMBERED_LINE.fullmatch(line) for number, line in lines.items()}
         if not any(matches.values()):
-            return list(lines.values())
+            return ClassNames(lines.values())
         given = {number: (match[1], match[2]) if match else ("", "") for number, match in matches.items()}
     names: dict[int, str] = {}
     for number, (value, name) in given.items():
@@ -116,9 +123,10 @@ def read_json_object(text: str, where: str) -> Any:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
-def by_value(names: ClassNames, first_class: int) -> dict[int, str]:
-    """The names by the values of label maps; the first class has `first_class` unless the names have numbers."""
-    return dict(names) if isinstance(names, Mapping) else dict(enumerate(names, start=first_class))
+def by_value(names: Sequence[str], first_class: int) -> dict[int, str]:
+    """The names by the values of label maps, from `first_class` on; from 1 on where a file numbers them so."""
+    counts_from_1 = isinstance(names, ClassNames) and names.first == 1
+    return dict(enumerate(names, start=1 if counts_from_1 else first_class))
 
 
 def numbered(values: Collection[int], first_class: int) -> dict[int, str]:
@@ -136,7 +144,7 @@ def _names_in_json(text: str, where: str) -> ClassNames:
     if not content:
         raise ValueError(f"{where} names no classes.")
     if isinstance(content, list):
-        return content
+        return ClassNames(content)
     if wrong := [number for number in content if not number.strip().isdecimal()]:
         raise ValueError(f"{where} must map the numbers of classes to their names: {wrong[0]!r} is no number.")
     names = {int(number): name for number, name in content.items()}
@@ -146,7 +154,7 @@ def _names_in_json(text: str, where: str) -> ClassNames:
 
 
 def _in_order(names: dict[int, str], where: str) -> ClassNames:
-    """Names by number as names in order, if they are numbered from 0 on."""
+    """Names by number as names in order."""
     if not names:
         raise ValueError(f"{where} names no classes.")
     first = min(names) if min(names) <= 1 else 0
@@ -157,4 +165,4 @@ def _in_order(names: dict[int, str], where: str) -> ClassNames:
             f"{where} has names for classes up to {max(names)}, and none for {listed}. Name every class from {first} "
             "on; values of label maps that leave gaps are given as --label_values."
         )
-    return {number: names[number] for number in sorted(names)} if first else [names[n] for n in range(len(names))]
+    return ClassNames((names[number] for number in sorted(names)), first)

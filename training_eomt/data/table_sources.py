@@ -196,12 +196,13 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
             return ArrowTable(saved[part], f"{where} ({part})")
         return ArrowTable(saved, where)
     files = _parquet_files(source)
-    parts = {name: name.split("-")[0].removesuffix(".parquet") for name in files}  # data/train-00000-of-00002.parquet
+    # data/train-00000-of-00002.parquet
+    parts = {name: name.removeprefix("data/").split("-")[0].removesuffix(".parquet") for name in files}
     own = choose_split(list(parts.values()), split, where)
     paths = [str(source.root / name) for name in files if own in (None, parts[name])]
     with _readable(where):
         table = datasets.Dataset.from_parquet(paths)
-    return ArrowTable(table, where if own is None else f"{where} ({own.removeprefix('data/')})")
+    return ArrowTable(table, where if own is None else f"{where} ({own})")
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def test_a_file_that_is_missing_or_listed_twice_is_an_error_or_left_out(folder):
 
 
 def test_bad_metadata_and_annotations_are_named(folder):
-    Image.new("RGB", (4, 2)).save(folder / "maps" / "b.png")
+    Image.new("RGB", (4, 2), (128, 0, 0)).save(folder / "maps" / "b.png")
     Image.new("L", (5, 2)).save(folder / "maps" / "c.png")
     dataset = TableDataset(folder, class_names=["road", "car"])
     with pytest.raises(ValueError, match=r"maps/a\.png: 2 pixels have the value 300"):
@@ -269,3 +269,29 @@ def test_a_table_of_all_splits_is_split_by_folder_and_csv_is_read(tmp_path):
     (folder / "metadata.csv").write_text("\n".join(lines))
     assert [len(TableDataset(folder, split=split)) for split in ("train", "validation")] == [1, 2]
     assert table_sources.table_in(table_sources.FileTree(folder)) == "metadata"
+
+
+def test_values_and_colours_of_a_table_stand_for_classes(tmp_path):
+    values = np.array([[0, 255], [255, 0]], np.uint8)
+    colours = np.array([(0, 0, 0), (128, 0, 0)], np.uint8)[values // 255]
+    for name, label_map, table in (
+        ("values", values, {"0": "background", "255": "lesion"}),
+        ("colours", colours, {"0,0,0": "background", "#800000": "lesion"}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (2, 2)).save(folder / "a.png")
+        Image.fromarray(label_map).save(folder / "a_map.png")
+        (folder / "metadata.jsonl").write_text('{"image_file_name": "a.png", "label_file_name": "a_map.png"}\n')
+        dataset = TableDataset(folder, label_values=table)
+        assert dataset.kind == "semantic" and dataset.label_space.names == ("background", "lesion")
+        assert (dataset[0].masks()[1] == (values == 255)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_in_place_of_an_annotation_is_an_error_that_names_it(tmp_path, mode):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    Image.new(mode, (2, 2)).save(tmp_path / "a_map.jpg")
+    (tmp_path / "metadata.jsonl").write_text('{"image_file_name": "a.png", "label_file_name": "a_map.jpg"}\n')
+    with pytest.raises(ValueError, match=r"a_map\.jpg is a JPEG"):
+        TableDataset(tmp_path, class_names=["a"])[0]
