@@ -428,7 +428,7 @@ def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsy
     printed = capsys.readouterr().out
     assert re.search(r"lesion +1 +1", printed) and "0.0% of the pixels are void" in printed
     assert "--label_values" not in printed and "--exif" not in printed
-    with pytest.raises(ValueError, match=r"a\.jpg has 40x60 pixels .* no more than 2,399"):
+    with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
         run([*check, *table, "--max_image_pixels", "2399"])
     with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
         run([*check, "--max_image_pixels", "0"])
