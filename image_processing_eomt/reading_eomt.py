@@ -147,7 +147,11 @@ def as_rgb(image: Image.Image, where: str = "The image") -> Image.Image:
     image = as_8_bit(image, where)
     if image.mode == "RGB":
         return image
-    return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # or Pillow warns that transparency is lost
+    return image.convert("RGB")
 
 
 @contextmanager

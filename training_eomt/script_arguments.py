@@ -92,6 +92,13 @@ class DataArguments:
         default="auto",
         metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
     )
+    images_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the pictures where it is not below the data set: for COCO's JSON files, and for the "
+            "YAML file of YOLO. No other file outside a data set is read."
+        },
+    )
     train_val_split: float | None = field(
         default=None,
         metadata={

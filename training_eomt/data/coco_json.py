@@ -6,9 +6,7 @@ The format: https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import posixpath
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ import msgspec
 
 from ..json_files import fault_of, flag, identifier, read_json
 from .files import FileTree, tree_of
+from .located import Located
 from .samples import Category
 from .splits import SPLITS, of_split
 
@@ -257,38 +256,6 @@ def names_of(entry: msgspec.Raw) -> EntryNames:
 
 # What reading an entry raises.
 ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
-
-
-class Located(NamedTuple):
-    """The folder of the files that a JSON file lists."""
-
-    tree: FileTree
-    folder: str
-    by_last_part: bool  # whether folders in front of a file's own name may be others than these
-
-    def find(self, name: str) -> str | None:
-        """The file of the tree that a name means, None if there is none."""
-        for reading in _readings(name, self.by_last_part):
-            if (path := posixpath.normpath(posixpath.join(self.folder, reading))) in self.tree:
-                return path
-        return None
-
-
-def _readings(name: str, by_last_part: bool) -> Iterator[str]:
-    """
-    What a name in a JSON file may mean, the likeliest first.
-
-    `\\` is `/`, and accents may be written in either of Unicode's ways, if only so the file is found. A path of the
-    machine that the file comes from stands for its last parts.
-    """
-    yield name
-    plain = name.replace("\\", "/")
-    forms = list(dict.fromkeys([plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]))
-    yield from forms
-    if by_last_part or re.match(r"/|\.\.?/|[A-Za-z]:", plain):
-        for form in forms:
-            parts = form.split("/")
-            yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 
 def find_folder(

@@ -133,11 +133,11 @@ def label_map_of(image: Image.Image, where: str) -> np.ndarray:
     Raises:
         ValueError: it has colours, transparency or fractions instead of numbers, or was compressed with losses.
     """
-    _check_lossless(image, where)
+    check_lossless(image, where)
     if image.mode in ("L", "P", "I", "I;16", "I;16L", "I;16B"):
         return np.asarray(image)
     if image.mode == "1":
-        return np.asarray(image).view(np.uint8)
+        return np.asarray(image.convert("L")) // 255
     if image.mode == "F":
         values = np.asarray(image)
         is_whole = np.isfinite(values).all() and (values == np.rint(values)).all()
@@ -165,7 +165,7 @@ def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
     Raises:
         ValueError: it is transparent somewhere, was compressed with losses, or has values that are no colours.
     """
-    _check_lossless(image, where)
+    check_lossless(image, where)
     _check_opaque(image, where)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
@@ -180,11 +180,9 @@ def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
 
 def values_in(label_map: np.ndarray) -> set[int]:
     """The values that occur."""
-    if label_map.min(initial=0) >= 0 and label_map.max(initial=0) < 2**24:  # much faster than sorting
-        occurs = np.zeros(int(label_map.max(initial=0)) + 1, dtype=bool)
-        occurs[label_map.ravel()] = True
-        return set(np.flatnonzero(occurs).tolist())
-    return set(np.unique(label_map).tolist())
+    pixels = label_map.ravel()
+    last_of_runs = pixels[np.flatnonzero(pixels[1:] != pixels[:-1])]  # far fewer than pixels
+    return {*np.unique(last_of_runs).tolist(), *pixels[-1:].tolist()}
 
 
 def segments_of(
@@ -247,7 +245,8 @@ def _values_of_all(
         return set().union(*threads.map(values, maps))
 
 
-def _check_lossless(image: Image.Image, where: str) -> None:
+def check_lossless(image: Image.Image, where: str) -> None:
+    """Raises a `ValueError` if a decoded annotation is a JPEG."""
     if image.format in LOSSY_FORMATS:
         raise ValueError(
             f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes any more. "

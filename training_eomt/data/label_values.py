@@ -51,7 +51,7 @@ class LabelValues:
     @property
     def names(self) -> dict[int, str]:
         """The name of every class by its number."""
-        return {number: str(self.classes[value]) for value, number in reversed(self.category_ids.items())}
+        return {number: str(self.classes[value]) for value, number in self.category_ids.items()}
 
 
 def read_label_values(path: Path) -> LabelValues:

@@ -58,6 +58,7 @@ def open_dataset(
     image_column: str | None = None,
     annotation_column: str | None = None,
     image_reading: ImageReading = DEFAULT_READING,
+    images_dir: str | Path | None = None,
 ) -> SegmentationDataset:
     """
     Opens a data set.
@@ -74,6 +75,7 @@ def open_dataset(
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         class_names, label_values, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
         image_column, annotation_column: for tables, see [`TableDataset`].
+        images_dir: the folder of the pictures where it is not the data set's, for COCO's formats and YOLO's.
 
     Raises:
         FileNotFoundError: there is no such path, or nothing of a known format in it ([`NoDatasetError`]).
@@ -90,6 +92,7 @@ def open_dataset(
         "do_reduce_labels": do_reduce_labels,
         "image_column": image_column,
         "annotation_column": annotation_column,
+        "images_dir": images_dir,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     name, source = _find(str(path), format, split, task, skip_bad_samples)
@@ -169,5 +172,5 @@ def _format_of_file(path: str, suffix: str) -> str:
         return "datasets"
     is_panoptic = Path(path).stem.startswith("panoptic")
     if not is_panoptic and not Path(path).stem.startswith(("instances", "_annotations")) and Path(path).is_file():
-        is_panoptic = '"segments_info"' in Path(path).read_text(encoding="utf-8")
+        is_panoptic = b'"segments_info"' in Path(path).read_bytes()
     return "coco_panoptic" if is_panoptic else "coco_instance"
