@@ -49,8 +49,16 @@ def listed_images(images: Any) -> list[Any]:
     ]
 
 
+def numbered_error(error: ValueError | OSError, index: int | None) -> ValueError | OSError:
+    """An error that says which of several images it is about; None where there is one."""
+    kinds: tuple[Any, ...] = (NotAnImageError, ValueError, FileNotFoundError, OSError)
+    kind = next(kind for kind in kinds if isinstance(error, kind))
+    numbered: ValueError | OSError = error if index is None else kind(f"Image {index}: {error}")
+    return numbered
+
+
 def decoded(image: Image.Image) -> Image.Image:
-    """A PIL image, of which the pixels may still have been in its file. Raises a `ValueError` if they cannot be had."""
+    """A PIL image, whose pixels may still have been in its file. Raises a `ValueError` if they cannot be read."""
     check_has_pixels(image.height, image.width)
     try:
         image.load()
