@@ -95,7 +95,8 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except ValueError as error:
-            raise ValueError(f"Image processor of {pretrained_model_name_or_path}: {error}") from error
+            where = f"{pretrained_model_name_or_path} (preprocessor_config.json)"
+            raise ValueError(f"Image processor of {where}: {error}") from error
 
     @classmethod
     def get_image_processor_dict(
@@ -105,9 +106,9 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         try:
             settings, kwargs = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (TypeError, RecursionError, UnicodeDecodeError) as error:
-            raise ValueError(f"its file (preprocessor_config.json) holds no settings: {error}") from error
+            raise ValueError(f"the file holds no settings: {error}") from error
         if not isinstance(settings, dict):
-            raise ValueError(f"its file (preprocessor_config.json) must hold an object, got {settings!r:.100}.")
+            raise ValueError(f"the file must hold an object of settings, got {settings!r:.100}.")
         return settings, kwargs
 
     @classmethod
