@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -64,8 +64,11 @@ def read_stored(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) 
     """
     with _opened(file, where, max_pixels) as image:
         try:
-            orientation = _orientation(image.getexif())
-            image.load()
+            # Some decoders ask for Pillow's limit again.
+            is_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels)
+            with _limit_of_pillow(max_pixels) if is_large else nullcontext():
+                orientation = _orientation(image.getexif())
+                image.load()
         except Exception as error:  # Pillow's decoders raise errors of any kind
             raise _undecodable(where, error) from error
         # Pillow turns TIFFs upright itself.
@@ -144,23 +147,32 @@ def as_rgb(image: Image.Image, where: str = "The image") -> Image.Image:
     image = as_8_bit(image, where)
     if image.mode == "RGB":
         return image
-    return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # or Pillow warns that transparency is lost
+    return image.convert("RGB")
+
+
+@contextmanager
+def _limit_of_pillow(max_pixels: int | None) -> Iterator[None]:
+    """Pillow's limit, which is a global, at another value; one thread at a time."""
+    with _pillow_limit:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 @contextmanager
 def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image]:
     """An image whose header is read."""
-    # Pillow's limit is a global: others find it changed for no longer than it takes to read the header.
-    with _pillow_limit:
-        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-        try:
+    try:
+        with _limit_of_pillow(None):  # for as long as it takes to read the header
             image = Image.open(file)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"{where}: {error} The limit is set with --max_image_pixels.") from error
-        except Exception as error:
-            raise _undecodable(where, error) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = usual
+    except Exception as error:
+        raise _undecodable(where, error) from error
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(

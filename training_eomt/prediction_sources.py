@@ -20,9 +20,11 @@ class PictureSource(Protocol):
         where: what they are, for messages and to tell one source from another.
         has_targets: whether samples know what is to be found in the picture.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
+        exif: which way up images are read, see [`ImageReading`].
     """
 
     where: str
+    exif: str
     has_targets: bool
     category_ids: Mapping[int, int] | None
 
@@ -55,7 +57,7 @@ class PictureFolder:
 
     def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
-        self.image_reading = image_reading
+        self.image_reading, self.exif = image_reading, image_reading.exif
         self.where = str(path.resolve())
         if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
@@ -103,7 +105,7 @@ class AnnotatedPictures:
     has_targets = True
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.exif = dataset, dataset.image_reading.exif
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()

@@ -45,6 +45,8 @@ class SampleSummary(NamedTuple):
     size: tuple[int, int]  # (height, width) in pixels
     label_ids: Sequence[int]  # of its targets, crowds included
     num_crowds: int
+    num_void: int | None = None  # pixels that belong to no target; None where they are not counted
+    is_turned_on_trust: bool = False  # its image was turned upright, and would have fitted as it is stored
 
 
 class SegmentationDataset(Dataset[Sample], ABC):
@@ -132,6 +134,14 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """
         with self.open_image(index) as file:
             return self.image_reading.read_rgb(file, self.name(index), size, annotation)
+
+    def is_turned_on_trust(self, index: int, size: tuple[int, int]) -> bool:
+        """Whether an image was turned upright, though its annotation of `(height, width)` fits it as stored, too."""
+        try:
+            with self.open_image(index) as file:
+                return self.image_reading.is_unsure(file, self.name(index), size)
+        except (OSError, ValueError):  # which reading the sample tells
+            return False
 
     def summary(self, index: int) -> SampleSummary | None:
         """What is known of a sample before it is read; None if only reading it tells."""

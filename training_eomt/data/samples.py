@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +17,19 @@ from .images import size_text
 
 @dataclass(frozen=True)
 class Category:
-    """A class as a data set lists it. `id` is the data set's own number; it may leave gaps."""
+    """A class as a data set lists it. `id` is the data set's own number; it may leave gaps.
+
+    However the accents of its name were typed, it is the same name: Unicode's composed form.
+    """
 
     id: int
     name: str
     isthing: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", unicodedata.normalize("NFC", self.name))
+        if not self.name.strip():
+            raise ValueError(f"Category {self.id} has no name.")
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,8 @@ class LabelSpace:
                     f"Categories {other.id} and {category.id} are both called {category.name!r}. "
                     "Give every category its own name."
                 )
-        if not self.names:
-            object.__setattr__(self, "names", tuple(by_name))
+        names = tuple(unicodedata.normalize("NFC", name) for name in self.names)
+        object.__setattr__(self, "names", names or tuple(by_name))
         if unknown := [name for name in by_name if name not in self.names]:
             raise ValueError(
                 f"Category {unknown[0]!r} is not a class of the model ({len(unknown)} of {len(by_name)} categories "
@@ -118,20 +127,35 @@ class Sample:
 
     def masks(self) -> np.ndarray:
         """Every target's mask: `(num_targets, height, width)` bool."""
-        if not self.targets:
-            return np.zeros((0, *self.size), dtype=bool)
-        masks = coco_mask.decode([target.rle for target in self.targets])  # (height, width, num_targets)
-        return np.ascontiguousarray(masks.transpose(2, 0, 1)).astype(bool)
+        masks = np.empty((len(self.targets), *self.size), dtype=bool)
+        for mask, target in zip(masks, self.targets, strict=True):
+            mask[:] = target.mask()
+        return masks
 
 
 def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Run-length encodes the regions of `segment_map`, `(height, width)`, that hold each of `segment_ids`."""
-    if not len(segment_ids):
-        return []
-    columns_first = np.ascontiguousarray(segment_map.T)
-    masks = columns_first == np.asarray(segment_ids)[:, None, None]  # (num_segments, width, height)
-    # pycocotools wants (height, width, num_segments) with columns first in memory, which is this view.
-    return coco_mask.encode(masks.astype(np.uint8).transpose(2, 1, 0))
+    """
+    Run-length encodes the regions of `segment_map`, `(height, width)`, that hold each of `segment_ids`.
+
+    All of them come from the runs of the map itself, so that memory does not grow with the number of segments.
+    """
+    size = list(segment_map.shape)
+    pixels = segment_map.ravel(order="F")  # column by column, as COCO counts
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    starts, ends = np.append(0, changes), np.append(changes, len(pixels))
+    order = np.argsort(pixels[starts], kind="stable")
+    starts, ends = starts[order], ends[order]
+    ids = pixels[starts]
+    firsts, lasts = (np.searchsorted(ids, segment_ids, side) for side in ("left", "right"))
+    rles = []
+    for first, last in zip(firsts, lasts):
+        borders = np.zeros(2 * (last - first) + 2, dtype=np.int64)
+        borders[1:-1:2], borders[2:-1:2], borders[-1] = starts[first:last], ends[first:last], len(pixels)
+        counts = np.diff(borders).tolist()
+        if not counts[-1]:  # pycocotools writes no empty run at the end
+            counts.pop()
+        rles.append(coco_mask.frPyObjects({"size": size, "counts": counts}, *size))
+    return rles
 
 
 def picture_suffixes() -> frozenset[str]:
