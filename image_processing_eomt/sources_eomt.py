@@ -15,6 +15,7 @@ from .pixels_eomt import NotAnImageError, as_grey_levels, as_pixels, check_has_p
 from .reading_eomt import read_stored, upright
 
 
+ALLOW_MORE = "Open it with PIL.Image.open and give that, if there is memory for it, or make the image smaller."
 MIN_IMAGE_BYTES = 20  # no format is shorter
 MAX_SHOWN = 100  # characters of a text that names no image
 
@@ -110,7 +111,7 @@ def _of_file(path: Any) -> Image.Image:
     if not os.path.getsize(path):
         raise OSError(f"{path} is empty.")
     with open(path, "rb") as file:
-        return upright(read_stored(file, str(path)))
+        return upright(read_stored(file, str(path), advice=ALLOW_MORE))
 
 
 def _of_base64(text: Any) -> Image.Image:
@@ -123,4 +124,5 @@ def _of_base64(text: Any) -> Image.Image:
     # What decodes by chance, as names of files may, is too short for an image.
     if len(decoded) < MIN_IMAGE_BYTES:
         raise FileNotFoundError(f"There is no file {shown}, and it is neither an address nor an image in base64.")
-    return upright(read_stored(io.BytesIO(decoded), header or f"{shown} (no file, read as base64)"))
+    where = header or f"{shown} (no file, read as base64)"
+    return upright(read_stored(io.BytesIO(decoded), where, advice=ALLOW_MORE))

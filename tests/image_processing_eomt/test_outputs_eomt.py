@@ -62,7 +62,24 @@ def test_sizes_are_pairs_of_whole_numbers(sizes):
 
 @pytest.mark.parametrize(
     "sizes",
-    [5, [5], ["ab"], "ab", [None], [(3,)], [(0, 4)], [(3, -4)], [(3.5, 4)], [(float("nan"), 4)], [(True, 4)], [("3", "4")], [(10 ** 9, 10 ** 9)], [(3, 4), None], torch.tensor([3, 4]), {"a": 1}],
+    [
+        5,
+        [5],
+        ["ab"],
+        "ab",
+        [None],
+        [(3,)],
+        [(0, 4)],
+        [(3, -4)],
+        [(3.5, 4)],
+        [(float("nan"), 4)],
+        [(True, 4)],
+        [("3", "4")],
+        [(10**9, 10**9)],
+        [(3, 4), None],
+        torch.tensor([3, 4]),
+        {"a": 1},
+    ],
 )
 def test_other_sizes_are_errors(sizes):
     with pytest.raises(ValueError, match=r"arget.sizes? .*must be"):
