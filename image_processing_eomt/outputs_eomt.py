@@ -28,18 +28,20 @@ def check_outputs(outputs: Any) -> None:
             "class_queries_logits must be floating point of shape (batch, num_queries, num_classes + 1), got "
             f"{_described(classes)}."
         )
-    all_masks = [masks] if isinstance(masks, Tensor) else masks
-    if not (isinstance(all_masks, Sequence) and all(isinstance(each, Tensor) for each in all_masks)):
-        raise ValueError(f"masks_queries_logits must be a tensor, got {_described(masks)}.")
-    shapes = {tuple(each.shape) for each in (masks if isinstance(masks, Tensor) and masks.ndim else all_masks)}
-    is_right = len(masks) == len(classes) and all(
-        len(shape) == 3 and shape[0] == classes.shape[1] and min(shape[1:]) > 0 for shape in shapes
-    )
-    if not is_right or not all(each.is_floating_point() for each in all_masks):
+    if isinstance(masks, Tensor) and masks.ndim == 4:
+        each = masks.unbind()
+    else:
+        each = tuple(masks) if isinstance(masks, Sequence) else ()
+    if len(each) != len(classes) or not all(_are_masks(one, classes.shape[1]) for one in each):
         raise ValueError(
             "masks_queries_logits must be floating point of shape (batch, num_queries, height, width), with batch and "
-            f"num_queries as in class_queries_logits, {tuple(classes.shape[:2])}, got {_described(all_masks[0])}."
+            f"num_queries as in class_queries_logits, {tuple(classes.shape[:2])}, got {_described(masks)}."
         )
+
+
+def _are_masks(logits: Any, num_queries: int) -> bool:
+    is_tensor = isinstance(logits, Tensor) and logits.is_floating_point() and logits.ndim == 3
+    return is_tensor and len(logits) == num_queries and min(logits.shape[1:]) > 0
 
 
 def check_finite(class_scores: Tensor, mask_logits: Tensor) -> None:
@@ -86,7 +88,8 @@ def checked_sizes(target_sizes: Any) -> list[tuple[int, int]]:
 def _is_edge(edge: Any) -> bool:
     if isinstance(edge, Tensor) and edge.ndim == 0:
         edge = edge.item()
-    return isinstance(edge, Real) and not isinstance(edge, bool) and edge >= 1 and edge == edge // 1
+    is_number = isinstance(edge, Real) and not isinstance(edge, bool)
+    return is_number and bool(edge >= 1 and edge % 1 == 0)
 
 
 def _described(value: Any) -> str:

@@ -130,7 +130,7 @@ def _as_8_bit(pixels: Tensor) -> Tensor:
     lowest, highest = (int(limit) for limit in values.aminmax())
     if lowest < 0 or highest > 2**16 - 1:
         raise ValueError(
-            f"An image holds integers from {lowest} to {highest}, and only 0 to 255 and, of 16 bits, 0 to 65535 can be "
-            "read as brightness."
+            f"An image holds integers from {lowest} to {highest}, and only 0 to 255 and, of 16 bits, 0 to 65535 can "
+            "be read as brightness."
         )
     return (values if highest <= 255 else (values.float() / 257).round()).to(torch.uint8)

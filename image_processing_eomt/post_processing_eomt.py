@@ -172,10 +172,14 @@ class EomtPostProcessing:
         return results
 
     def _settings(self, **given: Any) -> dict[str, Any]:
-        """Arguments, checked; the stored setting where one is None."""
-        return checked_settings(
+        """Arguments, checked; the stored setting where one is None, which may have been set since it was checked."""
+        settings = checked_settings(
             {name: getattr(self, name) if value is None else value for name, value in given.items()}
         )
+        for name in settings.keys() & {"threshold", "mask_threshold", "overlap_mask_area_threshold"}:
+            if settings[name] is None:
+                raise ValueError(f"The processor's {name} is None: set it to a number from 0 to 1.")
+        return settings
 
     def _whole_images(
         self, outputs: Any, target_sizes: Any, size: Any

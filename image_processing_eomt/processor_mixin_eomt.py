@@ -11,27 +11,25 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
-    ChannelDimension,
     ImageInput,
     PILImageResampling,
     SizeDict,
 )
 
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
-from .pixels_eomt import NotAnImageError, as_grey_levels, as_pixels
+from .pixels_eomt import as_grey_levels, as_pixels
 from .post_processing_eomt import EomtPostProcessing
 from .settings_eomt import check_names, check_spelling, checked_settings
 from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .sizes_eomt import View, has_one_edge, padded_size, view_of
-from .sources_eomt import listed_images
+from .sources_eomt import listed_images, numbered_error
 
 
 logger = logging.getLogger(__name__)
 
 # What files hold beside settings: where they come from, and what Transformers' own processors of EoMT had or have.
-PROVENANCE = frozenset(
-    ("auto_map", "feature_extractor_type", "image_processor_type", "num_labels", "processor_class")
-)
+PROVENANCE = frozenset(("auto_map", "feature_extractor_type", "image_processor_type", "num_labels", "processor_class"))
+MAY_BE_NONE = ("ignore_index", "top_k")
 
 
 class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
@@ -68,12 +66,14 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
 
     def __init__(self, **kwargs: Any) -> None:
         """
-        Takes every setting, and what a stored file holds beside them.
+        Takes every setting, and what a stored file holds beside them. None stands for the default, but for
+        `ignore_index` (no id is ignored) and `top_k` (all pairs are looked at).
 
         Raises:
             ValueError: a setting is unknown or not what it must be.
         """
         check_names((name for name in kwargs if not _is_provenance(name)), self._setting_names(), type(self).__name__)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name in MAY_BE_NONE}
         super().__init__(**checked_settings(kwargs))
         if self.backend == "torchvision" and self.resample > PILImageResampling.BICUBIC:
             raise ValueError(f"resample={self.resample} is a filter that only EomtImageProcessorPil has: take 0 to 3.")
@@ -95,7 +95,8 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except ValueError as error:
-            raise ValueError(f"Image processor of {pretrained_model_name_or_path}: {error}") from error
+            where = f"{pretrained_model_name_or_path} (preprocessor_config.json)"
+            raise ValueError(f"Image processor of {where}: {error}") from error
 
     @classmethod
     def get_image_processor_dict(
@@ -105,9 +106,9 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         try:
             settings, kwargs = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (TypeError, RecursionError, UnicodeDecodeError) as error:
-            raise ValueError(f"its file (preprocessor_config.json) holds no settings: {error}") from error
+            raise ValueError(f"the file holds no settings: {error}") from error
         if not isinstance(settings, dict):
-            raise ValueError(f"its file (preprocessor_config.json) must hold an object, got {settings!r:.100}.")
+            raise ValueError(f"the file must hold an object of settings, got {settings!r:.100}.")
         return settings, kwargs
 
     @classmethod
@@ -233,14 +234,14 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         device: Any = None,
         **settings: Any,
     ) -> BatchFeature:
+        images = listed_images(images)
         arrays, views = [], []
-        for index, image in enumerate(listed_images(images)):
+        for index, image in enumerate(images):
             try:
                 array = self.process_image(image, do_convert_rgb, input_data_format, device, settings["do_rescale"])
                 views.append(view_of((array.shape[-2], array.shape[-1]), **settings))
             except ValueError as error:
-                kind = NotAnImageError if isinstance(error, NotAnImageError) else ValueError
-                raise kind(f"Image {index}: {error}") from error
+                raise numbered_error(error, index if len(images) > 1 else None) from error
             arrays.append(array)
         pixel_values = [
             window for array, view in zip(arrays, views) for window in self._pixel_values(array, view, **settings)
@@ -299,6 +300,11 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         """`mask_labels` and `class_labels` of a batch."""
         if len(label_maps) != len(views):
             raise ValueError(f"Got {len(views)} images but {len(label_maps)} segmentation maps.")
+        for each in mapping if isinstance(mapping, list | tuple) else [mapping]:
+            if each is not None and not isinstance(each, Mapping):
+                raise ValueError(
+                    f"instance_id_to_semantic_id must map ids to classes, or be a list of mappings, got {each!r:.100}."
+                )
         if isinstance(mapping, Sequence) and len(mapping) != len(views):
             raise ValueError(f"Got {len(views)} images but {len(mapping)} mappings of instance ids to classes.")
         mask_labels, class_labels = [], []

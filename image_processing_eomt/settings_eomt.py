@@ -1,7 +1,7 @@
 """Settings of image processors and pipelines, checked where they come in."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from inspect import signature
@@ -54,11 +54,15 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             rule, expected = _RULES[name]
             try:
                 value = rule(value)
-            except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # what conversions of any value raise
+            except (
+                ValueError,
+                TypeError,
+                OverflowError,
+                RuntimeError,
+            ) as error:  # what conversions of any value raise
                 raise ValueError(f"{name} must be {expected}, got {_short(value)}.") from error
         elif value is not None and name == "size":
-            padded_size(value)
-            value = dict(value) if hasattr(value, "shortest_edge") else value  # as Transformers' own checks want it
+            value = _size(value)
         elif value is not None and name == "task":
             check_task(value)
         checked[name] = value
@@ -97,7 +101,7 @@ def _int(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError
-    return value if isinstance(value, int) else float(value)
+    return float(value)
 
 
 def _at_least(smallest: int) -> Callable[[Any], int]:
@@ -152,6 +156,21 @@ def _filter(value: Any) -> int:
     return int(value)
 
 
+def _size(value: Any) -> int | list[int] | dict[str, int]:
+    """In the form in which it was given, as Transformers' own checks want it."""
+    padded_size(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Sequence):
+        return [int(edge) for edge in value]
+    return {name: int(edge) for name, edge in dict(value).items() if edge is not None}
+
+
+def _unused_size(value: Any) -> dict[str, int]:
+    height, width = padded_size(value)
+    return {"height": height, "width": width}
+
+
 def _no(value: Any) -> bool:
     if _bool(value):
         raise ValueError
@@ -201,6 +220,7 @@ _RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
         _BOOL,
     ),
     **dict.fromkeys(("threshold", "mask_threshold", "overlap_mask_area_threshold"), _FRACTION),
+    **dict.fromkeys(("crop_size", "pad_size"), (_unused_size, "an int or (height, width) in pixels")),
     "data_format": (_channels_first, "'channels_first', which is what the model takes"),
     "device": (_device, "a device of this machine, such as 'cpu' or 'cuda:0'"),
     "do_center_crop": (_no, "False: the model sees whole images"),

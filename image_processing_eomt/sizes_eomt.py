@@ -1,7 +1,7 @@
 """Sizes of images on their way into the model and back: one arithmetic for pre- and post-processing."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -109,9 +109,8 @@ def _edges(size: Any) -> tuple[int, ...]:
         for names in (("height", "width"), ("shortest_edge", "longest_edge"), ("shortest_edge",)):
             if known.keys() == set(names):
                 edges = tuple(known[name] for name in names)
-    elif isinstance(size, Iterable):
-        pair = tuple(size)
-        edges = pair if len(pair) == 2 else ()
+    elif isinstance(size, Sequence) and not isinstance(size, str | bytes) and len(size) == 2:
+        edges = tuple(size)
     if not edges or not all(_is_edge(edge) for edge in edges):
         raise ValueError(
             "size must be an int, (height, width), {'height', 'width'} or {'shortest_edge', 'longest_edge'} in "
@@ -121,7 +120,7 @@ def _edges(size: Any) -> tuple[int, ...]:
 
 
 def _is_edge(edge: Any) -> bool:
-    return isinstance(edge, Integral) and not isinstance(edge, bool) and 1 <= edge <= MAX_EDGE
+    return isinstance(edge, Integral) and not isinstance(edge, bool) and 1 <= int(edge) <= MAX_EDGE
 
 
 def fitting_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:

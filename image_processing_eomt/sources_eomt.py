@@ -15,6 +15,7 @@ from .pixels_eomt import NotAnImageError, as_grey_levels, as_pixels, check_has_p
 from .reading_eomt import read_stored, upright
 
 
+ALLOW_MORE = "Open it with PIL.Image.open and give that, if there is memory for it, or make the image smaller."
 MIN_IMAGE_BYTES = 20  # no format is shorter
 MAX_SHOWN = 100  # characters of a text that names no image
 
@@ -49,8 +50,16 @@ def listed_images(images: Any) -> list[Any]:
     ]
 
 
+def numbered_error(error: ValueError | OSError, index: int | None) -> ValueError | OSError:
+    """An error that says which of several images it is about; None where there is one."""
+    kinds: tuple[Any, ...] = (NotAnImageError, ValueError, FileNotFoundError, OSError)
+    kind = next(kind for kind in kinds if isinstance(error, kind))
+    numbered: ValueError | OSError = error if index is None else kind(f"Image {index}: {error}")
+    return numbered
+
+
 def decoded(image: Image.Image) -> Image.Image:
-    """A PIL image, of which the pixels may still have been in its file. Raises a `ValueError` if they cannot be had."""
+    """A PIL image, whose pixels may still have been in its file. Raises a `ValueError` if they cannot be read."""
     check_has_pixels(image.height, image.width)
     try:
         image.load()
@@ -102,7 +111,7 @@ def _of_file(path: Any) -> Image.Image:
     if not os.path.getsize(path):
         raise OSError(f"{path} is empty.")
     with open(path, "rb") as file:
-        return upright(read_stored(file, str(path)))
+        return upright(read_stored(file, str(path), advice=ALLOW_MORE))
 
 
 def _of_base64(text: Any) -> Image.Image:
@@ -115,4 +124,5 @@ def _of_base64(text: Any) -> Image.Image:
     # What decodes by chance, as names of files may, is too short for an image.
     if len(decoded) < MIN_IMAGE_BYTES:
         raise FileNotFoundError(f"There is no file {shown}, and it is neither an address nor an image in base64.")
-    return upright(read_stored(io.BytesIO(decoded), header or f"{shown} (no file, read as base64)"))
+    where = header or f"{shown} (no file, read as base64)"
+    return upright(read_stored(io.BytesIO(decoded), where, advice=ALLOW_MORE))
