@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configuration_eomt.text_eomt import terminal_text
 from training_eomt.error_lines import error_line
 from training_eomt.output_folder import check_writable
 from training_eomt.script_arguments import (
@@ -44,12 +45,14 @@ DATA_REPORT = "data_report.json"
 SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5, 2.0)}  # as published
 
 
-MAX_EVALUATIONS = 20  # during a training that does not say when to evaluate
-
-
 def evaluates(training_args: Any) -> bool:
     """Whether it is asked for that anything is measured, in the end or during training."""
-    during_training = training_args.eval_strategy not in (None, "no")
+    during_training = (
+        training_args.eval_strategy not in (None, "no")
+        or training_args.load_best_model_at_end
+        or training_args.save_strategy == "best"
+        or training_args.early_stopping_patience is not None
+    )
     return training_args.do_eval or (training_args.do_train and during_training)
 
 
@@ -184,14 +187,15 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     from training_eomt.inputs import EvaluationInputs, TrainingInputs
     from training_eomt.prediction import PictureFolder
     from training_eomt.run_data import checked, open_data, pictures_of
+    from training_eomt.run_decisions import evaluate_now_and_then, last_evaluation, odd_settings
     from training_eomt.starting_model import load_model, stored_labels, stored_task
     from training_eomt.trainer import EomtTrainer
 
     set_seed(training_args.seed)
     trains = training_args.do_train or data_args.check_data
     task = data_args.task
-    if task is None and not (data_args.check_data and is_elsewhere(model_args)):
-        task = stored_task(model_args)
+    if task is None and not (data_args.check_data and not os.path.isdir(model_args.model_name_or_path or "")):
+        task = stored_task(model_args)  # whoever looks at data need not have the model of the recipe
     data = open_data(
         data_args,
         trains,
@@ -204,7 +208,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     if data_args.check_data:
         return {}
     if data.train is not None and data.validation is not None and training_args.evaluates_by_default:
-        evaluate_after_epochs(training_args, len(data.train))
+        evaluate_now_and_then(training_args, len(data.train))
     if data.train is not None:
         task = data.train.task
     model, image_processor = load_model(
@@ -249,8 +253,8 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
             remove_former_run(Path(training_args.output_dir))
         trainer.accelerator.wait_for_everyone()
-        for line in warnings_of(trainer, reports):
-            say(line)
+        for line in odd_settings(trainer, reports) if trainer.is_world_process_zero() else []:
+            warn(line)
         trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         trainer.save_state()
@@ -278,6 +282,8 @@ def write_results(
         (output_dir / REPORT).write_text(json.dumps(_without_nan(measured), indent=2))
     if training_args.do_train:
         (output_dir / DATA_REPORT).write_text(json.dumps(reports, indent=2))
+        from training_eomt.run_card import write_run_card
+
         write_run_card(
             output_dir,
             task=trainer.image_processor.task,
@@ -303,6 +309,9 @@ def predict_pictures(
     arguments: ScriptArguments, trainer: "EomtTrainer", pictures: "SegmentationDataset | PictureFolder"
 ) -> None:
     """Segments the pictures, each process its share; what an earlier run has done already is kept."""
+    from training_eomt.data import SegmentationDataset
+    from training_eomt.prediction import AnnotatedPictures, predict
+
     _, data_args, training_args = arguments
     directory = Path(training_args.output_dir) / PICTURES
     model = trainer.bare_model
@@ -337,6 +346,8 @@ def say_what_is_where(training_args: Any, task: str, metrics: dict[str, float]) 
     output_dir = Path(training_args.output_dir)
     print()
     if metrics:
+        from training_eomt.evaluation import HEADLINES
+
         names = {"panoptic": "Panoptic quality", "instance": "Average precision of masks", "semantic": "Mean IoU"}
         details = {
             "panoptic": ("pq_things", "pq_stuff"),
@@ -355,14 +366,54 @@ def say_what_is_where(training_args: Any, task: str, metrics: dict[str, float]) 
         print('    segments = segmenter("picture.jpg")')
 
 
-if __name__ == "__main__":
+def warn(line: str) -> None:
+    """Says on a line of its own what is odd and goes on."""
+    print(f"warning: {shown(line)}", file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal, on as many lines as it has."""
+    return "\n".join(terminal_text(line) for line in text.split("\n"))
+
+
+def command(words: Sequence[str] | None = None) -> None:
+    """
+    The console command: runs what the command line asks for, and ends in a line where that is not possible.
+
+    Args:
+        words: of the command line. Default: of this process.
+    """
+    trackers: list[str] = []
     try:
-        main(parse_arguments(sys.argv[1:]))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
-            time.sleep(0.5)
-            torch.distributed.destroy_process_group()
+        arguments = read_arguments(sys.argv[1:] if words is None else words)
+        check_arguments(arguments.model, arguments.data, arguments.training)
+        if os.environ.get("RANK", "0") == "0":
+            for line in arguments.warnings:
+                warn(line)
+        complete_arguments = complete(arguments)
+        trackers = complete_arguments[2].report_to
+        main(complete_arguments)
+        leave_the_others()
     except KeyboardInterrupt:
         sys.exit("\nstopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar
+    except Exception as error:
+        line = error_line(error, trackers)
+        if line is None:
+            raise
+        # On a line of its own, below a progress bar; at once, before other processes notice that this one is gone.
+        print(f"\nerror: {shown(line)}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def leave_the_others() -> None:
+    """Ends the connection of several processes."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
+        time.sleep(0.5)
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    command()

@@ -50,7 +50,7 @@ def argument(name: str, annotation: str, default: Any, metadata: dict[str, Any])
 
 @cache
 def training_arguments() -> tuple[dict[str, Argument], dict[str, Argument]]:
-    """The arguments that `EomtTrainingArguments` adds or has another default for, and Transformers' others, by name."""
+    """By name: the arguments that `EomtTrainingArguments` has of its own, and Transformers' others."""
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.submodule_search_locations
     theirs = _fields(Path(spec.submodule_search_locations[0]) / "training_args.py", "TrainingArguments")

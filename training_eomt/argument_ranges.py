@@ -114,7 +114,7 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
     Checks all arguments that have a range. None is what is not given; of a list, every item is checked.
 
     Raises:
-        ValueError: one is not a number, not finite or out of its range; it names the argument, the value and the range.
+        ValueError: one is not a number, not finite or out of its range; the message names argument, value and range.
     """
     for name, given in arguments.items():
         if name not in RANGES or given is None:
@@ -127,9 +127,8 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
 def _is_allowed(value: Any, allowed: Range) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
-    if not isinstance(value, numbers.Integral):
-        if allowed.is_whole or not math.isfinite(value):
-            return False
+    if not isinstance(value, numbers.Integral) and (allowed.is_whole or not math.isfinite(value)):
+        return False
     return bool(allowed.holds(value))  # type: ignore[arg-type]
 
 

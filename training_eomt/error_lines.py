@@ -5,7 +5,9 @@ import re
 from collections.abc import Collection
 
 
-_CAUGHT_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE)
+_CAUGHT_IN_WORKER = re.compile(
+    r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE
+)
 _LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|recvvalue|store->get", re.IGNORECASE)
 
 

@@ -62,9 +62,7 @@ def read_recipe(path: Path, arguments: Mapping[str, Argument]) -> dict[str, Any]
     if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
         raise ValueError(f"{path} is not a recipe: it must map names of arguments to values.")
     check_names(recipe, arguments, str(path))
-    return {
-        name: _converted(value, arguments[name], str(path)) for name, value in recipe.items() if value is not None
-    }
+    return {name: _converted(value, arguments[name], str(path)) for name, value in recipe.items() if value is not None}
 
 
 def check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:

@@ -198,7 +198,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # What a run does comes first in the help.
-_RUN = ("do_train", "do_eval", "do_predict", "output_dir", "resume_from_checkpoint")
+_RUN = {
+    "do_train": "Train a model.",
+    "do_eval": "Evaluate it on the validation data.",
+    "do_predict": "Segment the pictures of predict_data.",
+    "output_dir": "Where the model, its checkpoints and all results go.",
+    "resume_from_checkpoint": "true: go on with a training from its last checkpoint. Or the folder of a checkpoint.",
+}
 ScriptArguments = tuple[ModelArguments, DataArguments, Any]  # the last [`EomtTrainingArguments`]
 
 
@@ -255,7 +261,9 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     for kind in (ModelArguments, DataArguments):
         names = [field.name for field in dataclasses.fields(kind)]
         own.append(kind(**{name: values.pop(name) for name in names if name in values}))
-    defaults = {name: found.default for group in argument_outline.training_arguments() for name, found in group.items()}
+    defaults = {
+        name: found.default for group in argument_outline.training_arguments() for name, found in group.items()
+    }
     training = SimpleNamespace(**{**defaults, **values})
     training.names_output_dir = training.output_dir is not None
     training.evaluates_by_default = training.eval_strategy is None
@@ -278,8 +286,12 @@ def complete(arguments: GivenArguments) -> ScriptArguments:
 
     model, data, _, given, _ = arguments
     if model.model_config:
-        check_names(model.model_config, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config")
-    if data.check_data:  # no model is made, nothing is trained: what a recipe says about these may need another machine
+        check_names(
+            model.model_config, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config"
+        )
+    if (
+        data.check_data
+    ):  # no model is made, nothing is trained: what a recipe says about these may need another machine
         given = {name: value for name, value in given.items() if name in _OF_CHECKS}
     return model, data, EomtTrainingArguments(**given)
 
@@ -292,7 +304,7 @@ def _groups() -> dict[str, dict[str, Argument]]:
     ours, theirs = argument_outline.training_arguments()
     training = {**theirs, **ours}
     return {
-        "what to do": {name: training[name] for name in _RUN},
+        "what to do": {name: training[name]._replace(help=text) for name, text in _RUN.items()},
         "model": _of_dataclass(ModelArguments),
         "data": _of_dataclass(DataArguments),
         "training": {name: found for name, found in ours.items() if name not in _RUN},

@@ -138,9 +138,12 @@ class EomtTrainingArguments(TrainingArguments):
         check_ranges(vars(self))
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
-        self.evaluates_by_default = self.eval_strategy is None
+        self.evaluates_by_default = False
         if self.eval_strategy is None:
-            self.eval_strategy = "no"
+            # The best checkpoint is one that was evaluated.
+            is_matched = self.load_best_model_at_end and self.save_strategy in ("steps", "epoch")
+            self.evaluates_by_default = not is_matched
+            self.eval_strategy, self.eval_steps = (self.save_strategy, self.save_steps) if is_matched else ("no", None)
         elif self.eval_strategy == "steps" and self.eval_steps is None:
             self.eval_steps = 500  # not as often as it is logged
         on_accelerator = torch.accelerator.is_available() and not self.use_cpu

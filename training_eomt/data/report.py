@@ -31,6 +31,7 @@ class DataReport:
         num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
         num_crowds: how many of the segments are crowds.
         num_empty: pictures without segments.
+        pictures_by_segments: number of segments -> how many pictures have so many.
         bad_samples: what was left out, and why.
     """
 
@@ -43,6 +44,7 @@ class DataReport:
     num_pictures_with: dict[str, int]
     num_crowds: int
     num_empty: int
+    pictures_by_segments: dict[int, int] = field(default_factory=dict)
     bad_samples: list[BadSample] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class DataReport:
             },
             "crowds": self.num_crowds,
             "empty_pictures": self.num_empty,
+            "pictures_by_segments": self.pictures_by_segments,
             "left_out": [sample._asdict() for sample in self.bad_samples],
         }
 
@@ -137,6 +140,7 @@ def report(
         num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
         num_crowds=sum(summary.num_crowds for summary in known),
         num_empty=sum(not summary.label_ids for summary in known),
+        pictures_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
         bad_samples=list(bad),
     )
 
