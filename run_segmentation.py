@@ -56,6 +56,17 @@ def evaluates(training_args: Any) -> bool:
     return training_args.do_eval or (training_args.do_train and during_training)
 
 
+def evaluates_on_validation_data(data_args: DataArguments, training_args: Any) -> bool | None:
+    """Whether the validation data are used; None if it is for the data to say whether there are some."""
+    if data_args.check_data:
+        return bool(data_args.validation_data or data_args.dataset)
+    if evaluates(training_args):
+        return True
+    if not (training_args.do_train and training_args.evaluates_by_default):
+        return False
+    return True if data_args.validation_data or data_args.train_val_split is not None else None
+
+
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
     """Everything that can be known to be wrong before anything is loaded."""
     does_anything = training_args.do_train or training_args.do_eval or training_args.do_predict
@@ -199,8 +210,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     data = open_data(
         data_args,
         trains,
-        # Where nobody says whether to evaluate: if there is something to evaluate on.
-        evaluates(training_args) or (None if data_args.check_data or training_args.evaluates_by_default else False),
+        evaluates_on_validation_data(data_args, training_args),
         task,
         None if trains else stored_labels(model_args),
     )

@@ -57,6 +57,7 @@ RANGES: dict[str, Range] = {
         lambda value: 0 < value < 1 or (1 <= value <= 10**12 and value == int(value)),
     ),
     "ignore_index": _whole(-(2**31), 2**32 - 1),
+    "max_image_pixels": _whole(1, 10**12),
     "max_train_samples": _whole(1, 10**12),
     "max_eval_samples": _whole(1, 10**12),
     # The optimisation

@@ -67,7 +67,8 @@ def odd_settings(trainer: EomtTrainer, reports: Mapping[str, Mapping[str, Any]])
             f"{too_many / sum(counts.values()):.1%} of the training pictures have more segments than the "
             f"{config.num_queries} that the model can find (--num_queries), up to {max(counts)}: not all are learnt."
         )
-    steps = total_steps(arguments, len(trainer.train_dataset))
+    dataset: Any = trainer.train_dataset
+    steps = total_steps(arguments, len(dataset))
     if arguments.mask_annealing:
         schedule = arguments.annealing_schedule(steps, config.num_blocks)
         left = mask_probabilities(steps, *schedule)

@@ -24,6 +24,8 @@ from .recipe_files import check_names, find_recipe, read_recipe
 TASKS = ("panoptic", "instance", "semantic")
 FORMATS = ("auto", "coco_panoptic", "coco_instance", "yolo", "cityscapes", "ade20k", "datasets", "label_maps")
 OUTPUTS = ("overlays", "maps", "json")
+EXIF = ("auto", "upright", "stored")
+MAX_IMAGE_PIXELS = 100_000_000
 
 
 @dataclass
@@ -118,6 +120,18 @@ class DataArguments:
     image_column: str | None = field(default=None, metadata={"help": "Column of the pictures in a `datasets` set."})
     annotation_column: str | None = field(
         default=None, metadata={"help": "Column of the annotations in a `datasets` set."}
+    )
+    exif: str = field(
+        default="auto",
+        metadata={
+            "help": "Which way up images are read that have an EXIF orientation. upright: turned as it says; stored: "
+            "as they lie in the file; auto: as it fits the size of the annotation, upright where both do.",
+            "choices": list(EXIF),
+        },
+    )
+    max_image_pixels: int = field(
+        default=MAX_IMAGE_PIXELS,
+        metadata={"help": "The most pixels of an image or a label map; one that has more is an error."},
     )
     task: str | None = field(
         default=None,
@@ -267,9 +281,13 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     training = SimpleNamespace(**{**defaults, **values})
     training.names_output_dir = training.output_dir is not None
     training.evaluates_by_default = training.eval_strategy is None
-    flags = Counter(word.removeprefix("--").split("=")[0] for word in words if word.startswith("--"))
-    twice = [f"--{name} is given {number} times: the last one counts." for name, number in flags.items() if number > 1]
-    return GivenArguments(own[0], own[1], training, values, [line for line in twice if "--recipe " not in line])
+    times = Counter(word.removeprefix("--").split("=")[0] for word in words if word.startswith("--"))
+    warnings = [
+        f"--{name} is given {number} times: the last one counts."
+        for name, number in times.items()
+        if number > 1 and name != "recipe"
+    ]
+    return GivenArguments(own[0], own[1], training, values, warnings)
 
 
 def complete(arguments: GivenArguments) -> ScriptArguments:

@@ -6,6 +6,7 @@ import codecs
 import errno
 import os
 import posixpath
+import stat
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -98,17 +99,17 @@ class FileTree:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is no plain file, or in a zip and damaged.
+            ValueError: it is in a zip and damaged, or is no regular file, such as a pipe.
         """
         full = self._full(name)
         if full is None:
             raise FileNotFoundError(f"{name} is no file in {self.root}.")
         path = self._store.root / full
         if os.path.isfile(path):  # without a listing: what is on the disk comes first
-            return path.open("rb")
+            return open_file(path)
         place = self._store.place(full)
         if place == "disk":
-            raise ValueError(f"{path} is no plain file but a pipe, a device or a link that leads nowhere.")
+            return open_file(path)  # which says what it is
         if not isinstance(place, ZipArchive):
             raise FileNotFoundError(f"{self.path(name)} is missing.")
         try:
@@ -145,6 +146,20 @@ def text_of(content: bytes, where: str) -> str:
         return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """
+    Opens a file on the disk for reading.
+
+    Raises:
+        OSError: there is none, or it cannot be opened.
+        ValueError: it is no regular file: opening a pipe would wait for somebody to write into it.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device. Replace it with a file.")
+    return path.open("rb")
 
 
 def tree_of(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
@@ -222,8 +237,9 @@ class _Store:
         listing.update(on_disk)
         for entry, place in list(listing.items()):
             stem, suffix = os.path.splitext(entry)
-            is_zip = suffix.lower() == ".zip" and isinstance(place, ZipArchive) and place.depth < MAX_NESTED_DEPTH
-            if is_zip and stem not in listing:
+            if suffix.lower() != ".zip" or stem in listing:
+                continue
+            if isinstance(place, ZipArchive) and place.depth < MAX_NESTED_DEPTH:
                 listing[stem] = "folder"
                 self._nested[posixpath.join(folder, stem)] = (place, posixpath.join(folder, entry))
         self._listings[folder] = listing
