@@ -46,7 +46,7 @@ SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5
 
 
 def evaluates(training_args: Any) -> bool:
-    """Whether it is asked for that anything is measured, in the end or during training."""
+    """Whether anything is measured, in the end or during training."""
     during_training = (
         training_args.eval_strategy not in (None, "no")
         or training_args.load_best_model_at_end
@@ -54,17 +54,6 @@ def evaluates(training_args: Any) -> bool:
         or training_args.early_stopping_patience is not None
     )
     return training_args.do_eval or (training_args.do_train and during_training)
-
-
-def evaluates_on_validation_data(data_args: DataArguments, training_args: Any) -> bool | None:
-    """Whether the validation data are used; None if it is for the data to say whether there are some."""
-    if data_args.check_data:
-        return bool(data_args.validation_data or data_args.dataset)
-    if evaluates(training_args):
-        return True
-    if not (training_args.do_train and training_args.evaluates_by_default):
-        return False
-    return True if data_args.validation_data or data_args.train_val_split is not None else None
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
@@ -210,7 +199,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     data = open_data(
         data_args,
         trains,
-        evaluates_on_validation_data(data_args, training_args),
+        evaluates(training_args) or (data_args.check_data and bool(data_args.validation_data or data_args.dataset)),
         task,
         None if trains else stored_labels(model_args),
     )

@@ -30,7 +30,7 @@ def _whole(low: int, high: int) -> Range:
 
 def _is_step(value: float) -> bool:
     """Whether it is a fraction of training or a number of steps."""
-    return 0 <= value < 1 or (value <= MAX_STEPS and value == int(value))
+    return 0 <= value < 1 or (1 <= value <= MAX_STEPS and value == int(value))
 
 
 MAX_STEPS = 10**9

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.images import ImageReading
 from .data.report import check_samples, report
-from .data.subsets import Subset
+from .data.subsets import Subset, drawn
 from .prediction_sources import PictureFolder, is_picture
 from .script_arguments import DataArguments
 
@@ -26,14 +26,14 @@ class RunData(NamedTuple):
 
 
 def open_data(
-    arguments: DataArguments, trains: bool, evaluates: bool | None, task: str | None, id2label: Mapping[int, str] | None
+    arguments: DataArguments, trains: bool, evaluates: bool, task: str | None, id2label: Mapping[int, str] | None
 ) -> RunData:
     """
     Opens what a run needs.
 
     Args:
         arguments: the arguments.
-        trains, evaluates: what the run does. None: it evaluates where there is a validation split.
+        trains, evaluates: what the run does.
         task: what the data are for; None for what they are annotated for.
         id2label: the classes of the model, if it is not trained.
 
@@ -60,22 +60,15 @@ def open_data(
             id2label, task = train.label_space.id2label, train.task
         else:
             train = None
-    if evaluates is not False and validation_path is not None:
-        try:
-            validation = opened(validation_path, "validation", task=task, id2label=id2label)
-        except FileNotFoundError:
-            if evaluates:
-                raise
-            return RunData(train, None)
+    if evaluates and validation_path is not None:
+        validation = opened(validation_path, "validation", task=task, id2label=id2label)
         is_same = train is not None and (train.where, train.name(0)) == (validation.where, validation.name(0))
-        if is_same and evaluates is None:
-            return RunData(train, None)
         if is_same and arguments.dataset is not None:
             raise ValueError(
                 f"{arguments.dataset} has no validation split: name validation data with --train_data and "
                 "--validation_data, or set pictures apart with --train_val_split."
             )
-    return RunData(train, None if evaluates is False else validation)
+    return RunData(train, validation if evaluates else None)
 
 
 def pictures_of(
@@ -128,7 +121,7 @@ def _image_reading(arguments: DataArguments) -> ImageReading:
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
     """
-    Prints the report of the data, and leaves out what cannot be used where that is asked for.
+    Prints the report of the data; takes only some of them and leaves out what cannot be used where that is asked for.
 
     Args:
         data: the data.
@@ -142,9 +135,12 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
         ValueError: bad samples that are not to be skipped, or nothing is left.
     """
     state = PartialState()
+    limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
     parts: dict[str, SegmentationDataset | None] = {}
     reports: dict[str, Any] = {}
     for name, dataset in data._asdict().items():
+        if dataset is not None and (number := limits[name]) is not None:
+            dataset = drawn(dataset, number)
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
             share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
             found = check_samples(share, num_workers, show_progress=state.is_main_process)

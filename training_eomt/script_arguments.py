@@ -57,10 +57,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_ranges(vars(self))
         if isinstance(self.model_config, str):
-            try:
-                self.model_config = json.loads(self.model_config, object_pairs_hook=_object)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"model_config {self.model_config!r} is not a JSON object: {error}") from error
+            self.model_config = _json("model_config", self.model_config)
         if self.model_config is not None and not isinstance(self.model_config, dict):
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
@@ -202,6 +199,14 @@ class DataArguments:
         return self.image_size[0], self.image_size[1]
 
 
+def _json(name: str, text: str) -> Any:
+    """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not a JSON object: {error}") from error
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, none of whose names comes twice."""
     found = dict(pairs)
@@ -269,6 +274,9 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     values: dict[str, Any] = {}
     for recipe in recipes:
         values |= read_recipe(find_recipe(recipe), known)
+    for name, value in command_line.items():
+        if known[name].kind is dict and value.startswith("{"):
+            _json(name, value)  # who takes it apart later expects no surprises
     values |= command_line
     check_ranges(values)
     own: list[Any] = []
@@ -303,13 +311,10 @@ def complete(arguments: GivenArguments) -> ScriptArguments:
     from .training_arguments import EomtTrainingArguments
 
     model, data, _, given, _ = arguments
-    if model.model_config:
-        check_names(
-            model.model_config, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config"
-        )
-    if (
-        data.check_data
-    ):  # no model is made, nothing is trained: what a recipe says about these may need another machine
+    described: Any = model.model_config
+    if described:
+        check_names(described, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config")
+    if data.check_data:  # what a recipe says about the training may need another machine
         given = {name: value for name, value in given.items() if name in _OF_CHECKS}
     return model, data, EomtTrainingArguments(**given)
 
@@ -351,7 +356,6 @@ class _Parser(argparse.ArgumentParser):
 def _parser(groups: dict[str, dict[str, Argument]]) -> argparse.ArgumentParser:
     """Reads a command line; what is not given is not in its result."""
     parser = _Parser(
-        prog="run_segmentation.py",
         usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
         description="Trains, evaluates and applies EoMT on your own pictures.",
         argument_default=argparse.SUPPRESS,
