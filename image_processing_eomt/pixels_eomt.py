@@ -8,6 +8,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
+from .reading_eomt import as_8_bit, as_rgb
+
 
 def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -> Tensor:
     """
@@ -32,11 +34,7 @@ def as_pixels(image: Any, do_convert_rgb: bool, input_data_format: Any = None) -
     """
     if isinstance(image, Image.Image):
         input_data_format = ChannelDimension.LAST
-        if image.mode.startswith("I"):  # of 16 bits, also where PIL keeps them in 32
-            values = np.array(image).astype(np.int32)
-            image = values.astype(np.uint16 if values.max() > 255 else np.uint8)
-        else:
-            image = np.array(image.convert("RGB") if do_convert_rgb else image)
+        image = np.array(as_rgb(image) if do_convert_rgb else as_8_bit(image))
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)))
     if not isinstance(image, Tensor):

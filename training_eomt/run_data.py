@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
+from .data.images import ImageReading
 from .data.report import check_samples, report
 from .data.subsets import Subset
 from .prediction_sources import PictureFolder, is_picture
@@ -25,14 +26,14 @@ class RunData(NamedTuple):
 
 
 def open_data(
-    arguments: DataArguments, trains: bool, evaluates: bool, task: str | None, id2label: Mapping[int, str] | None
+    arguments: DataArguments, trains: bool, evaluates: bool | None, task: str | None, id2label: Mapping[int, str] | None
 ) -> RunData:
     """
     Opens what a run needs.
 
     Args:
         arguments: the arguments.
-        trains, evaluates: what the run does.
+        trains, evaluates: what the run does. None: it evaluates where there is a validation split.
         task: what the data are for; None for what they are annotated for.
         id2label: the classes of the model, if it is not trained.
 
@@ -59,15 +60,22 @@ def open_data(
             id2label, task = train.label_space.id2label, train.task
         else:
             train = None
-    if evaluates and validation_path is not None:
-        validation = opened(validation_path, "validation", task=task, id2label=id2label)
+    if evaluates is not False and validation_path is not None:
+        try:
+            validation = opened(validation_path, "validation", task=task, id2label=id2label)
+        except FileNotFoundError:
+            if evaluates:
+                raise
+            return RunData(train, None)
         is_same = train is not None and (train.where, train.name(0)) == (validation.where, validation.name(0))
+        if is_same and evaluates is None:
+            return RunData(train, None)
         if is_same and arguments.dataset is not None:
             raise ValueError(
                 f"{arguments.dataset} has no validation split: name validation data with --train_data and "
                 "--validation_data, or set pictures apart with --train_val_split."
             )
-    return RunData(train, validation if evaluates else None)
+    return RunData(train, None if evaluates is False else validation)
 
 
 def pictures_of(
@@ -82,8 +90,9 @@ def pictures_of(
     """
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
+    image_reading = _image_reading(arguments)
     if is_picture(path):
-        return PictureFolder(path)
+        return PictureFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -94,11 +103,11 @@ def pictures_of(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data)
+        return PictureFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data)  # the format is that of the other data
+        return PictureFolder(arguments.predict_data, image_reading)  # the format is that of the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
@@ -106,7 +115,15 @@ def _settings(arguments: DataArguments) -> dict[str, Any]:
     names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     # A check goes on after the first fault, to list all of them.
-    return {**given, "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data}
+    return {
+        **given,
+        "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data,
+        "image_reading": _image_reading(arguments),
+    }
+
+
+def _image_reading(arguments: DataArguments) -> ImageReading:
+    return ImageReading(arguments.exif, arguments.max_image_pixels)
 
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:

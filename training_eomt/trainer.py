@@ -177,12 +177,6 @@ class EomtTrainer(ResumableTrainer):
         finally:
             dataloader_config.even_batches = even_batches
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, **kwargs)
-        if self.is_in_train:
-            self.last_metrics = self.state.global_step, metrics
-        return metrics
-
     def evaluation_loop(
         self,
         dataloader: DataLoader,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pycocotools import mask as coco_mask
 
@@ -26,7 +26,8 @@ from .coco_json import (
     summary_size,
 )
 from .files import FileTree
-from .samples import Sample, check_same_size, read_rgb
+from .images import DEFAULT_READING, ImageReading
+from .samples import Sample
 
 
 COCO_INSTANCE = "COCO instances"
@@ -43,8 +44,8 @@ class CocoInstanceDataset(SegmentationDataset):
         path: a folder that holds `images/` and `instances.json`; or COCO's own, with
             `annotations/instances_train2017.json` and `train2017/`; or pictures with `_annotations.coco.json` beside
             them; or the JSON file, of any name, in such a folder.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`]. Categories are things unless they have an
-            `isthing` that says otherwise.
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`]. Categories are things unless
+            they have an `isthing` that says otherwise.
         split: which of COCO's own JSON files to take where there are several.
 
     Raises:
@@ -65,13 +66,14 @@ class CocoInstanceDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.json = locate_json(path, split, "instances", skip_bad_samples)
         self.tree = self.json.tree
         where = self.json.path
         content = read_json(self.json, COCO_INSTANCE)
         categories = read_categories(content, where, COCO_INSTANCE, all_things=True)
-        super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree)
+        super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree, image_reading)
         if not content["images"]:
             raise ValueError(f"{where} has no images: there is no picture to read.")
         images = images_by_id(content, where, self.bad_sample)
@@ -94,11 +96,12 @@ class CocoInstanceDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return self.tree.path(posixpath.join(self.image_folder, self.images[index]["file_name"]))
 
+    def open_image(self, index: int) -> BinaryIO:
+        return self.tree.open(posixpath.join(self.image_folder, self.images[index]["file_name"]))
+
     def __getitem__(self, index: int) -> Sample:
         record = self.images[index]
-        image = read_rgb(self.tree, posixpath.join(self.image_folder, record["file_name"]))
-        if (stated := summary_size(record)) is not None:
-            check_same_size(image, self.name(index), stated, f"in {self.where}")
+        image = self.read_image(index, summary_size(record), f"in {self.where}")
         annotations = []
         for annotation in self._annotations.get(record["id"], ()):
             try:

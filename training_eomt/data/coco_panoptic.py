@@ -8,10 +8,9 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
@@ -27,7 +26,8 @@ from .coco_json import (
     summary_size,
 )
 from .files import FileTree
-from .samples import Sample, check_same_size, encode_masks, read_picture, read_rgb
+from .images import DEFAULT_READING, ImageReading
+from .samples import Sample, encode_masks
 
 
 COCO_PANOPTIC = "COCO panoptic"
@@ -43,7 +43,7 @@ class CocoPanopticDataset(SegmentationDataset):
         path: a folder that holds `images/`, `panoptic/` and `panoptic.json`; or COCO's own, with
             `annotations/panoptic_train2017.json`, `annotations/panoptic_train2017/` (PNGs) and `train2017/`
             (pictures); or the JSON file in one of them.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which of COCO's own JSON files to take where there are several.
 
     Raises:
@@ -62,6 +62,7 @@ class CocoPanopticDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.json = locate_json(path, split, "panoptic", skip_bad_samples)
         self.tree = self.json.tree
@@ -74,7 +75,7 @@ class CocoPanopticDataset(SegmentationDataset):
                     "panoptic. Pass the panoptic JSON file, or read it as coco_instance."
                 )
         categories = read_categories(content, where, COCO_PANOPTIC, all_things=False)
-        super().__init__(where, categories, "panoptic", id2label, task, skip_bad_samples, self.tree)
+        super().__init__(where, categories, "panoptic", id2label, task, skip_bad_samples, self.tree, image_reading)
         if not content["annotations"]:
             raise ValueError(f"{where} has no annotations: there is no picture to read.")
         self._images = images_by_id(content, where, self.bad_sample)
@@ -99,14 +100,16 @@ class CocoPanopticDataset(SegmentationDataset):
     def __len__(self) -> int:
         return len(self.annotations)
 
+    def open_image(self, index: int) -> BinaryIO:
+        file_name = self._images[self.annotations[index]["image_id"]]["file_name"]
+        return self.tree.open(posixpath.join(self.image_folder, file_name))
+
     def __getitem__(self, index: int) -> Sample:
         annotation = self.annotations[index]
         file_name = self._images[annotation["image_id"]]["file_name"]
-        picture = posixpath.join(self.image_folder, file_name)
         png_name = posixpath.join(self.panoptic_folder, annotation["file_name"])
-        image = read_rgb(self.tree, picture)
-        segment_map = read_segment_map(self.tree, png_name)
-        check_same_size(image, self.tree.path(picture), segment_map.shape, self.tree.path(png_name))
+        segment_map = read_segment_map(self.tree, png_name, self.image_reading)
+        image = self.read_image(index, segment_map.shape, self.tree.path(png_name))
         segments = annotation["segments_info"]
         _check_segments(segment_map, segments, self.tree.path(png_name))
         annotations = [
@@ -168,14 +171,15 @@ def fault_of_annotation(annotation: dict[str, Any]) -> str | None:
     return None
 
 
-def read_segment_map(tree: FileTree, name: str) -> np.ndarray:
+def read_segment_map(tree: FileTree, name: str, image_reading: ImageReading) -> np.ndarray:
     """
     Segment ids `(height, width)` from COCO's colours: id = R + 256 G + 65536 B.
 
     Raises:
         ValueError: the file cannot be decoded, or is no colour picture.
     """
-    png: Image.Image = read_picture(tree, name)
+    with tree.open(name) as file:
+        png = image_reading.read_annotation(file, tree.path(name))
     if png.mode not in ("RGB", "RGBA"):
         raise ValueError(
             f"{tree.path(name)} is no panoptic PNG: its mode is {png.mode}, expected RGB, whose colours are ids of "

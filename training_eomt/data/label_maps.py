@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,8 @@ from PIL import Image
 from .base import Annotation, SegmentationDataset
 from .class_names import find_class_names, numbered, read_class_names
 from .files import FileTree, tree_of
-from .samples import Category, Sample, check_same_size, encode_masks, picture_suffixes, read_picture, read_rgb
+from .images import DEFAULT_READING, ImageReading
+from .samples import Category, Sample, encode_masks, picture_suffixes
 from .splits import choose_split
 
 
@@ -31,7 +33,7 @@ class LabelMapDataset(SegmentationDataset):
     Args:
         path: the folder, such as `camvid/train` with `images/` and `masks/` in it; or one with `images/train/` and
             `masks/train/`.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which of the folders in `images/` to take where they are split.
         class_names: names of the classes: a list, or a text file with a line for each, or a JSON file (a list, or
             an object of numbers and names). By default such a file in the folder or in the one around it
@@ -56,6 +58,7 @@ class LabelMapDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
         class_names: str | Path | Sequence[str] | None = None,
         ignore_index: Collection[int] = (255,),
         do_reduce_labels: bool = False,
@@ -67,9 +70,11 @@ class LabelMapDataset(SegmentationDataset):
         maps = _without_common_ending(files_by_stem(self.tree, map_folder, MAP_SUFFIXES), pictures)
         if not pictures:
             raise FileNotFoundError(f"{self.tree.path(picture_folder)} holds no pictures.")
-        names = self._class_names(class_names, id2label, int(do_reduce_labels), maps.values())
+        names = self._class_names(class_names, id2label, int(do_reduce_labels), maps.values(), image_reading)
         categories = [Category(number, name, isthing=False) for number, name in names.items()]
-        super().__init__(str(self.tree.root), categories, "semantic", id2label, task, skip_bad_samples, self.tree)
+        super().__init__(
+            str(self.tree.root), categories, "semantic", id2label, task, skip_bad_samples, self.tree, image_reading
+        )
         self.files = paired(self, self.tree, (picture_folder, pictures), (map_folder, maps))
 
     @classmethod
@@ -87,12 +92,14 @@ class LabelMapDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return self.tree.path(self.files[index][0])
 
+    def open_image(self, index: int) -> BinaryIO:
+        return self.tree.open(self.files[index][0])
+
     def __getitem__(self, index: int) -> Sample:
         picture, map_name = self.files[index]
-        image = read_rgb(self.tree, picture)
-        label_map = read_label_map(self.tree, map_name)
+        label_map = read_label_map(self.tree, map_name, self.image_reading)
         map_path = self.tree.path(map_name)
-        check_same_size(image, self.tree.path(picture), label_map.shape, map_path)
+        image = self.read_image(index, label_map.shape, map_path)
         return Sample(
             picture, image, self.targets(label_map_annotations(self, label_map, self.ignored, map_path)), picture
         )
@@ -103,6 +110,7 @@ class LabelMapDataset(SegmentationDataset):
         id2label: Mapping[int, str] | None,
         first_class: int,
         map_names: Iterable[str],
+        image_reading: ImageReading,
     ) -> dict[int, str]:
         """Value in a map -> name of the class."""
         names = read_class_names(Path(given)) if isinstance(given, str | Path) else given
@@ -115,7 +123,7 @@ class LabelMapDataset(SegmentationDataset):
 
         def values(name: str) -> set[int]:
             try:
-                return values_in(read_label_map(self.tree, name))
+                return values_in(read_label_map(self.tree, name, image_reading))
             except ValueError:  # which reading the sample tells
                 return set()
 
@@ -132,14 +140,15 @@ def as_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
     return tree.subtree(name) if name else tree
 
 
-def read_label_map(tree: FileTree, name: str) -> np.ndarray:
+def read_label_map(tree: FileTree, name: str, image_reading: ImageReading) -> np.ndarray:
     """
     The values of a label map, `(height, width)` int64; those of a palette image are indices into the palette.
 
     Raises:
         ValueError: the file cannot be decoded, or has colours instead of numbers.
     """
-    return label_map_of(read_picture(tree, name), tree.path(name))
+    with tree.open(name) as file:
+        return label_map_of(image_reading.read_annotation(file, tree.path(name)), tree.path(name))
 
 
 def label_map_of(image: Image.Image, where: str) -> np.ndarray:

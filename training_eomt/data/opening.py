@@ -15,6 +15,7 @@ from .cityscapes import CityscapesDataset
 from .coco_instance import CocoInstanceDataset
 from .coco_panoptic import CocoPanopticDataset
 from .files import FileTree
+from .images import DEFAULT_READING, ImageReading
 from .label_maps import LabelMapDataset, as_tree
 from .splits import SPLITS, of_split, split_names
 from .table import TableDataset
@@ -56,6 +57,7 @@ def open_dataset(
     do_reduce_labels: bool | None = None,
     image_column: str | None = None,
     annotation_column: str | None = None,
+    image_reading: ImageReading = DEFAULT_READING,
 ) -> SegmentationDataset:
     """
     Opens a data set.
@@ -69,7 +71,7 @@ def open_dataset(
         path: a folder or a zip with one split or several, a JSON or YAML file, or a name on the Hub.
         format: one of [`FORMATS`].
         split: "train", "validation" or "predict" (test data, or those for validation where there are none).
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         class_names, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
         image_column, annotation_column: for tables, see [`TableDataset`].
 
@@ -98,7 +100,15 @@ def open_dataset(
             f"{path} is read as {name}, which has no {unknown[0]} ({given[unknown[0]]!r} was given): it is a setting "
             f"of {' and '.join(able)}."
         )
-    return reader(source, id2label, task=task, skip_bad_samples=skip_bad_samples, split=split, **given)
+    return reader(
+        source,
+        id2label,
+        task=task,
+        skip_bad_samples=skip_bad_samples,
+        split=split,
+        image_reading=image_reading,
+        **given,
+    )
 
 
 def _find(

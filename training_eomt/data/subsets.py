@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 from .base import BadSample, SampleSummary, SegmentationDataset
 from .samples import Sample
@@ -25,6 +26,7 @@ class Subset(SegmentationDataset):
         self.where, self.kind, self.task = dataset.where, dataset.kind, dataset.task
         self.categories, self.label_space = dataset.categories, dataset.label_space
         self.skip_bad_samples = dataset.skip_bad_samples
+        self.image_reading = dataset.image_reading
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -34,6 +36,9 @@ class Subset(SegmentationDataset):
 
     def name(self, index: int) -> str:
         return self.dataset.name(self.indices[index])
+
+    def open_image(self, index: int) -> BinaryIO:
+        return self.dataset.open_image(self.indices[index])
 
     def summary(self, index: int) -> SampleSummary | None:
         return self.dataset.summary(self.indices[index])

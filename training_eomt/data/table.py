@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from huggingface_hub import hf_hub_download
@@ -14,8 +15,9 @@ from PIL import Image
 from .base import Annotation, SegmentationDataset
 from .class_names import find_class_names, numbered, read_class_names
 from .files import FileTree
+from .images import DEFAULT_READING, ImageReading
 from .label_maps import as_tree, label_map_annotations, label_map_of, values_in
-from .samples import Category, Sample, as_rgb, check_same_size, decoded, encode_masks
+from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
 
 
@@ -37,7 +39,7 @@ class TableDataset(SegmentationDataset):
     Args:
         path: a folder with pictures and `metadata.jsonl` (whose `image_file_name` and `label_file_name` make the
             columns `image` and `label`), one that `save_to_disk` wrote, one of parquet files, or a name on the Hub.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which part to take where there are several.
         class_names, ignore_index, do_reduce_labels: see [`LabelMapDataset`]; names are looked for in `id2label.json`
             and the like beside the data, too.
@@ -59,6 +61,7 @@ class TableDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
         class_names: str | Path | Sequence[str] | None = None,
         ignore_index: Collection[int] = (255,),
         do_reduce_labels: bool = False,
@@ -89,10 +92,11 @@ class TableDataset(SegmentationDataset):
             names = _names_on_hub(str(path)) if tree is None else find_class_names(tree)
         if names is None and id2label is not None:
             names = [id2label[label_id] for label_id in range(len(id2label))]
-        self.is_panoptic = self._read(0, self.annotation_column).mode in COLOUR_MODES
+        self.image_reading = image_reading
+        self.is_panoptic = self._read_annotation(0).mode in COLOUR_MODES
         categories = self._categories(names, int(do_reduce_labels))
         kind = "panoptic" if self.is_panoptic else "semantic"
-        super().__init__(where, categories, kind, id2label, task, skip_bad_samples, tree)
+        super().__init__(where, categories, kind, id2label, task, skip_bad_samples, tree, image_reading)
         for name, reason in left_out:
             self.bad_sample(name, reason)
         self._things = {category.id for category in categories if category.isthing}
@@ -108,11 +112,13 @@ class TableDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return self.table.name(index, self.image_column)
 
+    def open_image(self, index: int) -> BinaryIO:
+        return self.table.open(index, self.image_column)
+
     def __getitem__(self, index: int) -> Sample:
-        image = as_rgb(self._read(index, self.image_column))
-        annotation = self._read(index, self.annotation_column)
+        annotation = self._read_annotation(index)
         where = self.table.name(index, self.annotation_column)
-        check_same_size(image, self.name(index), (annotation.height, annotation.width), where)
+        image = self.read_image(index, (annotation.height, annotation.width), where)
         if self.is_panoptic:
             annotations = self._segments(panoptic_map_of(annotation, where), where)
         else:
@@ -151,16 +157,16 @@ class TableDataset(SegmentationDataset):
         """The values of an annotation; none where it cannot be read, which reading the sample tells."""
         where = self.table.name(index, self.annotation_column)
         try:
-            annotation = self._read(index, self.annotation_column)
+            annotation = self._read_annotation(index)
             if self.is_panoptic:
                 return set(np.unique(panoptic_map_of(annotation, where)).tolist())
             return values_in(label_map_of(annotation, where))
         except ValueError:
             return set()
 
-    def _read(self, index: int, column: str) -> Image.Image:
-        with self.table.open(index, column) as file:
-            return decoded(file, self.table.name(index, column))
+    def _read_annotation(self, index: int) -> Image.Image:
+        with self.table.open(index, self.annotation_column) as file:
+            return self.image_reading.read_annotation(file, self.table.name(index, self.annotation_column))
 
 
 def panoptic_map_of(image: Image.Image, where: str) -> np.ndarray:

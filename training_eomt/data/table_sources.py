@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import datasets
 
-from .files import FileTree
+from .files import FileTree, open_file
 from .splits import choose_split
 
 
@@ -128,7 +128,7 @@ class ArrowTable:
         stored = self._data.select_columns([column])[row][column]
         if stored is None:
             raise ValueError(f"{self.name(row, column)} is empty.")
-        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else Path(stored["path"]).open("rb")
+        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else open_file(Path(stored["path"]))
 
 
 def table_in(tree: FileTree) -> str | None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from .base import Annotation, SegmentationDataset
 from .coco_instance import rle_of
 from .files import FileTree, tree_of
+from .images import DEFAULT_READING, ImageReading
 from .label_maps import as_tree, files_by_stem
-from .samples import Category, Sample, picture_suffixes, read_rgb
+from .samples import Category, Sample, picture_suffixes
 from .splits import split_names
 
 
@@ -34,7 +35,7 @@ class YoloDataset(SegmentationDataset):
     Args:
         path: the folder with `data.yaml`, or that file. The pictures are in the folders that it names, or in
             `images/train/`, `train/images/` and so on; text files in the folder that has `labels` for `images`.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which of the folders to take, "train" by default.
 
     Raises:
@@ -53,6 +54,7 @@ class YoloDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         if not isinstance(path, FileTree) and Path(path).suffix in (".yaml", ".yml"):
             self.tree, yaml_names = as_tree(Path(path).parent, skip_bad_samples), [Path(path).name]
@@ -64,7 +66,7 @@ class YoloDataset(SegmentationDataset):
         where = self.tree.path(yaml_names[0])
         settings = _read_yaml(self.tree, yaml_names[0])
         categories = [Category(number, name, True) for number, name in _class_names(settings, where).items()]
-        super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree)
+        super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree, image_reading)
         self.files: list[tuple[FileTree, str, str | None]] = []  # picture, and text file where there is one
         for folder_tree, folder in _picture_folders(self.tree, settings, split or "train", where, skip_bad_samples):
             self._add_folder(folder_tree, folder)
@@ -83,9 +85,13 @@ class YoloDataset(SegmentationDataset):
         tree, picture, _ = self.files[index]
         return tree.path(picture)
 
+    def open_image(self, index: int) -> BinaryIO:
+        tree, picture, _ = self.files[index]
+        return tree.open(picture)
+
     def __getitem__(self, index: int) -> Sample:
         tree, picture, text_name = self.files[index]
-        image = read_rgb(tree, picture)
+        image = self.read_image(index)
         annotations = []
         lines = tree.read_text(text_name).splitlines() if text_name is not None else []
         for number, line in enumerate(lines, start=1):
