@@ -86,6 +86,12 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
         if resume_from is not True and not Path(resume_from).is_dir():
             raise ValueError(f"--resume_from_checkpoint {resume_from}: there is no such folder.")
+    if training_args.do_train and data_args.overwrite_output_dir and resume_from is None:
+        from training_eomt.former_run import check_not_needed
+
+        model = model_args.model_name_or_path
+        data = (data_args.dataset, data_args.train_data, data_args.validation_data, data_args.predict_data)
+        check_not_needed(output_dir, [model, model and os.path.join(model, "config.json"), *data])
     written = [output_dir] if training_args.do_train else []
     written += [output_dir / REPORT] if training_args.do_eval else []
     for path in written:
@@ -143,15 +149,6 @@ def check_best_metric(training_args: Any, task: str) -> None:
         )
 
 
-def remove_former_run(output_dir: Path) -> None:
-    """Deletes what a former training left in the output folder, or it would be taken for this one's."""
-    from training_eomt.trainer import DRAWINGS
-
-    for path in [*output_dir.glob("checkpoint-*"), output_dir / DRAWINGS]:
-        shutil.rmtree(path, ignore_errors=True)
-    (output_dir / REPORT).unlink(missing_ok=True)
-
-
 def check_disk(model: "torch.nn.Module", training_args: Any) -> None:
     """Raises an `OSError` if the checkpoints of the training will not fit on the disk."""
     from training_eomt.run_checkpoints import bytes_needed
@@ -184,6 +181,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
 
     from configuration_eomt.configuration_eomt import as_pair
     from training_eomt.augmentation import SegmentationAugmentation
+    from training_eomt.former_run import remove_former_run
     from training_eomt.inputs import EvaluationInputs, TrainingInputs
     from training_eomt.prediction import PictureFolder
     from training_eomt.run_data import checked, open_data, pictures_of
@@ -258,7 +256,11 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
-        metrics = last_evaluation(trainer) or trainer.evaluate()
+        metrics = last_evaluation(trainer)
+        if not metrics:
+            if trainer.is_world_process_zero():
+                (Path(training_args.output_dir) / REPORT).unlink(missing_ok=True)
+            metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
@@ -393,8 +395,10 @@ def command(words: Sequence[str] | None = None) -> None:
         trackers = complete_arguments[2].report_to
         main(complete_arguments)
         leave_the_others()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
+    except KeyboardInterrupt as stop:
+        message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
+        print(f"\n{str(stop) or message}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_status", 130))
     except Exception as error:
         line = error_line(error, trackers)
         if line is None:

@@ -25,6 +25,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.script_arguments import parse_arguments
 from training_eomt.shapes import THINGS, generate_shapes_dataset
+from training_eomt.trainer import EomtTrainer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -352,15 +353,20 @@ def test_a_pretrained_vit_becomes_the_backbone_of_a_new_model(words, tmp_path, k
 
 def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
-    run([*steps, "--max_steps", "1"])
+    steps += ["--max_steps", "3"]
+    run(steps)
+    (tmp_path / "output" / "checkpoint-2" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
     capsys.readouterr()
-    run([*steps, "--max_steps", "3", "--resume_from_checkpoint", "true"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
-    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3"]
+    run([*steps, "--resume_from_checkpoint", "true"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and line.startswith("step")]
+    assert [line.split("  ")[0] for line in lines if "evaluation" not in line] == ["step 2/3", "step 3/3"]
     assert (tmp_path / "output" / "checkpoint-3").exists()
     with pytest.raises(ValueError, match=r"checkpoint-3 was trained with num_queries = 8, .* has 5\. Resume with"):
         described = json.dumps({**TINY_MODEL, "num_queries": 5})
-        run([*steps, "--max_steps", "4", "--resume_from_checkpoint", "true", "--model_config", described])
+        run([*steps, "--resume_from_checkpoint", "true", "--model_config", described])
+    with pytest.raises(ValueError, match=r"checkpoint-3 is of another training:\n  steps: 3 there, 4 now"):
+        run([*steps, "--max_steps", "4", "--resume_from_checkpoint", "true"])
 
 
 @pytest.mark.slow
@@ -494,13 +500,39 @@ def test_a_folder_without_a_model_is_no_reason_to_make_one(words, tmp_path):
         run(begin)
 
 
-def test_an_overwritten_run_leaves_nothing_that_could_be_taken_for_the_new_one(words, tmp_path):
-    saving = [*words, "--do_train", "--save_strategy", "steps", "--save_steps", "1"]
-    run([*saving, "--max_steps", "3", "--do_eval"])
-    run([*saving, "--max_steps", "2", "--overwrite_output_dir"])
+def test_an_overwritten_run_leaves_nothing_that_could_be_taken_for_the_new_one(words, tmp_path, monkeypatch):
+    saving = [*words, "--do_train", "--save_strategy", "steps", "--save_steps", "1", "--overwrite_output_dir"]
+    everything = ["--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1", "--do_eval", "--do_predict"]
+    run([*saving, *everything, "--max_steps", "3", "--report_to", "tensorboard"])
     output = tmp_path / "output"
+    (output / "keepsake.txt").write_text("dear to me")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EomtTrainer, "train", killed)
+        run([*saving, "--max_steps", "2"])
+    assert [path.name for path in output.iterdir()] == ["keepsake.txt"]
+    run([*saving, "--max_steps", "2"])
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
     assert not (output / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("needed", ["model", "checkpoint", "data"])
+def test_what_a_run_needs_is_not_overwritten_by_it(words, shapes, tmp_path, needed):
+    run([*words, "--do_train", "--save_strategy", "steps", "--save_steps", "2"])
+    output = tmp_path / "output"
+    source = {"model": output, "checkpoint": output / "checkpoint-2", "data": output / "runs" / "train"}[needed]
+    again = [*without(words, "model_config"), "--do_train", "--overwrite_output_dir"]
+    if needed == "data":
+        shutil.copytree(shapes / "train", source)
+        again = [*words, "--do_train", "--overwrite_output_dir", "--train_data", str(source)]
+    else:
+        again += ["--model_name_or_path", str(source)]
+    with pytest.raises(ValueError, match=rf"would delete {source}"):
+        run(again)
+    assert (output / "model.safetensors").exists()
 
 
 def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -161,6 +162,7 @@ class EomtTrainingArguments(TrainingArguments):
             self.dataloader_num_workers = _cores_per_process(at_most=8) if on_accelerator else 0
         if self.accelerator_config is None and on_accelerator and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}  # the next batch is copied while a step runs
+        self._meet_other_processes()
         super().__post_init__()
         for name, instead in _WITHOUT_EFFECT.items():
             if getattr(self, name, None) not in (None, getattr(type(self), name, None)):
@@ -186,6 +188,19 @@ class EomtTrainingArguments(TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         """What is saved beside checkpoints: everything but the Hub's token."""
         return {**vars(self), "hub_token": None}
+
+    def _meet_other_processes(self) -> None:
+        """Waits for the other processes of a training on CPUs: Transformers would do so without a limit of time."""
+        is_one_of_several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not (self.use_cpu and is_one_of_several) or torch.distributed.is_initialized():
+            return
+        limit = timedelta(seconds=self.ddp_timeout)
+        try:
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=limit)
+        except RuntimeError as error:
+            raise TimeoutError(
+                f"Process {os.environ['RANK']} did not meet the others within {limit} (ddp_timeout): {error}"
+            ) from error
 
     def _divide_total_batch(self, total: int) -> None:
         """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
