@@ -97,6 +97,13 @@ class DataArguments:
         default="auto",
         metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
     )
+    images_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the pictures where it is not below the data set: for COCO's JSON files, and for the "
+            "YAML file of YOLO. No other file outside a data set is read."
+        },
+    )
     train_val_split: float | None = field(
         default=None,
         metadata={
@@ -108,8 +115,20 @@ class DataArguments:
         default=None,
         metadata={"help": "File with the names of the classes, for label maps: a line for each, or JSON."},
     )
+    label_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "File that says what values or colours in label maps stand for, instead of class_names: a JSON or "
+            'YAML object such as {"0": "background", "255": "lesion"} or {"128,0,0": "aeroplane"}, null for no class; '
+            "or CVAT's labelmap.txt."
+        },
+    )
     ignore_index: list[int] | None = field(
-        default=None, metadata={"help": "Values in label maps that belong to no class. Default: 255."}
+        default=None,
+        metadata={
+            "help": "Values in label maps that belong to no class. Default: 255, and 65535 in maps of 16 bits, unless "
+            "there is a class of this number."
+        },
     )
     do_reduce_labels: bool | None = field(
         default=None, metadata={"help": "In label maps, 0 belongs to no class and the first class is 1."}
@@ -182,6 +201,10 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
+        if self.exif not in EXIF:
+            raise ValueError(f"exif is {self.exif!r}: it must be one of {', '.join(EXIF)}.")
+        if self.class_names is not None and self.label_values is not None:
+            raise ValueError("class_names and label_values both say what the classes are: give one.")
         if self.scale_range is not None and (len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]):
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
         if self.image_size is not None and len(self.image_size) not in (1, 2):
