@@ -196,7 +196,10 @@ def fault_of_segmentation(raw: msgspec.Raw, size: tuple[int, int] | None) -> str
     except ENTRY_ERRORS as error:
         return f"has a segmentation that is neither polygons nor a run-length encoding: {fault_of(error)}"
     if isinstance(segmentation, RunLengths):
-        return None
+        # Counting compressed ones takes long: that is left to reading.
+        if size is None or isinstance(segmentation.counts, str):
+            return None
+        return fault_of_run_lengths(segmentation, size)
     if not segmentation:
         return "has neither polygons nor a run-length encoding: boxes are not enough"
     has_area = False
@@ -211,6 +214,23 @@ def fault_of_segmentation(raw: msgspec.Raw, size: tuple[int, int] | None) -> str
         if size is not None and (far := far_off(min(left, top), max(right, bottom), size)):
             return far
     return None if has_area else "has no area: fewer than 3 points, or all on one line"
+
+
+def fault_of_run_lengths(encoding: RunLengths, size: tuple[int, int]) -> str | None:
+    """What is wrong with the run-length encoding of a mask of `(height, width)` pixels; None if nothing is."""
+    height, width = size
+    if encoding.size != size:
+        return f"has a run-length encoding of {'x'.join(map(str, encoding.size))} pixels, not {height}x{width}"
+    # pycocotools would fill pixels that an encoding leaves out with whatever is in memory.
+    if isinstance(encoding.counts, str):
+        covered = pixels_covered(encoding.counts)
+    else:
+        covered = None if min(encoding.counts, default=0) < 0 else sum(encoding.counts)
+    if covered is None:
+        return "has counts that are no run-length encoding"
+    return (
+        None if covered == height * width else f"has a run-length encoding of {covered} pixels, not {height}x{width}"
+    )
 
 
 def far_off(lowest: float, highest: float, size: tuple[int, int]) -> str | None:
@@ -241,19 +261,9 @@ def rle_of(segmentation: RunLengths | Sequence[Sequence[float]], height: int, wi
             no pixels.
     """
     if isinstance(segmentation, RunLengths):
+        if fault := fault_of_run_lengths(segmentation, (height, width)):
+            raise ValueError(fault)
         counts, size = segmentation.counts, [height, width]
-        if segmentation.size != (height, width):
-            stated = "x".join(map(str, segmentation.size))
-            raise ValueError(f"has a run-length encoding of {stated} pixels, not {height}x{width}")
-        # pycocotools would fill pixels that an encoding leaves out with whatever is in memory.
-        if isinstance(counts, list):
-            covered = None if min(counts, default=0) < 0 else sum(counts)
-        else:
-            covered = pixels_covered(counts)
-        if covered is None:
-            raise ValueError("has counts that are no run-length encoding")
-        if covered != height * width:
-            raise ValueError(f"has a run-length encoding of {covered} pixels, not {height}x{width}")
         if isinstance(counts, list):
             rle = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
         else:

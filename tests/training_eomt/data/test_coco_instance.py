@@ -175,18 +175,21 @@ AT_OPENING = [
     (annotate(segmentation={"counts": [600], "size": 600}), r"annotation 1 .*got `int` - at `\$\.size`"),
 ]
 WHEN_READ = [
-    (annotate(segmentation={"counts": [700, -100], "size": [20, 30]}), r"a\.png: annotation 1 .*no run-length"),
-    (annotate(segmentation={"counts": [2**70], "size": [20, 30]}), r"a\.png: annotation 1 .*not 20x30"),
+    (annotate(segmentation={"counts": [700, -100], "size": [20, 30]}), r"annotation 1 of a\.png .*no run-length"),
+    (annotate(segmentation={"counts": [2**70], "size": [20, 30]}), r"annotation 1 of a\.png .*not 20x30"),
     (annotate(segmentation={"counts": "o" * 10**6, "size": [20, 30]}), r"a\.png: annotation 1 .*no run-length"),
     (annotate(segmentation={"counts": "\u00fc", "size": [20, 30]}), r"a\.png: annotation 1 .*no run-length"),
     (annotate(segmentation=[[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]]), r"a\.png: annotation 1 .* covers no pixel"),
-    (annotate(segmentation={"counts": [5, 5], "size": [20, 30]}), r"a\.png: annotation 1 .*encoding of 10 pixels"),
+    (annotate(segmentation={"counts": [5, 5], "size": [20, 30]}), r"annotation 1 of a\.png .*encoding of 10 pixels"),
     (annotate(segmentation={"counts": "00", "size": [20, 30]}), r"a\.png: annotation 1 .*encoding of 0 pixels"),
     (
         annotate(segmentation={"counts": "garbage!", "size": [20, 30]}),
         r"a\.png: annotation 1 .*are no run-length encoding",
     ),
-    (annotate(segmentation={"counts": [600], "size": [30, 20]}), r"a\.png: annotation 1 .*of 30x20 pixels, not 20x30"),
+    (
+        annotate(segmentation={"counts": [600], "size": [30, 20]}),
+        r"annotation 1 of a\.png .*of 30x20 pixels, not 20x30",
+    ),
 ]
 
 
