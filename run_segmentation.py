@@ -7,6 +7,7 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 """
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from configuration_eomt.text_eomt import terminal_text
 from training_eomt.error_lines import error_line
+from training_eomt.given_paths import check_exists
 from training_eomt.output_folder import check_writable
 from training_eomt.script_arguments import (
     DataArguments,
@@ -69,8 +71,13 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     ):
         if needed and not given:
             raise ValueError(f"--{name} is missing.")
+    for name in ("dataset", "train_data", "validation_data", "predict_data"):
+        if given := getattr(data_args, name):
+            check_exists(name, given)
     if data_args.check_data:
         return
+    if model_args.model_name_or_path:
+        check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
     if not training_args.do_train and model_args.model_name_or_path is None:
@@ -385,6 +392,8 @@ def command(words: Sequence[str] | None = None) -> None:
         words: of the command line. Default: of this process.
     """
     trackers: list[str] = []
+    # Transformers imports torchao where it is installed, which warns of what nobody here can change.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         arguments = read_arguments(sys.argv[1:] if words is None else words)
         check_arguments(arguments.model, arguments.data, arguments.training)

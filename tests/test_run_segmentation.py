@@ -253,6 +253,11 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
         (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
         (["--do_train", "--max_steps", "0"], "--max_steps 0"),
+        (["--do_train", "--validation_data", "/no/where"], "--validation_data /no/where: there is no such file"),
+        (
+            ["--do_predict", "--model_name_or_path", "./x", "--model_config", "{}"],
+            "--model_name_or_path ./x: there is",
+        ),
         (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
         (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
         (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
@@ -644,3 +649,12 @@ def test_of_several_processes_the_one_that_fails_says_why_and_the_others_end_in_
     errors = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stderr.log")}
     assert "error: street/1.jpg cannot be decoded" in errors["1"].splitlines()
     assert all("Traceback" not in text for text in errors.values()), errors
+
+
+@pytest.mark.slow
+def test_nothing_but_the_error_is_said_where_torch_was_needed_to_find_it(words):
+    command = [sys.executable, "run_segmentation.py", *words, "--do_train", "--image_size", "65"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line and not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: image_size=65 is not divisible by patch_size=16"), lines
