@@ -38,10 +38,9 @@ def written_by_a_run(output_dir: Path) -> Iterator[Path]:
         yield config
     for pattern in _WRITTEN:
         yield from sorted(output_dir.glob(pattern))
-    for package in (configuration_eomt, modeling_eomt, image_processing_eomt):
-        for code in Path(str(package.__file__)).parent.glob("*_eomt.py"):
-            if (output_dir / code.name).is_file():
-                yield output_dir / code.name
+    packages = (configuration_eomt, modeling_eomt, image_processing_eomt)
+    names = {code.name for package in packages for code in Path(str(package.__file__)).parent.glob("*_eomt.py")}
+    yield from sorted(output_dir / name for name in names if (output_dir / name).is_file())
     card = output_dir / CARD
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")

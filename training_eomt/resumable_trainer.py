@@ -45,8 +45,6 @@ class ResumableTrainer(Trainer):
         self.step_images: list[str] = []  # of this process, in the step that is under way
         self.stop_request = StopRequest()
         self.asked_to_stop: torch.Tensor | None = None  # how many of several processes were, before this step
-        # The step of the last evaluation in training and what it found; after it only if the model is still the same.
-        self.last_metrics: tuple[int, dict[str, float]] | None = None
         self._sampler: DrawSampler | None = None
         self._average: WeightAverage | None = None
         self._resumed_from: Path | None = None
@@ -94,20 +92,14 @@ class ResumableTrainer(Trainer):
             Stopped: a signal has ended the training.
         """
         checkpoint = self._checkpoint_to_resume_from(resume_from_checkpoint)
-        self._resumed_from, self.is_finished, self.last_metrics = checkpoint, False, None
+        self._resumed_from, self.is_finished = checkpoint, False
         self.gradient_norms, self.asked_to_stop = GradientNorms(), None
         with self.stop_request.listening():
             result = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
             self.gradient_norms.check()
-        has_best = bool(self.args.load_best_model_at_end and self.state.best_model_checkpoint)
-        if self._average is not None and not has_best:
+        if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self._average.replace_weights()
         self._average = None
-        if self.last_metrics is not None:
-            step = self.state.best_global_step if has_best else self.state.global_step
-            has_masks = self.args.mask_annealing and any(self.bare_model.mask_probabilities)
-            if self.last_metrics[0] != step or has_masks:
-                self.last_metrics = None
         return result
 
     def _checkpoint_to_resume_from(self, given: str | bool | None) -> Path | None:

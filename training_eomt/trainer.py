@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
+from .early_stop import EarlyStop
 from .evaluation import HEADLINES, new_metric, not_finite, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
@@ -62,7 +63,8 @@ class EomtTrainer(ResumableTrainer):
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
-        if args.load_best_model_at_end and not args.names_best_metric:
+        chooses = args.load_best_model_at_end or args.early_stopping_patience is not None
+        if chooses and not args.names_best_metric:
             args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
@@ -74,6 +76,8 @@ class EomtTrainer(ResumableTrainer):
         if args.mask_annealing:
             args.annealing_schedule(1, model.config.num_blocks)  # one for each block, or an error
             self.add_callback(MaskAnnealingCallback())
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStop(args.early_stopping_patience))
         self.add_lifecycle_callbacks()
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
         self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
@@ -178,12 +182,6 @@ class EomtTrainer(ResumableTrainer):
         finally:
             dataloader_config.even_batches = even_batches
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, **kwargs)
-        if self.is_in_train:
-            self.last_metrics = self.state.global_step, metrics
-        return metrics
-
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -235,7 +233,8 @@ class EomtTrainer(ResumableTrainer):
             self._loss_sum += self._loss(outputs, *targets)
         self._num_images += len(outputs.class_queries_logits)
         self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)
-        if self.is_in_train and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
+        is_of_training = self.is_in_train or self.state.global_step > 0
+        if is_of_training and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
             self._draw(outputs, sizes, indices)
         return None, None, None
 

@@ -405,22 +405,3 @@ def test_files_have_the_mode_that_the_umask_asks_for(make_trainer, tmp_path):
         os.umask(before)
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "output").rglob("*")}
     assert {name: mode for name, mode in modes.items() if mode != "0o640"} == {"checkpoint-1": "0o750"}
-
-
-def test_the_last_evaluation_in_training_is_that_of_the_model_if_it_is_the_same(make_trainer):
-    evaluating = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no"}
-    trainer = make_trainer(**evaluating, max_steps=2)
-    trainer.train()
-    step, metrics = trainer.last_metrics
-    assert step == 2 and metrics["eval_pq"] == trainer.evaluate()["eval_pq"]
-    trainer = make_trainer(**evaluating, max_steps=2, mask_annealing_starts=[1, 1], mask_annealing_ends=[9, 9])
-    trainer.train()
-    assert trainer.last_metrics is None  # it was evaluated without the masks that it still has
-    trainer = make_trainer(
-        max_steps=2, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, learning_rate=1e-2, **SAVING
-    )
-    quality = iter([0.9, 0.1])
-    evaluate = trainer._evaluate
-    trainer._evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_pq": next(quality)}
-    trainer.train()
-    assert trainer.last_metrics is None  # the first one was the best
