@@ -116,14 +116,13 @@ def note_times(reader: type[SegmentationDataset]) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
     for owner, name, part in (
         (reader, "__getitem__", "reading"),
-        (sys.modules[reader.__module__], "read_rgb", "picture"),
+        (SegmentationDataset, "read_image", "picture"),
         (Sample, "masks", "masks"),
         (SegmentationAugmentation, "__call__", "augmenting"),
         (EomtImageProcessor, "preprocess", "image_processor"),
         (sys.modules[__name__], "collate", "collate"),
     ):
-        if hasattr(owner, name):  # a table has no read_rgb: its pictures count as part of the annotation
-            setattr(owner, name, timed(getattr(owner, name), seconds, part, torch.device("cpu")))
+        setattr(owner, name, timed(getattr(owner, name), seconds, part, torch.device("cpu")))
     return seconds
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from .metrics.streaming import StreamingMetric
 
@@ -34,3 +36,20 @@ def predictions(image_processor: Any, outputs: Any, target_sizes: Sequence[tuple
     if image_processor.task == "semantic":
         return [result.cpu().numpy() for result in results]
     return [{**result, "segmentation": result["segmentation"].cpu().numpy()} for result in results]
+
+
+def not_finite(outputs: Any) -> list[int]:
+    """
+    The images of a batch, by number, for which a model's outputs hold NaN or infinity, so that they say nothing.
+
+    Args:
+        outputs: of the model. Images that are split have several inputs, which `patch_offsets` tells apart.
+    """
+    logits = (outputs.masks_queries_logits.flatten(1), outputs.class_queries_logits.flatten(1))
+    # NaN is both the largest and the smallest.
+    are_finite = torch.stack([each.amax(1).isfinite() & each.amin(1).isfinite() for each in logits]).all(0)
+    offsets = getattr(outputs, "patch_offsets", None)
+    image_of_input = range(len(are_finite)) if offsets is None else [int(offset[0]) for offset in offsets]
+    return sorted(
+        {image for image, is_finite in zip(image_of_input, are_finite.tolist(), strict=True) if not is_finite}
+    )

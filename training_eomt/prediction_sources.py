@@ -9,7 +9,8 @@ from typing import Protocol
 
 from .data.base import SegmentationDataset
 from .data.files import FileTree
-from .data.samples import Sample, picture_suffixes, read_rgb
+from .data.images import DEFAULT_READING, ImageReading
+from .data.samples import Sample, picture_suffixes
 
 
 class PictureSource(Protocol):
@@ -19,9 +20,11 @@ class PictureSource(Protocol):
         where: what they are, for messages and to tell one source from another.
         has_targets: whether samples know what is to be found in the picture.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
+        exif: which way up images are read, see [`ImageReading`].
     """
 
     where: str
+    exif: str
     has_targets: bool
     category_ids: Mapping[int, int] | None
 
@@ -35,13 +38,14 @@ class PictureSource(Protocol):
 
 
 class PictureFolder:
-    """The pictures in a folder and below it, upright, sorted by path; or a single picture.
+    """The pictures in a folder and below it, sorted by path; or a single picture.
 
     The folder is listed once, without looking at a single file. What starts with a dot is left out: thumbnails, and
     what other systems leave beside their files.
 
     Args:
         path: the folder, or a picture.
+        image_reading: how images are read; by default upright.
 
     Raises:
         FileNotFoundError: no such folder or picture, or no picture in the folder.
@@ -51,8 +55,9 @@ class PictureFolder:
     has_targets = False
     category_ids: Mapping[int, int] | None = None
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
+        self.image_reading, self.exif = image_reading, image_reading.exif
         self.where = str(path.resolve())
         if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
@@ -80,11 +85,13 @@ class PictureFolder:
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
-        return Sample(name, read_rgb(self.tree, name, upright=True), file_name=name)
+        with self.tree.open(name) as file:
+            image = self.image_reading.read_rgb(file, self.tree.path(name))
+        return Sample(name, image, file_name=name)
 
 
 class AnnotatedPictures:
-    """The pictures of a data set, as they are stored, with their targets.
+    """The pictures of a data set with their targets.
 
     A picture's name is its path from the folder on that holds all of them.
 
@@ -98,7 +105,7 @@ class AnnotatedPictures:
     has_targets = True
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.exif = dataset, dataset.image_reading.exif
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.data.images import ImageReading
 from training_eomt.figures import overlapping_segments
 from training_eomt.prediction import predict
 from training_eomt.prediction_sources import PictureFolder
@@ -248,6 +249,7 @@ def test_predictions_of_another_model_task_or_source_are_not_added_to(model, pic
         ({"outputs": ["maps"]}, "outputs"),
         ({"category_ids": {0: 5}}, "category_ids.0: 0 there, 5 now"),
         ({"source": elsewhere}, "pictures"),
+        ({"source": PictureFolder(pictures, ImageReading("stored"))}, 'exif: "auto" there, "stored" now'),
     ):
         with pytest.raises(ValueError, match=message):
             run(model, **{"source": pictures, "directory": tmp_path / "out", **settings})

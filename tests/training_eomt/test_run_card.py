@@ -61,6 +61,23 @@ def test_the_card_says_what_was_done_and_found(folder):
     assert (folder / CURVES).exists()
 
 
+def test_figures_of_classes_are_fractions_and_names_have_no_effect(folder):
+    """Neither a row more nor a picture, a link or a script comes of a name."""
+    name = "a|b\n| c | 9.000 |\n![x](https://x.org/x.png)<script>"
+    per_class = {name: {"pq": 0.5, "sq": float("nan"), "tp": 51}, "dog": {"pq": 0.25, "sq": 0.75, "tp": 3}}
+    card = write(folder, per_class=per_class, base_model="me/b|c<b>")
+    rows = [line for line in card.splitlines() if line.startswith("|") and line.endswith((" - |", "0.750 |"))]
+    assert len(rows) == 2 and rows[1] == "| dog | 0.250 | 0.750 |" and rows[0].endswith(" | 0.500 | - |")
+    assert "<script>" not in card and "![x]" not in card and "9.000 |\n" not in card
+    assert "| Started from | me/b\\|c&lt;b&gt; |" in card
+
+
+def test_the_picture_of_the_confusion_matrix_is_shown_where_there_is_one(folder):
+    assert "confusion_matrix.png" not in write(folder)
+    (folder / "confusion_matrix.png").write_bytes(b"")
+    assert "](confusion_matrix.png)" in write(folder)
+
+
 def test_a_folder_to_start_from_is_no_model_on_the_hub(folder):
     assert ModelCard(write(folder, base_model=str(folder))).data.base_model is None
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
-from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, label_map_annotations, paired, read_label_map
-from .samples import Sample, check_same_size, encode_masks, picture_suffixes, read_picture, read_rgb
+from .images import DEFAULT_READING, ImageReading
+from .label_coding import read_label_map, segments_of, values_in
+from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, paired
+from .samples import Sample, check_same_size, encode_masks, picture_suffixes
 from .splits import choose_split
 
 
@@ -35,8 +38,8 @@ class Ade20kDataset(SegmentationDataset):
     Args:
         path: a folder with `images/training/`, `annotations/training/` and so on, or the one around it, or one with
             pictures and label maps directly in `images/` and `annotations/`.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`]. The class names are those of the published
-            models.
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`]. The class names are those of the
+            published models.
         split: which part to take.
 
     Raises:
@@ -55,6 +58,7 @@ class Ade20kDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.tree = _own_folder(as_tree(path, skip_bad_samples))
         part = _part(self.tree, split)
@@ -66,7 +70,14 @@ class Ade20kDataset(SegmentationDataset):
         categories = published_categories("ade20k")
         kind = "panoptic" if has_objects else "semantic"
         super().__init__(
-            str(self.tree.path(folders[0])), categories, kind, id2label, task, skip_bad_samples, self.tree
+            str(self.tree.path(folders[0])),
+            categories,
+            kind,
+            id2label,
+            task,
+            skip_bad_samples,
+            self.tree,
+            image_reading,
         )
         self.thing_classes = np.array([category.id for category in categories if category.isthing])
         pictures = files_by_stem(self.tree, folders[0], picture_suffixes())
@@ -100,11 +111,13 @@ class Ade20kDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return self.tree.path(self.files[index][0])
 
+    def open_image(self, index: int) -> BinaryIO:
+        return self.tree.open(self.files[index][0])
+
     def __getitem__(self, index: int) -> Sample:
         picture, map_name = self.files[index]
-        image = read_rgb(self.tree, picture)
-        label_map = read_label_map(self.tree, map_name) - 1
-        check_same_size(image, self.tree.path(picture), label_map.shape, self.tree.path(map_name))
+        label_map = read_label_map(self.tree, map_name, self.image_reading).astype(np.int32) - 1
+        image = self.read_image(index, label_map.shape, self.tree.path(map_name))
         annotations: list[Annotation] = []
         if self.object_files is not None:
             object_name = self.object_files[picture]
@@ -115,12 +128,14 @@ class Ade20kDataset(SegmentationDataset):
                 for rle, class_id in zip(encode_masks(objects, list(class_ids)), class_ids.values(), strict=True)
             ]
             label_map[np.isin(label_map, self.thing_classes) | (objects > 0)] = VOID
-        stuff = label_map_annotations(self, label_map, {VOID}, f"{self.tree.path(map_name)} (values less 1)")
+        numbers = {category.id: category.id for category in self.categories}
+        stuff = segments_of(label_map, numbers, {VOID}, f"{self.tree.path(map_name)} (values less 1)")
         return Sample(picture, image, self.targets(annotations + stuff), picture)
 
     def _read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int]]:
         """Numbers of the objects `(height, width)`, 0 where there is none, and the class of each."""
-        png = read_picture(self.tree, name)
+        with self.tree.open(name) as file:
+            png = self.image_reading.read_annotation(file, self.tree.path(name))
         if png.mode not in ("RGB", "RGBA"):
             raise ValueError(
                 f"{self.tree.path(name)} has mode {png.mode}, expected RGB: red is the class of an object, green its "
@@ -129,7 +144,7 @@ class Ade20kDataset(SegmentationDataset):
         channels = np.asarray(png).astype(np.int64)
         thing, number = channels[..., 0], channels[..., 1]
         objects = np.where((thing > 0) & (number > 0), 256 * thing + number, 0)
-        found = sorted(set(np.unique(objects).tolist()) - {0})
+        found = sorted(values_in(objects) - {0})
         if found and found[-1] // 256 > len(self.thing_classes):
             raise ValueError(
                 f"{self.tree.path(name)}: an object has the class {found[-1] // 256} (red), there are 1 to "

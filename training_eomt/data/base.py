@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from .files import FileTree
+from .images import DEFAULT_READING, ImageReading
 from .samples import Category, LabelSpace, Sample, Target
 
 
@@ -43,6 +45,8 @@ class SampleSummary(NamedTuple):
     size: tuple[int, int]  # (height, width) in pixels
     label_ids: Sequence[int]  # of its targets, crowds included
     num_crowds: int
+    num_void: int | None = None  # pixels that belong to no target; None where they are not counted
+    is_turned_on_trust: bool = False  # its image was turned upright, and would have fitted as it is stored
 
 
 class SegmentationDataset(Dataset[Sample], ABC):
@@ -62,6 +66,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         skip_bad_samples: leave out what can be seen to be wrong when the data set is opened, and list it in
             `bad_samples`. What only decoding tells, `check_samples` finds.
         tree: where the files are; entries of its zips that it left out are listed too.
+        image_reading: how images are read.
 
     Raises:
         ValueError: categories and `id2label` contradict each other, or the annotations do not say enough for the task.
@@ -76,8 +81,10 @@ class SegmentationDataset(Dataset[Sample], ABC):
         task: str | None = None,
         skip_bad_samples: bool = False,
         tree: FileTree | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.where = where
+        self.image_reading = image_reading
         self.kind = kind
         self.task = task or kind
         self.skip_bad_samples = skip_bad_samples
@@ -107,6 +114,34 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """The picture of a sample, for messages: its path, or its place where it is no file."""
+
+    def open_image(self, index: int) -> BinaryIO:
+        """Opens the file of a sample's image. Raises a `ValueError` or an `OSError` if it cannot be opened."""
+        raise FileNotFoundError(f"{self.name(index)} is no file.")
+
+    def read_image(self, index: int, size: tuple[int, ...] | None = None, annotation: str = "None") -> Image.Image:
+        """
+        A sample's image as RGB, the way up on which its annotation was drawn.
+
+        Args:
+            index: the sample.
+            size: `(height, width)` of the annotation in pixels, None where it has none.
+            annotation: what messages call the annotation.
+
+        Raises:
+            OSError: the image cannot be opened.
+            ValueError: it cannot be read, or is not as large as its annotation.
+        """
+        with self.open_image(index) as file:
+            return self.image_reading.read_rgb(file, self.name(index), size, annotation)
+
+    def is_turned_on_trust(self, index: int, size: tuple[int, int]) -> bool:
+        """Whether an image was turned upright, though its annotation of `(height, width)` fits it as stored, too."""
+        try:
+            with self.open_image(index) as file:
+                return self.image_reading.is_unsure(file, self.name(index), size)
+        except (OSError, ValueError):  # which reading the sample tells
+            return False
 
     def summary(self, index: int) -> SampleSummary | None:
         """What is known of a sample before it is read; None if only reading it tells."""

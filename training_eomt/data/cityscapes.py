@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
-from .label_maps import as_tree, label_map_annotations, paired, read_label_map, values_in
-from .samples import Category, Sample, check_same_size, encode_masks, read_rgb
+from .images import DEFAULT_READING, ImageReading
+from .label_coding import read_label_map, segments_of, values_in
+from .label_maps import as_tree, paired
+from .samples import Category, Sample, encode_masks
 
 
 PICTURE, LABELS, INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
@@ -36,8 +39,8 @@ class CityscapesDataset(SegmentationDataset):
 
     Args:
         path: the folder with `leftImg8bit/` and `gtFine/`.
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`]. The class names are those of the published
-            models.
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`]. The class names are those of the
+            published models.
         split: which part to take. "predict" takes the validation data, since the test data's annotations are secret.
 
     Raises:
@@ -56,6 +59,7 @@ class CityscapesDataset(SegmentationDataset):
         task: str | None = None,
         skip_bad_samples: bool = False,
         split: str | None = None,
+        image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
         self.tree = as_tree(path, skip_bad_samples)
         part = PARTS[split or "train"]
@@ -70,7 +74,16 @@ class CityscapesDataset(SegmentationDataset):
             for number, category in zip(CLASS_IDS, published_categories("cityscapes"), strict=True)
         ]
         kind = "panoptic" if instances else "semantic"
-        super().__init__(self.tree.path(picture_folder), categories, kind, id2label, task, skip_bad_samples, self.tree)
+        super().__init__(
+            self.tree.path(picture_folder),
+            categories,
+            kind,
+            id2label,
+            task,
+            skip_bad_samples,
+            self.tree,
+            image_reading,
+        )
         self.has_objects = self.task != "semantic"
         maps = instances if self.has_objects else _by_place(annotation_files, map_folder, LABELS)
         pictures = _by_place(self.tree.below(picture_folder), picture_folder, PICTURE)
@@ -91,16 +104,19 @@ class CityscapesDataset(SegmentationDataset):
     def name(self, index: int) -> str:
         return self.tree.path(self.files[index][0])
 
+    def open_image(self, index: int) -> BinaryIO:
+        return self.tree.open(self.files[index][0])
+
     def __getitem__(self, index: int) -> Sample:
         picture, map_name = self.files[index]
-        image = read_rgb(self.tree, picture)
-        numbers = read_label_map(self.tree, map_name)
-        check_same_size(image, self.tree.path(picture), numbers.shape, self.tree.path(map_name))
+        numbers = read_label_map(self.tree, map_name, self.image_reading)
+        image = self.read_image(index, numbers.shape, self.tree.path(map_name))
         if self.has_objects:
             annotations = self._segments(numbers, self.tree.path(map_name))
         else:
             void = {*ALL_IDS, *LICENCE_PLATES} - set(CLASS_IDS)
-            annotations = label_map_annotations(self, numbers, void, self.tree.path(map_name))
+            class_ids = {class_id: class_id for class_id in CLASS_IDS}
+            annotations = segments_of(numbers, class_ids, void, self.tree.path(map_name))
         return Sample(picture, image, self.targets(annotations), picture)
 
     def _segments(self, numbers: np.ndarray, where: str) -> list[Annotation]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import os
 import posixpath
+import stat
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from .zips import ZIP_ERRORS, ZipArchive, extracted
+from .zips import LARGE_ENTRY, MAX_NESTED_DEPTH, MAX_NESTED_RATIO, MAX_NESTED_ZIPS, ZIP_ERRORS, ZipArchive, extracted
 
 
 # Where an entry of a folder is: a folder itself, a file on the disk, or a file in a zip.
@@ -23,15 +26,20 @@ class FileTree:
     for `train2017/`. Nothing is unpacked, and nothing is listed before it is asked for. A zip is not looked at where a
     folder of its name lies beside it (it has been unpacked), and a file on the disk comes before one in a zip. A zip
     in a zip stands for the folder of its name; it is extracted to a temporary file when that folder is asked for.
-    Hidden files and what macOS adds to zips are not seen.
+    Hidden files and what macOS adds to zips are not seen, and neither are links to folders around them.
+
+    Nothing outside the root has a name here: one that is absolute, or leads out by `..`, is found nowhere. Links are
+    followed wherever they lead, since whoever can make them can read what they lead to.
 
     Args:
         root: the folder, or a zip.
-        skip_bad_entries: leave out entries of zips that point outside their folder, and list them in `bad_entries`.
+        skip_bad_entries: leave out entries of zips that point outside their folder or come twice, and list them in
+            `bad_entries`.
 
     Raises:
         FileNotFoundError: there is no such folder or zip.
-        ValueError: while listing: a zip cannot be read, or has an entry that points outside its folder.
+        ValueError: while listing: a zip cannot be read, or has an entry that points outside its folder or comes twice,
+            or too many zips.
     """
 
     def __init__(self, root: str | Path, skip_bad_entries: bool = False) -> None:
@@ -48,8 +56,10 @@ class FileTree:
 
     def subtree(self, folder: str) -> FileTree:
         """The files below a folder, named from there on."""
+        if (prefix := self._full(folder)) is None:
+            raise FileNotFoundError(f"{folder} is no folder in {self.root}.")
         tree = object.__new__(FileTree)
-        tree.root, tree._store, tree._prefix = self.root / folder, self._store, self._full(folder)
+        tree.root, tree._store, tree._prefix = self.root / folder, self._store, prefix
         return tree
 
     def __contains__(self, name: str) -> bool:
@@ -79,8 +89,9 @@ class FileTree:
 
     def path(self, name: str) -> str:
         """Where a file is, for messages."""
-        place = self._store.place(self._full(name))
-        return place.shown(self._full(name)) if isinstance(place, ZipArchive) else str(self.root / name)
+        full = self._full(name)
+        place = self._store.place(full)
+        return place.shown(full) if full and isinstance(place, ZipArchive) else str(self.root / name)
 
     def open(self, name: str) -> BinaryIO:
         """
@@ -88,13 +99,17 @@ class FileTree:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is in a zip and damaged.
+            ValueError: it is in a zip and damaged, or is no regular file, such as a pipe.
         """
         full = self._full(name)
-        try:  # without a listing: what is on the disk comes first
-            return (self._store.root / full).open("rb")
-        except (FileNotFoundError, NotADirectoryError):
-            place = self._store.place(full)
+        if full is None:
+            raise FileNotFoundError(f"{name} is no file in {self.root}.")
+        path = self._store.root / full
+        if os.path.isfile(path):  # without a listing: what is on the disk comes first
+            return open_file(path)
+        place = self._store.place(full)
+        if place == "disk":
+            return open_file(path)  # which says what it is
         if not isinstance(place, ZipArchive):
             raise FileNotFoundError(f"{self.path(name)} is missing.")
         try:
@@ -102,19 +117,49 @@ class FileTree:
         except ZIP_ERRORS as error:
             raise ValueError(f"{place.shown(full)} cannot be read: {error}. Download the zip again.") from error
 
-    def read_text(self, name: str) -> str:
-        """The content of a UTF-8 text file. Raises what `open` does, and a `ValueError` if it is something else."""
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a file. Raises what `open` does."""
         with self.open(name) as file:
-            content = file.read()
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path(name)} is no UTF-8 text: {error}") from error
+            return file.read()
 
-    def _full(self, name: str) -> str:
-        """A name from the root of the store on. One that leads out of it stays as it is and is found nowhere."""
+    def read_text(self, name: str) -> str:
+        """The content of a text file. Raises what `open` and [`text_of`] do."""
+        return text_of(self.read_bytes(name), self.path(name))
+
+    def _full(self, name: str) -> str | None:
+        """A name from the root of the store on; None if it leads out of it."""
         full = posixpath.normpath(posixpath.join(self._prefix, name))
+        if full.startswith("/") or full.split("/", 1)[0] == "..":
+            return None
         return "" if full == "." else full
+
+
+def text_of(content: bytes, where: str) -> str:
+    """
+    The text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """
+    Opens a file on the disk for reading.
+
+    Raises:
+        OSError: there is none, or it cannot be opened.
+        ValueError: it is no regular file: opening a pipe would wait for somebody to write into it.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device. Replace it with a file.")
+    return path.open("rb")
 
 
 def tree_of(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
@@ -164,16 +209,18 @@ class _Store:
         self.__dict__.update(state)
         self._forget()
 
-    def place(self, name: str) -> Place | None:
+    def place(self, name: str | None) -> Place | None:
+        if name is None:
+            return None
         folder, _, entry = name.rpartition("/")
         return self.listing(folder).get(entry)
 
-    def listing(self, folder: str) -> Mapping[str, Place]:
+    def listing(self, folder: str | None) -> Mapping[str, Place]:
         """What is directly in a folder, by its name there."""
+        if folder is None:
+            return {}
         if folder in self._listings:
             return self._listings[folder]
-        if folder.split("/")[0] == "..":
-            return {}
         if folder:  # zips in the folders around may hold more of it
             self.listing(folder.rpartition("/")[0])
         if folder in self._nested:
@@ -190,41 +237,80 @@ class _Store:
         listing.update(on_disk)
         for entry, place in list(listing.items()):
             stem, suffix = os.path.splitext(entry)
-            if suffix.lower() == ".zip" and isinstance(place, ZipArchive) and stem not in listing:
+            if suffix.lower() != ".zip" or stem in listing:
+                continue
+            if isinstance(place, ZipArchive) and place.depth < MAX_NESTED_DEPTH:
                 listing[stem] = "folder"
                 self._nested[posixpath.join(folder, stem)] = (place, posixpath.join(folder, entry))
         self._listings[folder] = listing
         return listing
 
     def _scan(self, folder: str) -> dict[str, Place]:
+        places: dict[str, Place] = {}
         try:
             with os.scandir(self.root / folder) as entries:
-                return {
-                    entry.name: "folder" if entry.is_dir() else "disk"
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                }
-        except (FileNotFoundError, NotADirectoryError):
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if not _is_folder(entry):
+                        places[entry.name] = "disk"
+                    elif not (entry.is_symlink() and self._leads_back(folder, entry.path)):
+                        places[entry.name] = "folder"
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
             return {}
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return {}
+        return places
+
+    def _leads_back(self, folder: str, link: str) -> bool:
+        """Whether a link in a folder leads to that folder or to one around it, by whatever links it was reached."""
+        parts = folder.split("/") if folder else []
+        around = [os.path.realpath(self.root.joinpath(*parts[:number])) for number in range(len(parts) + 1)]
+        target = os.path.realpath(link)
+        return any(os.path.commonpath([target, path]) == target for path in around)
 
     def _open_nested(self, folder: str) -> None:
         outer, name = self._nested[folder]
         shown = outer.shown(name)
         if shown not in self._extracted:
+            self._check_nested(shown, outer, name)
             self._extracted[shown] = extracted(outer, name, owner=self)
         around = folder.rpartition("/")[0]
-        archive = ZipArchive(self._extracted[shown], shown, around)
+        archive = ZipArchive(self._extracted[shown], shown, around, outer.depth + 1)
         own_folder = folder[len(around) :].strip("/")
         if set(archive.listing(around)) != {own_folder}:  # its files lie loose in it
-            archive = ZipArchive(self._extracted[shown], shown, folder)
+            archive = ZipArchive(self._extracted[shown], shown, folder, outer.depth + 1)
         self._add(archive)
 
+    def _check_nested(self, shown: str, outer: ZipArchive, name: str) -> None:
+        """Raises a `ValueError` if there are more zips in zips than data have, or larger ones."""
+        try:
+            needed = outer.size(name) + sum(path.stat().st_size for path in self._extracted.values())
+        except ValueError as error:
+            raise ValueError(f"{shown} cannot be extracted: {error}.") from error
+        on_disk = sum(archive.path.stat().st_size for archive in self._archives if archive.depth == 0)
+        if len(self._extracted) == MAX_NESTED_ZIPS or needed > LARGE_ENTRY + MAX_NESTED_RATIO * on_disk:
+            raise ValueError(
+                f"{shown} is one zip in a zip too many: {len(self._extracted) + 1} of them hold {needed:,} bytes. At "
+                f"most {MAX_NESTED_ZIPS} are read, of {MAX_NESTED_RATIO} times the size of the zips that they are in. "
+                "Unpack the outer zip."
+            )
+
     def _add(self, archive: ZipArchive) -> None:
-        for entry in archive.outside:
+        for entry, fault in archive.bad_entries:
             where = f"{archive.shown_as}: entry {entry!r}"
-            reason = f"{where} points outside its folder. Do not trust this zip, or remove the entry."
+            reason = f"{where} {fault}."
             if not self.skip_bad_entries:
                 raise ValueError(reason)
             if (where, reason) not in self.bad_entries:
                 self.bad_entries.append((where, reason))
         self._archives.append(archive)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -15,6 +15,7 @@ from .cityscapes import CityscapesDataset
 from .coco_instance import CocoInstanceDataset
 from .coco_panoptic import CocoPanopticDataset
 from .files import FileTree
+from .images import DEFAULT_READING, ImageReading
 from .label_maps import LabelMapDataset, as_tree
 from .splits import SPLITS, of_split, split_names
 from .table import TableDataset
@@ -35,7 +36,6 @@ READERS: dict[str, Any] = {
 }
 AUTO = "auto"
 FORMATS = (AUTO, *READERS)
-DEFAULT_IGNORE_INDEX = (255,)
 MANY_ENTRIES = 12
 
 
@@ -52,10 +52,13 @@ def open_dataset(
     task: str | None = None,
     skip_bad_samples: bool = False,
     class_names: str | Path | Sequence[str] | None = None,
-    ignore_index: Collection[int] = DEFAULT_IGNORE_INDEX,
+    label_values: str | Path | Mapping[int | str, str | None] | None = None,
+    ignore_index: Collection[int] | None = None,
     do_reduce_labels: bool | None = None,
     image_column: str | None = None,
     annotation_column: str | None = None,
+    image_reading: ImageReading = DEFAULT_READING,
+    images_dir: str | Path | None = None,
 ) -> SegmentationDataset:
     """
     Opens a data set.
@@ -69,9 +72,10 @@ def open_dataset(
         path: a folder or a zip with one split or several, a JSON or YAML file, or a name on the Hub.
         format: one of [`FORMATS`].
         split: "train", "validation" or "predict" (test data, or those for validation where there are none).
-        id2label, task, skip_bad_samples: see [`SegmentationDataset`].
-        class_names, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
+        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
+        class_names, label_values, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
         image_column, annotation_column: for tables, see [`TableDataset`].
+        images_dir: the folder of the pictures where it is not the data set's, for COCO's formats and YOLO's.
 
     Raises:
         FileNotFoundError: there is no such path, or nothing of a known format in it ([`NoDatasetError`]).
@@ -83,10 +87,12 @@ def open_dataset(
         raise ValueError(f"There is no data format {format!r}: {', '.join(FORMATS)}.")
     settings = {
         "class_names": class_names,
-        "ignore_index": None if tuple(ignore_index) == DEFAULT_IGNORE_INDEX else tuple(ignore_index),
+        "label_values": label_values,
+        "ignore_index": ignore_index,
         "do_reduce_labels": do_reduce_labels,
         "image_column": image_column,
         "annotation_column": annotation_column,
+        "images_dir": images_dir,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     name, source = _find(str(path), format, split, task, skip_bad_samples)
@@ -98,7 +104,15 @@ def open_dataset(
             f"{path} is read as {name}, which has no {unknown[0]} ({given[unknown[0]]!r} was given): it is a setting "
             f"of {' and '.join(able)}."
         )
-    return reader(source, id2label, task=task, skip_bad_samples=skip_bad_samples, split=split, **given)
+    return reader(
+        source,
+        id2label,
+        task=task,
+        skip_bad_samples=skip_bad_samples,
+        split=split,
+        image_reading=image_reading,
+        **given,
+    )
 
 
 def _find(
@@ -158,5 +172,5 @@ def _format_of_file(path: str, suffix: str) -> str:
         return "datasets"
     is_panoptic = Path(path).stem.startswith("panoptic")
     if not is_panoptic and not Path(path).stem.startswith(("instances", "_annotations")) and Path(path).is_file():
-        is_panoptic = '"segments_info"' in Path(path).read_text(encoding="utf-8")
+        is_panoptic = b'"segments_info"' in Path(path).read_bytes()
     return "coco_panoptic" if is_panoptic else "coco_instance"

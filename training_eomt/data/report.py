@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .base import BadSample, SampleSummary, SegmentationDataset
+from .images import BOTH_FIT
 
 
 SHOWN_BAD_SAMPLES = 10
@@ -31,6 +33,10 @@ class DataReport:
         num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
         num_crowds: how many of the segments are crowds.
         num_empty: pictures without segments.
+        pictures_by_segments: number of segments -> how many pictures have so many.
+        void_share: which share of the pixels, from 0 to 1, belongs to no segment; None where pixels were not counted.
+        num_turned_on_trust: images that were turned upright as their EXIF orientation says, though their annotations
+            fit them as they are stored, too.
         bad_samples: what was left out, and why.
     """
 
@@ -43,7 +49,15 @@ class DataReport:
     num_pictures_with: dict[str, int]
     num_crowds: int
     num_empty: int
+    pictures_by_segments: dict[int, int] = field(default_factory=dict)
+    void_share: float | None = None
+    num_turned_on_trust: int = 0
     bad_samples: list[BadSample] = field(default_factory=list)
+
+    @property
+    def num_to_learn(self) -> int:
+        """How many of the counted segments a model can learn from: all but the crowds."""
+        return sum(self.num_segments.values()) - self.num_crowds
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON and model cards."""
@@ -60,6 +74,9 @@ class DataReport:
             },
             "crowds": self.num_crowds,
             "empty_pictures": self.num_empty,
+            "pictures_by_segments": self.pictures_by_segments,
+            "void_share": self.void_share,
+            "turned_on_trust": self.num_turned_on_trust,
             "left_out": [sample._asdict() for sample in self.bad_samples],
         }
 
@@ -75,13 +92,46 @@ class DataReport:
         lines.append(
             f"{total:,} segments{per_picture}, {self.num_crowds:,} of them crowds; {self.num_empty:,} empty pictures"
         )
+        if self.void_share is not None:
+            lines.append(f"{self.void_share:.1%} of the pixels are void: they belong to no class")
+        lines += self._warnings()
         lines += ["", *self._class_table()]
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
-            lines += [f"  {sample.reason}" for sample in self.bad_samples[:SHOWN_BAD_SAMPLES]]
-            if len(self.bad_samples) > SHOWN_BAD_SAMPLES:
-                lines.append(f"  and {len(self.bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+            lines += listed(self.bad_samples)
         return "\n".join(lines)
+
+    def why_nothing(self) -> str:
+        """Why there is nothing to learn or to measure, where there is not."""
+        if self.num_crowds:
+            return (
+                f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
+                "counts: set 'iscrowd' to 0 for single objects"
+            )
+        return (
+            f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
+            "of pictures that are not there, or void throughout"
+        )
+
+    def _warnings(self) -> list[str]:
+        lines = []
+        if not self.num_to_learn:
+            lines.append(f"WARNING: there is nothing to learn or to measure, since {self.why_nothing()}")
+        if self.num_turned_on_trust:
+            lines.append(
+                f"{self.num_turned_on_trust:,} images have an EXIF orientation and annotations that fit them either "
+                "way; they are turned upright. If they were annotated as they are stored: --exif stored"
+            )
+        found = [name for name, number in self.num_segments.items() if number]
+        if 0 < len(found) < len(self.num_segments):
+            num_absent = len(self.num_segments) - len(found)
+            lines.append(f"{num_absent:,} of {len(self.num_segments):,} classes have no segment")
+        if self.task == "semantic" and len(found) == 1 and self.void_share:
+            lines.append(
+                f"WARNING: {found[0]!r} is the only class, and everything else is void. Where a value such as 255 is "
+                "a class, --label_values or --ignore_index says so"
+            )
+        return lines
 
     def _class_table(self) -> list[str]:
         """All classes, those with most segments first."""
@@ -113,7 +163,11 @@ def report(
     summaries = [dataset.summary(index) for index in indices]
     known = [summary for summary in summaries if summary is not None]
     bad = dict.fromkeys(dataset.bad_samples)
-    if len(known) < len(summaries):
+    if len(known) == len(summaries):
+        num_read = len(known) if max_read is None else min(max_read, len(known))
+        spread = [position * len(known) // num_read for position in range(num_read)]
+        num_turned = sum(dataset.is_turned_on_trust(index, known[index].size) for index in spread)
+    else:
         known = []
         if max_read is not None and max_read < len(indices):
             indices = [position * len(indices) // max_read for position in range(max_read)]
@@ -123,6 +177,9 @@ def report(
                 known.append(summary)
             elif not dataset.skip_bad_samples:
                 raise ValueError(found[-1].reason)
+        num_turned = sum(summary.is_turned_on_trust for summary in known)
+    void = [summary.num_void for summary in known if summary.num_void is not None]
+    num_pixels = sum(summary.size[0] * summary.size[1] for summary in known if summary.num_void is not None)
     sizes = sorted((summary.size for summary in known), key=lambda size: (size[0] * size[1], size))
     segments = Counter(label_id for summary in known for label_id in summary.label_ids)
     pictures = Counter(label_id for summary in known for label_id in set(summary.label_ids))
@@ -137,6 +194,9 @@ def report(
         num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
         num_crowds=sum(summary.num_crowds for summary in known),
         num_empty=sum(not summary.label_ids for summary in known),
+        pictures_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
+        void_share=sum(void) / num_pixels if num_pixels else None,
+        num_turned_on_trust=num_turned,
         bad_samples=list(bad),
     )
 
@@ -152,6 +212,32 @@ def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progr
     """
     read = _read(dataset, range(len(dataset)), num_workers, "Checking", show_progress)
     return list(dict.fromkeys(bad for _, found in read for bad in found))
+
+
+def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> bool:
+    """
+    Whether a data set has a segment that is no crowd, if need be by reading samples until one has.
+
+    Args:
+        dataset: the data set.
+        num_workers: processes that read.
+        show_progress: whether to show a progress bar.
+    """
+    summaries = [dataset.summary(index) for index in range(len(dataset))]
+    known = [summary for summary in summaries if summary is not None]
+    if any(len(summary.label_ids) > summary.num_crowds for summary in known):
+        return True
+    unknown = [index for index, summary in enumerate(summaries) if summary is None]
+    read = _read(dataset, unknown, num_workers, "Looking for segments", show_progress)
+    return any(summary is not None and len(summary.label_ids) > summary.num_crowds for summary, _ in read)
+
+
+def listed(bad_samples: Sequence[BadSample]) -> list[str]:
+    """The reasons for bad samples, a line for each of the first ones, and how many more there are."""
+    lines = [f"  {sample.reason}" for sample in bad_samples[:SHOWN_BAD_SAMPLES]]
+    if len(bad_samples) > SHOWN_BAD_SAMPLES:
+        lines.append(f"  and {len(bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+    return lines
 
 
 class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
@@ -170,9 +256,23 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
             sample = self.dataset[index]
         except (ValueError, OSError) as error:
             return None, [BadSample(self.dataset.name(index), str(error))]
-        sample.masks()
         targets = sample.targets
-        summary = SampleSummary(sample.size, [t.label_id for t in targets], sum(t.iscrowd for t in targets))
+        for target in targets:
+            target.mask()
+        num_void = None
+        if "instance" not in (
+            self.dataset.kind,
+            self.dataset.task,
+        ):  # whose segments may overlap, and need not cover anything
+            covered = sum(int(coco_mask.area(target.rle)) for target in targets)
+            num_void = sample.size[0] * sample.size[1] - covered
+        summary = SampleSummary(
+            sample.size,
+            [target.label_id for target in targets],
+            sum(target.iscrowd for target in targets),
+            num_void,
+            sample.image.info.get(BOTH_FIT, False),
+        )
         return summary, [bad for bad in self.dataset.bad_samples if bad not in before]
 
 

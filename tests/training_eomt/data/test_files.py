@@ -1,4 +1,8 @@
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -100,6 +104,118 @@ def test_a_damaged_zip_is_named(tmp_path):
     path.write_bytes(good[:40] + b"\0\0\0" + good[43:])
     with pytest.raises(ValueError, match=r"half\.zip/1\.jpg cannot be read"):
         FileTree(tmp_path).open("1.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_comes_twice_in_a_zip_is_an_error_or_left_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        for content in (b"1", b"2"):
+            archive.writestr("a.jpg", content)
+    with pytest.raises(ValueError, match=r"twice\.zip: entry 'a\.jpg' comes twice"):
+        FileTree(tmp_path).below()
+    tree = FileTree(tmp_path, skip_bad_entries=True)
+    assert tree.open("a.jpg").read() == b"1" and len(tree.bad_entries) == 1
+
+
+def test_names_that_lead_out_of_the_tree_are_found_nowhere(tmp_path):
+    secret = write(tmp_path / "secret.txt")
+    write(tmp_path / "data" / "inner" / "a.txt", b"a")
+    tree = FileTree(tmp_path / "data")
+    for name in (str(secret), "../secret.txt", "inner/../../secret.txt", "/a.txt", "a\0.txt", "x" * 5000, "\ud800"):
+        assert name not in tree and not tree.has_folder(name)
+        with pytest.raises(FileNotFoundError):
+            tree.open(name)
+    assert not tree.has_folder(str(tmp_path)) and not tree.has_folder("..") and not tree.has_folder("/")
+    assert tree.subtree("inner").open("../inner/a.txt").read() == b"a", "the tree is that of the root"
+    (tmp_path / "data" / "link.txt").symlink_to(secret)
+    assert tree.open("link.txt").read() == b"x", "a link is its maker's own"
+
+
+def test_links_to_folders_around_them_are_not_followed(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "data" / name / "1.jpg")
+    (tmp_path / "data" / "a" / "itself").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "root").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "around").symlink_to(tmp_path)
+    (tmp_path / "data" / "a" / "b").symlink_to(tmp_path / "data" / "b")
+    (tmp_path / "data" / "b" / "a").symlink_to(tmp_path / "data" / "a")
+    assert FileTree(tmp_path / "data").below() == ["a/1.jpg", "a/b/1.jpg", "b/1.jpg", "b/a/1.jpg"]
+    (tmp_path / "data" / "b" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="b/loop"):
+        FileTree(tmp_path / "data").open("b/loop")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes")
+def test_a_pipe_is_an_error_that_names_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match=r"pipe\.jpg is no regular file, but a pipe"):
+        FileTree(tmp_path).open("pipe.jpg")
+
+
+def test_a_zip_that_is_made_to_fill_the_memory_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("small.bin", "bomb.bin"):
+            with archive.open(name, "w") as file:
+                for _ in range(1 if name == "small.bin" else 300):
+                    file.write(bytes(2**20))
+    tree = FileTree(tmp_path)
+    assert len(tree.open("small.bin").read()) == 2**20
+    with pytest.raises(ValueError, match=r"bomb\.bin cannot be read: its .* bytes unpack to 314,572,800"):
+        tree.open("bomb.bin")
+
+
+def test_more_bytes_than_a_zip_states_are_not_read(tmp_path):
+    content = zipped(tmp_path / "a.zip", {"a.bin": bytes(10_000)}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace((10_000).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match=r"a\.zip/a\.bin cannot be read: Bad CRC-32"):
+        FileTree(tmp_path).open("a.bin")
+
+
+def test_zips_in_zips_have_a_limit_of_number_depth_and_size(tmp_path, monkeypatch):
+    inner = zipped(tmp_path / "work" / "0.zip", {"x.jpg": b"x"})
+    for depth in range(1, 5):
+        inner = zipped(tmp_path / "work" / f"{depth}.zip", {f"{depth}.zip": inner.read_bytes()})
+    zipped(tmp_path / "deep" / "deep.zip", {"5.zip": inner.read_bytes()})
+    tree = FileTree(tmp_path / "deep")
+    assert tree.below() and len(tree._store._extracted) == 3
+    many = {f"{number}.zip": (tmp_path / "work" / "0.zip").read_bytes() for number in range(65)}
+    zipped(tmp_path / "many" / "many.zip", many)
+    with pytest.raises(ValueError, match="one zip in a zip too many: 65 of them"):
+        FileTree(tmp_path / "many").below()
+    monkeypatch.setattr("training_eomt.data.files.LARGE_ENTRY", 2**20)
+    large = zipped(tmp_path / "work" / "large.zip", {"x.bin": b""})
+    large.write_bytes(bytes(2**22) + large.read_bytes())
+    zipped(tmp_path / "large" / "outer.zip", {"large.zip": large.read_bytes()})
+    with pytest.raises(ValueError, match="one zip in a zip too many: 1 of them hold 4,194"):
+        FileTree(tmp_path / "large").below()
+
+
+KILLED = """
+import os, signal, sys
+from training_eomt.data.files import FileTree
+tree = FileTree(sys.argv[1])
+assert tree.open("inner/x.jpg").read() == b"x"
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="a system without /proc")
+def test_a_process_that_is_killed_leaves_no_temporary_files(tmp_path):
+    inner = zipped(tmp_path / "work" / "inner.zip", {"x.jpg": b"x"})
+    zipped(tmp_path / "data" / "outer.zip", {"inner.zip": inner.read_bytes()})
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "data")], env=environment)
+    assert ended.returncode == -signal.SIGKILL and not list((tmp_path / "tmp").iterdir())
+
+
+def test_text_of_other_encodings_is_read_or_named(tmp_path):
+    for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig"), ("c", "utf-16"), ("d", "latin-1")):
+        (tmp_path / name).write_text("gr\u00fcn", encoding=encoding)
+    tree = FileTree(tmp_path)
+    assert [tree.read_text(name) for name in "abc"] == ["gr\u00fcn"] * 3
+    with pytest.raises(ValueError, match="d is no UTF-8 text"):
+        tree.read_text("d")
 
 
 class Contents(Dataset):

@@ -32,6 +32,7 @@ def test_samples_are_read_where_only_that_tells(maps, num_workers):
     found = report(open_dataset(maps), num_workers=num_workers, show_progress=False)
     assert (found.num_pictures, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
     assert found.num_segments == found.num_pictures_with == {"road": 5, "car": 2, "sky": 0}
+    assert "1 of 3 classes have no segment" in str(found)
     assert found.sizes == ((10, 20), (12, 20), (15, 20))
 
 
@@ -97,3 +98,33 @@ def test_annotations_that_are_left_out_when_read_are_found_in_workers_too(coco_s
     bad = check_samples(dataset, num_workers=1, show_progress=False)
     assert len(bad) == 1 and "annotation 5 of" in bad[0].reason
     assert len(without(dataset, bad)) == 2, "only the annotation is left out"
+
+
+def test_the_share_of_void_is_counted_where_annotations_cover_the_image(maps):
+    found = report(open_dataset(maps), show_progress=False)
+    assert found.void_share == found.as_dict()["void_share"] == 15 / (10 + 11 + 12 + 13 + 14 + 15)  # the last map
+    assert "20.0% of the pixels are void" in str(found) and "WARNING" not in str(found)
+    assert found.num_to_learn == 7
+
+
+def test_void_is_not_counted_where_segments_need_not_cover_the_image(coco_sample, tmp_path):
+    shapes = generate_shapes_dataset(tmp_path, num_train=2, num_validation=0, num_test=0)
+    for path, task in ((coco_sample / "instances.json", None), (coco_sample / "instances.json", "semantic")):
+        assert report(open_dataset(path, task=task), show_progress=False).void_share is None
+    found = report(open_dataset(shapes), show_progress=False)
+    assert found.void_share is None and found.num_to_learn == sum(found.num_segments.values())
+    crowds = report(open_dataset(coco_sample / "instances.json"), show_progress=False)
+    assert crowds.num_to_learn == 47 and crowds.num_crowds == 3
+
+
+def test_maps_with_one_class_and_void_are_warned_about(tmp_path):
+    for inner in ("images", "masks"):
+        (tmp_path / inner).mkdir()
+    drawn = np.zeros((10, 20), dtype=np.uint8)
+    drawn[:5] = 255  # what drawing programs call white
+    Image.fromarray(drawn).save(tmp_path / "masks" / "a.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "classes.txt").write_text("background\nlesion\n")
+    found = str(report(open_dataset(tmp_path), show_progress=False))
+    assert "50.0% of the pixels are void" in found
+    assert "WARNING: 'background' is the only class" in found and "--label_values" in found
