@@ -320,6 +320,8 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
         if not isinstance(settings, dict):
             raise ValueError(f"{json_file} holds {shown(settings)}: expected a configuration, a dictionary.")
+        if "configuration_files" in settings:  # which Transformers reads instead
+            check_field("configuration_files", settings["configuration_files"])
         return settings
 
     def _check_sizes(self) -> None:

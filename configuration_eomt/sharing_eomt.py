@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file, logging
 
+from .configuration_eomt import as_pair
 from .folders_eomt import draft_folder, give_usual_mode, replace_files
 from .model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE, further_tags, model_card, read_metadata
 
@@ -165,13 +166,29 @@ def finish_saved_folder(folder: str | PathLike, is_model: bool = False) -> None:
     """
     folder = Path(folder)
     _copy_code(folder)
-    if not _is_eomt(_settings(folder / _MODEL_SETTINGS)):
+    config, processor = _settings(folder / _MODEL_SETTINGS), _settings(folder / _PROCESSOR_SETTINGS)
+    if config is None or not _is_eomt(config):
         return
+    _compare_sizes(folder, config, processor or {})
     if is_model and is_export(folder):
         logger.warning(_EXPORT_IS_REPLACED, folder / CARD)
         write_model_card(folder, tags=_tags_to_keep(_card_in(folder)))
     else:
         update_model_card(folder)
+
+
+def _compare_sizes(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
+    """Warns where the image processor does not make the images for which the model was set."""
+    of_model, size = config.get("image_size"), processor.get("size")
+    edges = set(size.values()) - {None} if isinstance(size, Mapping) else {size} - {None}
+    if of_model is not None and edges and not edges & set(as_pair(of_model)):
+        logger.warning(
+            "%s: the model is set to images of %s pixels, the image processor makes images of %s. After "
+            "set_image_size give the processor the same size.",
+            folder,
+            of_model,
+            size,
+        )
 
 
 def save_and_push(saved: Any, folder: str | PathLike, kwargs: dict[str, Any]) -> Any:
