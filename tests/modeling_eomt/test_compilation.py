@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, NonFinitePredictionsError
+from modeling_eomt import (
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+    EomtLoss,
+    NonFinitePredictionsError,
+)
 
 
 pytestmark = pytest.mark.slow
@@ -92,3 +97,23 @@ def test_export_with_a_dynamic_batch(model):
             torch.testing.assert_close(
                 outputs["masks_queries_logits"], expected.masks_queries_logits, rtol=1e-4, atol=1e-4
             )
+
+
+def test_the_loss_is_the_same_in_generated_code(tiny_config):
+    """Of the default backend, which generates code; that of torch 2.15 for CPUs read image indices before writing."""
+    criterion = EomtLoss.from_config(tiny_config).train()
+    counts = (3, 0, 2)
+    masks = [torch.rand(count, 64, 64) > 0.5 for count in counts]
+    classes = [torch.arange(count) % 3 for count in counts]
+    seeds = torch.tensor([1, 2**62, 5])
+
+    def loss(mask_logits, class_logits):
+        (terms,) = criterion.for_predictions([(mask_logits, class_logits)], masks, classes, None, seeds)
+        return sum(terms.values())
+
+    logits = torch.randn(3, 7, 16, 16, requires_grad=True), torch.randn(3, 7, 4, requires_grad=True)
+    expected, result = loss(*logits), torch.compile(loss)(*logits)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(value, logits) for value in (result, expected)]
+    for gradient, of_eager in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, of_eager, rtol=1e-3, atol=1e-5)
