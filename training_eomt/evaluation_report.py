@@ -79,7 +79,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
     """
     try:
         report = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the report of an evaluation: {error}. Evaluate again.") from error
     measured = {
         name.removeprefix("eval_"): value

@@ -16,7 +16,7 @@ from image_processing_eomt.tasks_eomt import TASKS
 
 from .data import FORMATS
 from .data.images import EXIF, MAX_IMAGE_PIXELS, ImageReading
-from .prediction_outputs import OUTPUTS
+from .prediction_outputs import DEFAULT_OUTPUTS, OUTPUTS
 from .training_arguments import EomtTrainingArguments
 
 
@@ -67,6 +67,14 @@ class ModelArguments:
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
         check_names(self.model_config, [EomtConfig], "model_config")
+
+
+# What of the image processor's settings decides what becomes a segment, for each task.
+PREDICTION_SETTINGS = {
+    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
+    "instance": ("threshold", "mask_threshold", "top_k"),
+    "semantic": (),
+}
 
 
 @dataclass
@@ -158,12 +166,34 @@ class DataArguments:
     )
     color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
     predict_outputs: list[str] = field(
-        default_factory=lambda: list(OUTPUTS),
+        default_factory=lambda: list(DEFAULT_OUTPUTS),
         metadata={
             "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
-            "PNGs or label maps; json: COCO's formats.",
+            "PNGs or label maps; json: COCO's formats; figures: picture, target and prediction side by side.",
             "choices": list(OUTPUTS),
         },
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
+    )
+    mask_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. "
+            "Default: the checkpoint's."
+        },
+    )
+    overlap_mask_area_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the "
+            "others, 0 to 1. Default: the checkpoint's."
+        },
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
@@ -182,6 +212,32 @@ class DataArguments:
             raise ValueError(f"train_val_split={share}: it must be a fraction below 1 or a number of pictures.")
         if share is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
+
+        for name in ("threshold", "mask_threshold", "overlap_mask_area_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:  # which NaN is not, either
+                raise ValueError(f"{name} is {value}: it must lie between 0 and 1.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}: it must be at least 1.")
+
+    def prediction_settings(self, task: str) -> dict[str, Any]:
+        """
+        Settings of the image processor for prediction, over its own.
+
+        Raises:
+            ValueError: one of them has no effect on the task.
+        """
+        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
+        if unknown := [name for name in given if name not in known]:
+            has = f"these have: {', '.join(known)}" if known else "nothing like it has"
+            raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
+        return {name: getattr(self, name) for name in given}
+
+    @property
+    def gives_prediction_settings(self) -> list[str]:
+        """Names of the settings for prediction that are given."""
+        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:
