@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.figures import overlapping_segments
+from training_eomt.figures import overlapping_segments, side_by_side
 from training_eomt.prediction import AnnotatedPictures, predict
 from training_eomt.prediction_outputs import DEFAULT_OUTPUTS
 from training_eomt.prediction_records import only_run
@@ -475,6 +475,13 @@ def test_a_picture_whose_annotation_cannot_be_used_is_segmented(model, tmp_path)
     (data / "images" / "000002.png").write_bytes(b"no picture")
     summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
     assert [name for name, _ in summary.unreadable] == ["000002.png"]
+
+
+def test_names_of_classes_cannot_break_a_legend():
+    names = {0: "two\nlines", 1: "x" * 500, 2: "\x1b[2J"}
+    info = [{"id": label_id, "label_id": label_id} for label_id in names]
+    panels = {"prediction": {"segmentation": np.array([[0, 1, 2]]), "segments_info": info}}
+    assert side_by_side(Image.new("RGB", (3, 1)), panels, names).width < 1000
 
 
 def test_the_best_of_overlapping_instances_is_on_top():
