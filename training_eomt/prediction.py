@@ -22,7 +22,7 @@ from tqdm import tqdm
 from configuration_eomt.text_eomt import terminal_text
 
 from .disk import check_writable
-from .evaluation import not_finite
+from .evaluation import not_finite, outputs_of
 from .inputs import ImageProcessor, collate
 from .prediction_names import safe_paths
 from .prediction_outputs import DEFAULT_OUTPUTS, ENDINGS, Picture, PredictionFiles
@@ -327,7 +327,7 @@ def _segment(
             pictures = inputs.pop("pictures")
             with torch.inference_mode():
                 pixel_values = inputs.pop("pixel_values").to(model.device, model.dtype)
-                model_outputs = model(pixel_values=pixel_values, **inputs)
+                model_outputs = outputs_of(model, pixel_values, len(pictures), **inputs)
                 failed = not_finite(model_outputs)
                 for logits in (
                     (model_outputs.masks_queries_logits, model_outputs.class_queries_logits) if failed else ()
