@@ -6,6 +6,7 @@
 A recipe is a YAML file of arguments; arguments of the command line come on top. `--help` lists them all.
 """
 
+import copy
 import json
 import logging
 import os
@@ -79,6 +80,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
+    if data_args.gives_prediction_settings and not training_args.do_predict:
+        raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
@@ -225,6 +228,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
 
     check_best_metric(training_args, task)
+    prediction_settings = data_args.prediction_settings(task)
     pictures = pictures_of(data_args, task, model.config.id2label) if training_args.do_predict else None
     if isinstance(pictures, PictureFolder):
         pictures.check_not_written_into(training_args.output_dir)
@@ -271,7 +275,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     if trainer.is_world_process_zero():
         write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
-        predict_pictures(arguments, trainer, pictures)
+        predict_pictures(arguments, trainer, pictures, prediction_settings)
     if trainer.is_world_process_zero():
         say_what_is_where(trainer, task, metrics)
     return metrics
@@ -316,7 +320,10 @@ def results_by_name(trainer: "EomtTrainer") -> dict[str, dict[str, float]]:
 
 
 def predict_pictures(
-    arguments: ScriptArguments, trainer: "EomtTrainer", pictures: "SegmentationDataset | PictureFolder"
+    arguments: ScriptArguments,
+    trainer: "EomtTrainer",
+    pictures: "SegmentationDataset | PictureFolder",
+    settings: dict[str, Any],
 ) -> None:
     """Segments the pictures, each process its share; what an earlier run has done already is kept."""
     from training_eomt.data import SegmentationDataset
@@ -324,6 +331,9 @@ def predict_pictures(
 
     _, data_args, training_args = arguments
     directory = Path(training_args.output_dir) / PICTURES
+    image_processor = copy.deepcopy(trainer.image_processor)
+    for name, value in settings.items():
+        setattr(image_processor, name, value)
     model = trainer.bare_model
     if trainer.is_fsdp_enabled:  # the parts that processes hold would wait for each other
         model = type(model).from_pretrained(training_args.output_dir)
@@ -331,20 +341,26 @@ def predict_pictures(
     if is_outdated and trainer.is_world_process_zero():
         shutil.rmtree(directory, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    with trainer.accelerator.autocast():
-        summary = predict(
-            model,
-            trainer.image_processor,
-            AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
-            directory,
-            outputs=data_args.predict_outputs,
-            batch_size=training_args.per_device_eval_batch_size,
-            num_workers=training_args.dataloader_num_workers,
-            process_index=training_args.process_index,
-            num_processes=training_args.world_size,
-            device=training_args.device,
-            show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
-        )
+    try:
+        with trainer.accelerator.autocast():
+            summary = predict(
+                model,
+                image_processor,
+                AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
+                directory,
+                outputs=data_args.predict_outputs,
+                batch_size=training_args.per_device_eval_batch_size,
+                num_workers=training_args.dataloader_num_workers,
+                process_index=training_args.process_index,
+                num_processes=training_args.world_size,
+                device=training_args.device,
+                show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
+            )
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"\nstopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
+            "with --do_predict alone and the model as --model_name_or_path"
+        ) from None
     if summary.is_complete and not summary.num_segmented:
         raise ValueError(f"No picture could be segmented. {summary}")
     if summary.is_complete or trainer.is_world_process_zero():
@@ -364,9 +380,11 @@ def say_what_is_where(trainer: "EomtTrainer", task: str, metrics: dict[str, floa
         print(evaluation_text(task, metrics, results_by_name(trainer), num_labels, width))
         print(f"All figures: {terminal_text(output_dir / REPORT)}")
     if training_args.do_predict:
-        overlays = (output_dir / PICTURES / "overlays").resolve()
-        shown = terminal_text(overlays if overlays.is_dir() else overlays.parent)
-        print(f"Pictures: {shown}" if overlays.is_dir() else f"Predictions: {shown}")
+        from training_eomt.prediction_outputs import FIGURES, OVERLAYS
+
+        predictions = (output_dir / PICTURES).resolve()
+        drawn = [predictions / name for name in (FIGURES, OVERLAYS) if (predictions / name).is_dir()]
+        print(f"Pictures: {terminal_text(drawn[0])}" if drawn else f"Predictions: {terminal_text(predictions)}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")

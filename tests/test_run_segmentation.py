@@ -75,9 +75,9 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
     assert report["eval_pq"] == metrics["eval_pq"]
     assert {"eval_pq_things", "eval_pq_stuff", "eval_loss", "per_class"} <= set(report)
     pictures = sorted((output / "predictions" / "overlays").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["000000.png.png", "000001.png.png"]
+    assert [picture.name for picture in pictures] == ["000000.png.overlay.png", "000001.png.overlay.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.width > 3 * 320  # input, target and prediction
+        assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
     model = EomtForUniversalSegmentation.from_pretrained(output)
@@ -94,7 +94,7 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     again += ["--validation_data", str(shapes / "validation"), "--output_dir", str(tmp_path / "evaluation")]
     metrics = run([*again, "--predict_data", str(pictures), "--do_eval", "--do_predict"])
     assert 0.0 <= metrics["eval_pq"] <= 1.0
-    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
 
 
 def test_fine_tuning_without_further_ado_prints_losses_and_draws_curves_and_pictures(words, tmp_path, capsys):
@@ -250,6 +250,8 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
+        (["--do_train", "--threshold", "0.5"], "--threshold is for --do_predict"),
+        (["--do_train", "--do_predict", "--top_k", "5"], "--top_k has no effect on panoptic segmentation"),
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
         (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
         (["--do_train", "--max_steps", "0"], "--max_steps 0"),
@@ -545,10 +547,10 @@ def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp
     Image.new("RGB", (40, 30), "red").save(tmp_path / "pictures" / "red.jpg")
     words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
     run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
-    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     picture = str(tmp_path / "pictures" / "red.jpg")
     run([*words, "--predict_data", picture, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "single")])
-    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     with pytest.raises(ValueError, match=r"lies in .*pictures"):
         run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
 
@@ -560,6 +562,48 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
     with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
+
+
+def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(words, tmp_path, capsys):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+    run([*again, "--threshold", "1"])
+    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
+        run([*again, "--threshold", "0"])
+    run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])
+    annotations = json.loads((tmp_path / "found" / "predictions" / "panoptic.json").read_text())["annotations"]
+    assert all(annotation["segments_info"] for annotation in annotations)
+    assert EomtImageProcessor.from_pretrained(tmp_path / "output").threshold == 0.8  # the model's own stays
+
+
+def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, monkeypatch):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EomtForUniversalSegmentation, "forward", stop)
+        with pytest.raises(SystemExit, match=r"stopped: .*found/predictions\. The same command goes on from there"):
+            run(again)
+    run(again)
+    assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
 
 
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):

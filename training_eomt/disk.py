@@ -34,7 +34,7 @@ def check_writable(folder: Path, needed: int = MIN_FREE) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"nothing can be written into {folder} ({error.strerror}): choose another folder, or mend this",
+            f"nothing can be written into {folder} ({error.strerror}): choose another folder",
         ) from error
     free = shutil.disk_usage(present).free
     if free < needed:

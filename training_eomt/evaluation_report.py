@@ -79,7 +79,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
     """
     try:
         report = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the report of an evaluation: {error}. Evaluate again.") from error
     measured = {
         name.removeprefix("eval_"): value
@@ -209,8 +209,10 @@ def _draw_matrix(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
     chosen = chosen[areas[chosen] > 0]
     shown = [terminal_text(names[label_id])[:30] for label_id in chosen]
     others = np.setdiff1d(np.arange(len(names)), chosen)
-    columns = [pixels[np.ix_(chosen, chosen)], pixels[np.ix_(chosen, others)].sum(1, keepdims=True)]
-    counts = np.concatenate([*columns, pixels[chosen, -1:]], axis=1)
+    # What is no class of these is in the last columns, where there is any.
+    rest = {"(other classes)": pixels[np.ix_(chosen, others)].sum(axis=1), NO_CLASS: pixels[chosen, -1]}
+    rest = {name: column for name, column in rest.items() if column.any()}
+    counts = np.column_stack([pixels[np.ix_(chosen, chosen)], *rest.values()])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     size = 0.28 * len(chosen) + 3.5
@@ -218,7 +220,7 @@ def _draw_matrix(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
     axes = figure.subplots()
     drawn = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     # Names are no formulas: a dollar sign in them is one.
-    axes.set_xticks(range(counts.shape[1]), [*shown, "(other classes)", NO_CLASS], rotation=90, parse_math=False)
+    axes.set_xticks(range(counts.shape[1]), [*shown, *rest], rotation=90, parse_math=False)
     axes.set_yticks(range(len(shown)), shown, parse_math=False)
     axes.set(xlabel="found as", ylabel="is")
     if others.size and len(chosen) == MAX_DRAWN:

@@ -17,7 +17,7 @@ from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
 from .early_stop import EarlyStop
-from .evaluation import HEADLINES, new_metric, not_finite, predictions
+from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
@@ -223,7 +223,7 @@ class EomtTrainer(ResumableTrainer):
         inputs = self._prepare_inputs(inputs)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = outputs_of(model, num_images=len(sizes), **inputs)
             if images := not_finite(outputs):
                 names = ", ".join(file_names[image] for image in images)
                 raise FloatingPointError(
