@@ -152,6 +152,7 @@ class EvaluationInputs(Dataset):
             "references": [REFERENCES[self.task](sample)],
             "target_sizes": [sample.size],
             "indices": [index],
+            "file_names": [sample.file_name],
         }
 
 
