@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.images import ImageReading
 from .data.report import check_samples, has_targets, listed, report
-from .data.subsets import Subset
+from .data.subsets import Subset, drawn
 from .prediction_sources import PictureFolder, is_picture
 from .script_arguments import DataArguments
 
@@ -128,7 +128,7 @@ def _image_reading(arguments: DataArguments) -> ImageReading:
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
     """
-    Prints the report of the data, and leaves out what cannot be used where that is asked for.
+    Prints the report of the data; takes only some of them and leaves out what cannot be used where that is asked for.
 
     Args:
         data: the data.
@@ -143,9 +143,12 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
             learnt.
     """
     state = PartialState()
+    limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
     parts: dict[str, SegmentationDataset | None] = {}
     reports: dict[str, Any] = {}
     for name, dataset in data._asdict().items():
+        if dataset is not None and (number := limits[name]) is not None:
+            dataset = drawn(dataset, number)
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
             share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
             found = check_samples(share, num_workers, show_progress=state.is_main_process)

@@ -33,6 +33,7 @@ class DataReport:
         num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
         num_crowds: how many of the segments are crowds.
         num_empty: pictures without segments.
+        pictures_by_segments: number of segments -> how many pictures have so many.
         void_share: which share of the pixels, from 0 to 1, belongs to no segment; None where pixels were not counted.
         num_turned_on_trust: images that were turned upright as their EXIF orientation says, though their annotations
             fit them as they are stored, too.
@@ -48,6 +49,7 @@ class DataReport:
     num_pictures_with: dict[str, int]
     num_crowds: int
     num_empty: int
+    pictures_by_segments: dict[int, int] = field(default_factory=dict)
     void_share: float | None = None
     num_turned_on_trust: int = 0
     bad_samples: list[BadSample] = field(default_factory=list)
@@ -72,6 +74,7 @@ class DataReport:
             },
             "crowds": self.num_crowds,
             "empty_pictures": self.num_empty,
+            "pictures_by_segments": self.pictures_by_segments,
             "void_share": self.void_share,
             "turned_on_trust": self.num_turned_on_trust,
             "left_out": [sample._asdict() for sample in self.bad_samples],
@@ -120,6 +123,9 @@ class DataReport:
                 "way; they are turned upright. If they were annotated as they are stored: --exif stored"
             )
         found = [name for name, number in self.num_segments.items() if number]
+        if 0 < len(found) < len(self.num_segments):
+            num_absent = len(self.num_segments) - len(found)
+            lines.append(f"{num_absent:,} of {len(self.num_segments):,} classes have no segment")
         if self.task == "semantic" and len(found) == 1 and self.void_share:
             lines.append(
                 f"WARNING: {found[0]!r} is the only class, and everything else is void. Where a value such as 255 is "
@@ -188,6 +194,7 @@ def report(
         num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
         num_crowds=sum(summary.num_crowds for summary in known),
         num_empty=sum(not summary.label_ids for summary in known),
+        pictures_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
         void_share=sum(void) / num_pixels if num_pixels else None,
         num_turned_on_trust=num_turned,
         bad_samples=list(bad),
