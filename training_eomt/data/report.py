@@ -251,7 +251,7 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
 
     def __getitem__(self, position: int) -> tuple[SampleSummary | None, list[BadSample]]:
         index = self.indices[position]
-        before = set(self.dataset.bad_samples)
+        before = self.dataset.num_bad_samples
         try:
             sample = self.dataset[index]
         except (ValueError, OSError) as error:
@@ -273,7 +273,8 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
             num_void,
             sample.image.info.get(BOTH_FIT, False),
         )
-        return summary, [bad for bad in self.dataset.bad_samples if bad not in before]
+        is_same = self.dataset.num_bad_samples == before
+        return summary, [] if is_same else self.dataset.bad_samples[before:]
 
 
 def _first(batch: list[Any]) -> Any:

@@ -150,8 +150,13 @@ class TableDataset(SegmentationDataset):
         return [Annotation(rle, value // MAX_OBJECTS) for rle, value in zip(rles, found, strict=True)]
 
     def _has_colours(self) -> bool:
-        """Whether annotations are coloured, by the first one that can be read and is not all black."""
-        is_rgb = False
+        """
+        Whether annotations are coloured, by the first one that can be read and is not all black.
+
+        Raises:
+            ValueError: none of them can be read.
+        """
+        is_rgb = None
         for index in range(len(self)):
             try:
                 annotation, _ = self._read_annotation(index)
@@ -163,6 +168,8 @@ class TableDataset(SegmentationDataset):
             red, green, blue = (np.asarray(channel) for channel in annotation.convert("RGB").split())
             if red.any() or green.any() or blue.any():
                 return not (np.array_equal(red, green) and np.array_equal(red, blue))
+        if is_rgb is None:
+            raise ValueError(f"{self.table.where}: none of its {len(self.table)} annotations can be read.")
         return is_rgb
 
     def _panoptic_categories(
