@@ -29,6 +29,21 @@ EXIF = ("auto", "upright", "stored")
 MAX_IMAGE_PIXELS = 100_000_000
 
 
+# Fields of a configuration that do not change what a model is, only how it learns.
+_OF_TRAINING = (
+    "no_object_weight",
+    "class_weight",
+    "mask_weight",
+    "dice_weight",
+    "train_num_points",
+    "oversample_ratio",
+    "importance_sample_ratio",
+    "hidden_dropout_prob",
+    "attention_dropout",
+    "drop_path_rate",
+)
+
+
 @dataclass
 class ModelArguments:
     """Which model: one that exists, or a new one."""
@@ -42,7 +57,10 @@ class ModelArguments:
     )
     model_config: dict | str | None = field(
         default=None,
-        metadata={"help": "Fields of EomtConfig for a new model, a JSON object on the command line."},
+        metadata={
+            "help": "Fields of EomtConfig, a JSON object on the command line: for a new model all, for a stored one "
+            "those of training, such as the weights of the loss."
+        },
     )
     num_queries: int | None = field(
         default=None,
@@ -63,8 +81,12 @@ class ModelArguments:
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
             return
-        if self.model_name_or_path:
-            raise ValueError("model_config describes a new model, model_name_or_path names an existing one: give one.")
+        others = sorted(name for name in self.model_config if name not in _OF_TRAINING)
+        if self.model_name_or_path and others:
+            raise ValueError(
+                f"model_config sets {', '.join(others)}, which the model of model_name_or_path has: give one of the "
+                f"two, or in model_config only {', '.join(_OF_TRAINING)}."
+            )
         for owner, names in (
             ("--image_size", ["image_size"]),
             ("--num_queries", ["num_queries"] if self.num_queries is not None else []),
