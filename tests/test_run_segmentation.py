@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ import transformers
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import run_segmentation
 from image_processing_eomt import EomtImageProcessor
@@ -73,9 +75,9 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
     assert report["eval_pq"] == metrics["eval_pq"]
     assert {"eval_pq_things", "eval_pq_stuff", "eval_loss", "per_class"} <= set(report)
     pictures = sorted((output / "predictions" / "overlays").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["000000.png.png", "000001.png.png"]
+    assert [picture.name for picture in pictures] == ["000000.png.overlay.png", "000001.png.overlay.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.width > 3 * 320  # input, target and prediction
+        assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
     model = EomtForUniversalSegmentation.from_pretrained(output)
@@ -92,7 +94,111 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     again += ["--validation_data", str(shapes / "validation"), "--output_dir", str(tmp_path / "evaluation")]
     metrics = run([*again, "--predict_data", str(pictures), "--do_eval", "--do_predict"])
     assert 0.0 <= metrics["eval_pq"] <= 1.0
-    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
+
+
+def test_fine_tuning_without_further_ado_prints_losses_and_draws_curves_and_pictures(words, tmp_path, capsys):
+    run([*words, "--max_steps", "3", "--do_train", "--do_eval"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if "  loss " in line and "evaluation" not in line] == [
+        "step 1/3",
+        "step 2/3",
+        "step 3/3",
+    ]
+    # After each epoch of two steps and at the end, and not a second time for the same weights.
+    assert [line.split("  ")[0] for line in lines if "  evaluation: " in line] == ["step 2/3", "step 3/3"]
+    output = tmp_path / "output"
+    assert (output / "training_curves.png").exists()
+    assert {path.name for path in (output / "evaluation_pictures").iterdir()} == {"step-2", "step-3"}
+    report = json.loads((output / "evaluation.json").read_text())
+    logged = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    assert report["eval_pq"] == [entry for entry in logged if "eval_pq" in entry][-1]["eval_pq"]
+    assert {*THINGS} < report["per_class"].keys()
+
+
+def test_what_was_evaluated_last_is_what_an_evaluation_finds(words, shapes, tmp_path):
+    metrics = run([*words, "--max_steps", "3", "--ema_decay", "0.5", "--do_train", "--do_eval"])
+    again = ["--model_name_or_path", str(tmp_path / "output"), "--output_dir", str(tmp_path / "again"), "--use_cpu"]
+    again += ["--validation_data", str(shapes / "validation"), "--report_to", "none", "--do_eval"]
+    for name, value in run(again).items():
+        if not name.endswith(("runtime", "per_second", "time", "epoch")):
+            assert metrics[name] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+
+
+def test_an_explicit_choice_of_when_to_evaluate_counts(words, tmp_path, capsys):
+    run([*words, "--eval_strategy", "no", "--do_train", "--do_eval"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  evaluation: " in line]
+    assert len(lines) == 1  # in the end
+    pictures = tmp_path / "output" / "evaluation_pictures" / "step-2"
+    assert len(list(pictures.iterdir())) == 2  # drawn all the same
+    run([*words, "--output_dir", str(tmp_path / "blind"), "--do_train"])  # without --do_eval
+    assert "  evaluation: " not in capsys.readouterr().out
+
+
+def test_a_part_of_the_pictures_is_drawn_by_chance_and_always_the_same(words, tmp_path):
+    some = ["--max_train_samples", "3", "--max_eval_samples", "1", "--do_train", "--do_eval"]
+    for name in ("a", "b"):
+        run([*words, *some, "--output_dir", str(tmp_path / name)])
+    reports = [json.loads((tmp_path / name / "data_report.json").read_text()) for name in ("a", "b")]
+    assert reports[0] == reports[1]
+    assert (reports[0]["train"]["pictures"], reports[0]["validation"]["pictures"]) == (3, 1)
+
+
+def test_a_training_that_gets_no_better_ends(words, tmp_path, capsys):
+    still = ["--learning_rate", "0", "--mask_annealing", "false", "--max_steps", "20", "--eval_strategy", "steps"]
+    run([*words, *still, "--eval_steps", "1", "--early_stopping_patience", "2", "--do_train"])
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+
+
+def test_the_hubs_token_is_in_no_file_of_a_run(words, tmp_path, capsys):
+    run([*words, "--do_train", "--report_to", "tensorboard", "--save_strategy", "steps", "--hub_token", "hf_secret"])
+    files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"training_args.bin", "README.md"}
+    assert any("tfevents" in path.name for path in files)
+    for path in files:
+        assert b"hf_secret" not in path.read_bytes(), path
+    printed = capsys.readouterr()
+    assert "hf_secret" not in printed.out + printed.err
+
+
+def test_data_are_checked_on_top_of_a_published_recipe(shapes, capsys):
+    recipe = [
+        "--recipe",
+        "coco_panoptic_eomt_large_640_dinov2",
+    ]  # fp16, evaluation after each epoch, a model of the Hub
+    run([*recipe, "--check_data", "--train_data", str(shapes / "train")])
+    assert "4 pictures for panoptic segmentation" in capsys.readouterr().out
+    run_segmentation.command([*recipe, "--check_data", "--dataset", str(shapes)])
+    assert "2 pictures for panoptic segmentation" in capsys.readouterr().out
+
+
+def test_what_is_odd_is_said_before_the_first_step(words, tmp_path, capsys):
+    described = json.dumps({**TINY_MODEL, "num_queries": 1})
+    annealing = ["--mask_annealing_starts", "0", "--mask_annealing_ends", "10"]
+    run_segmentation.command([*words, "--model_config", described, *annealing, "--do_train"])
+    printed = capsys.readouterr()
+    warnings = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert warnings[0] == "warning: --model_config is given 2 times: the last one counts."
+    assert "more segments than the 1 that the model can find" in warnings[1]
+    assert "Masks are left when the training ends after 2 steps" in warnings[2]
+    assert len(warnings) == 3
+
+
+class Failing(transformers.TrainerCallback):
+    """A tracker whose library raises an error of its own, as for want of an account."""
+
+    def on_train_begin(self, *args, **kwargs):
+        raise type("UsageError", (Exception,), {"__module__": "tensorboard.errors"})("no account.\nlog in first")
+
+
+def test_a_tracker_that_fails_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Failing)
+    with pytest.raises(SystemExit) as ended:
+        run_segmentation.command([*words, "--do_train", "--report_to", "tensorboard"])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == "error: tensorboard, which --report_to names: no account. log in first"
 
 
 def test_the_same_seed_gives_the_same_model(words, tmp_path):
@@ -144,12 +250,36 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
+        (["--do_train", "--threshold", "0.5"], "--threshold is for --do_predict"),
+        (["--do_train", "--do_predict", "--top_k", "5"], "--top_k has no effect on panoptic segmentation"),
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
+        (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
+        (["--do_train", "--max_steps", "0"], "--max_steps 0"),
+        (["--do_train", "--validation_data", "/no/where"], "--validation_data /no/where: there is no such file"),
+        (
+            ["--do_predict", "--model_name_or_path", "./x", "--model_config", "{}"],
+            "--model_name_or_path ./x: there is",
+        ),
+        (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
+        (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
+        (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
+        (["--do_train", "--push_to_hub"], "--push_to_hub needs a token"),
+        (["--do_train", "--report_to", "weather"], "report_to=weather: there is no such tracker"),
+        (["--do_train", "--optim", "adam_and_eve"], "adam_and_eve is not a valid OptimizerNames"),
+        (["--do_train", "--fp16"], "fp16 needs an accelerator"),
+        (["--do_train", "--data_seed", "3"], "data_seed=3 has no effect"),
+        (["--do_train", "--mask_annealing_starts", "0", "1", "--mask_annealing_ends", "1", "2"], "has 1 query blocks"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         run([*words, *extra])
+
+
+@pytest.mark.parametrize("needs", [["--load_best_model_at_end"], ["--early_stopping_patience", "2"], ["--do_eval"]])
+def test_what_needs_validation_data_is_refused_without(words, needs):
+    with pytest.raises(ValueError, match="--validation_data is missing"):
+        run([*without(words, "validation_data"), "--do_train", *needs])
 
 
 def test_the_output_folder_has_to_be_named(words):
@@ -417,10 +547,10 @@ def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp
     Image.new("RGB", (40, 30), "red").save(tmp_path / "pictures" / "red.jpg")
     words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
     run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
-    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     picture = str(tmp_path / "pictures" / "red.jpg")
     run([*words, "--predict_data", picture, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "single")])
-    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     with pytest.raises(ValueError, match=r"lies in .*pictures"):
         run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
 
@@ -434,11 +564,80 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 
+def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(words, tmp_path, capsys):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+    run([*again, "--threshold", "1"])
+    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
+        run([*again, "--threshold", "0"])
+    run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])
+    annotations = json.loads((tmp_path / "found" / "predictions" / "panoptic.json").read_text())["annotations"]
+    assert all(annotation["segments_info"] for annotation in annotations)
+    assert EomtImageProcessor.from_pretrained(tmp_path / "output").threshold == 0.8  # the model's own stays
+
+
+def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, monkeypatch):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EomtForUniversalSegmentation, "forward", stop)
+        with pytest.raises(SystemExit, match=r"stopped: .*found/predictions\. The same command goes on from there"):
+            run(again)
+    run(again)
+    assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
+
+
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):
     run(["--dataset", str(photographs), "--check_data", "--use_cpu", "true"])
     printed = capsys.readouterr().out
     assert "5 pictures for semantic segmentation" in printed and "roof" in printed
     assert not (tmp_path / "output").exists()
+
+
+def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by half
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[:10] = 255
+    Image.fromarray(drawn).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "values.yaml").write_text("0: background\n255: lesion\n")
+    check = ["--train_data", str(tmp_path), "--check_data", "--use_cpu", "true"]
+    table = ["--label_values", str(tmp_path / "values.yaml")]
+    run(check)
+    printed = capsys.readouterr().out
+    assert "25.0% of the pixels are void" in printed and "--label_values" in printed and "--exif stored" in printed
+    run([*check, *table, "--exif", "upright", "--max_image_pixels", "2400"])
+    printed = capsys.readouterr().out
+    assert re.search(r"lesion +1 +1", printed) and "0.0% of the pixels are void" in printed
+    assert "--label_values" not in printed and "--exif" not in printed
+    with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
+        run([*check, *table, "--max_image_pixels", "2399"])
+    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+        run([*check, "--max_image_pixels", "0"])
+    with pytest.raises(ValueError, match="class_names and label_values both"):
+        run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
 
 
 def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(words, photographs, capsys):
@@ -471,6 +670,32 @@ def test_a_disk_that_is_too_small_is_noticed_before_training(words, tmp_path, mo
         run([*words, "--do_train"])
 
 
+@pytest.mark.parametrize("what", ["--do_train", "--do_eval", "--do_predict"])
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(words, tmp_path, what):
+    (tmp_path / "file").write_text("no folder")
+    words = [
+        *without(words, "output_dir", "train_data", "model_config"),
+        "--output_dir",
+        str(tmp_path / "file" / "out"),
+    ]
+    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+        run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
+
+
+def test_the_end_of_an_evaluation_is_a_table_of_the_classes_and_says_where_all_figures_are(words, tmp_path, capsys):
+    run([*words, "--do_train", "--do_eval"])
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "output" / "evaluation.json").read_text())
+    for name, values in report["per_class"].items():
+        assert re.search(rf"^{name} +{values['pq']:.3f} +{values['sq']:.3f}", printed, re.MULTILINE)
+        assert {"pq", "sq", "rq", "tp", "fp", "fn"} == values.keys() and max(values["sq"], values["rq"]) <= 1
+    assert f"All figures: {tmp_path / 'output' / 'evaluation.json'}" in printed
+    matrix = report["confusion_matrix"]
+    assert [len(row) for row in matrix["pixels"]] == [7] * 6 and matrix["classes"][0] == "circle"
+    assert (tmp_path / "output" / "confusion_matrix.csv").is_file()
+    assert "](confusion_matrix.png)" in (tmp_path / "output" / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
     """A tenth of the demo: where things are and which ground they lie on is learnt first."""
@@ -482,10 +707,51 @@ def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
     assert metrics["eval_pq_stuff"] > 0.8 and metrics["eval_pq_things"] > 0.1
 
 
-@pytest.mark.slow
 def test_errors_are_one_line_for_the_reader_and_a_failure_for_the_shell(tmp_path):
     command = [sys.executable, "run_segmentation.py", "--do_train", "--output_dir", str(tmp_path / "output")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == "error: --train_data is missing."
     assert "Traceback" not in result.stderr
+
+
+TWO_PROCESSES = """
+import os, sys
+import run_segmentation
+from training_eomt import inputs
+if os.environ["RANK"] == "1":
+    def broken(self, index):
+        raise ValueError("street/1.jpg cannot be decoded")
+    inputs.TrainingInputs.__getitem__ = broken
+run_segmentation.command(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_one_that_fails_says_why_and_the_others_end_in_a_line(words, tmp_path):
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [
+        "--redirects",
+        "3",
+        "--log-dir",
+        str(tmp_path / "logs"),
+        str(tmp_path / "run.py"),
+        *words,
+        "--do_train",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode != 0
+    errors = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stderr.log")}
+    assert "error: street/1.jpg cannot be decoded" in errors["1"].splitlines()
+    assert all("Traceback" not in text for text in errors.values()), errors
+
+
+@pytest.mark.slow
+def test_nothing_but_the_error_is_said_where_torch_was_needed_to_find_it(words):
+    command = [sys.executable, "run_segmentation.py", *words, "--do_train", "--image_size", "65"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line and not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: image_size=65 is not divisible by patch_size=16"), lines

@@ -30,7 +30,7 @@ def _whole(low: int, high: int) -> Range:
 
 def _is_step(value: float) -> bool:
     """Whether it is a fraction of training or a number of steps."""
-    return 0 <= value < 1 or (value <= MAX_STEPS and value == int(value))
+    return 0 <= value < 1 or (1 <= value <= MAX_STEPS and value == int(value))
 
 
 MAX_STEPS = 10**9
@@ -60,6 +60,11 @@ RANGES: dict[str, Range] = {
     "max_image_pixels": _whole(1, 10**12),
     "max_train_samples": _whole(1, 10**12),
     "max_eval_samples": _whole(1, 10**12),
+    # Prediction
+    "threshold": _between(0, 1),
+    "mask_threshold": _between(0, 1),
+    "overlap_mask_area_threshold": _between(0, 1),
+    "top_k": _whole(1, 10**6),
     # The optimisation
     "learning_rate": _between(0, 100),
     "weight_decay": _between(0, 100),

@@ -23,7 +23,8 @@ from .recipe_files import check_names, find_recipe, read_recipe
 # Written out, since the modules that have them take seconds to import; a test holds them together.
 TASKS = ("panoptic", "instance", "semantic")
 FORMATS = ("auto", "coco_panoptic", "coco_instance", "yolo", "cityscapes", "ade20k", "datasets", "label_maps")
-OUTPUTS = ("overlays", "maps", "json")
+OUTPUTS = ("overlays", "maps", "json", "figures")
+DEFAULT_OUTPUTS = OUTPUTS[:3]
 EXIF = ("auto", "upright", "stored")
 MAX_IMAGE_PIXELS = 100_000_000
 
@@ -57,10 +58,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_ranges(vars(self))
         if isinstance(self.model_config, str):
-            try:
-                self.model_config = json.loads(self.model_config, object_pairs_hook=_object)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"model_config {self.model_config!r} is not a JSON object: {error}") from error
+            self.model_config = _json("model_config", self.model_config)
         if self.model_config is not None and not isinstance(self.model_config, dict):
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
@@ -75,6 +73,14 @@ class ModelArguments:
         ):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
+
+
+# What of the image processor's settings decides what becomes a segment, for each task.
+PREDICTION_SETTINGS = {
+    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
+    "instance": ("threshold", "mask_threshold", "top_k"),
+    "semantic": (),
+}
 
 
 @dataclass
@@ -100,6 +106,13 @@ class DataArguments:
         default="auto",
         metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
     )
+    images_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the pictures where it is not below the data set: for COCO's JSON files, and for the "
+            "YAML file of YOLO. No other file outside a data set is read."
+        },
+    )
     train_val_split: float | None = field(
         default=None,
         metadata={
@@ -111,8 +124,20 @@ class DataArguments:
         default=None,
         metadata={"help": "File with the names of the classes, for label maps: a line for each, or JSON."},
     )
+    label_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "File that says what values or colours in label maps stand for, instead of class_names: a JSON or "
+            'YAML object such as {"0": "background", "255": "lesion"} or {"128,0,0": "aeroplane"}, null for no class; '
+            "or CVAT's labelmap.txt."
+        },
+    )
     ignore_index: list[int] | None = field(
-        default=None, metadata={"help": "Values in label maps that belong to no class. Default: 255."}
+        default=None,
+        metadata={
+            "help": "Values in label maps that belong to no class. Default: 255, and 65535 in maps of 16 bits, unless "
+            "there is a class of this number."
+        },
     )
     do_reduce_labels: bool | None = field(
         default=None, metadata={"help": "In label maps, 0 belongs to no class and the first class is 1."}
@@ -166,10 +191,10 @@ class DataArguments:
     )
     color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
     predict_outputs: list[str] = field(
-        default_factory=lambda: list(OUTPUTS),
+        default_factory=lambda: list(DEFAULT_OUTPUTS),
         metadata={
             "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
-            "PNGs or label maps; json: COCO's formats.",
+            "PNGs or label maps; json: COCO's formats; figures: picture, target and prediction side by side.",
             "choices": list(OUTPUTS),
         },
     )
@@ -179,12 +204,38 @@ class DataArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
     )
+    threshold: float | None = field(
+        default=None,
+        metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
+    )
+    mask_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. "
+            "Default: the checkpoint's."
+        },
+    )
+    overlap_mask_area_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the "
+            "others, 0 to 1. Default: the checkpoint's."
+        },
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
     )
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
+        if self.exif not in EXIF:
+            raise ValueError(f"exif is {self.exif!r}: it must be one of {', '.join(EXIF)}.")
+        if self.class_names is not None and self.label_values is not None:
+            raise ValueError("class_names and label_values both say what the classes are: give one.")
         if self.scale_range is not None and (len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]):
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
         if self.image_size is not None and len(self.image_size) not in (1, 2):
@@ -194,12 +245,39 @@ class DataArguments:
         if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
 
+    def prediction_settings(self, task: str) -> dict[str, Any]:
+        """
+        Settings of the image processor for prediction, over its own.
+
+        Raises:
+            ValueError: one of them has no effect on the task.
+        """
+        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
+        if unknown := [name for name in given if name not in known]:
+            has = f"these have: {', '.join(known)}" if known else "nothing like it has"
+            raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
+        return {name: getattr(self, name) for name in given}
+
+    @property
+    def gives_prediction_settings(self) -> list[str]:
+        """Names of the settings for prediction that are given."""
+        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
+        return [name for name in names if getattr(self, name) is not None]
+
     @property
     def pixels(self) -> int | tuple[int, int] | None:
         """`image_size` as models take it."""
         if self.image_size is None or len(self.image_size) == 1:
             return None if self.image_size is None else self.image_size[0]
         return self.image_size[0], self.image_size[1]
+
+
+def _json(name: str, text: str) -> Any:
+    """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not a JSON object: {error}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -269,6 +347,9 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     values: dict[str, Any] = {}
     for recipe in recipes:
         values |= read_recipe(find_recipe(recipe), known)
+    for name, value in command_line.items():
+        if known[name].kind is dict and value.startswith("{"):
+            _json(name, value)  # who takes it apart later expects no surprises
     values |= command_line
     check_ranges(values)
     own: list[Any] = []
@@ -303,13 +384,10 @@ def complete(arguments: GivenArguments) -> ScriptArguments:
     from .training_arguments import EomtTrainingArguments
 
     model, data, _, given, _ = arguments
-    if model.model_config:
-        check_names(
-            model.model_config, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config"
-        )
-    if (
-        data.check_data
-    ):  # no model is made, nothing is trained: what a recipe says about these may need another machine
+    described: Any = model.model_config
+    if described:
+        check_names(described, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config")
+    if data.check_data:  # what a recipe says about the training may need another machine
         given = {name: value for name, value in given.items() if name in _OF_CHECKS}
     return model, data, EomtTrainingArguments(**given)
 
@@ -351,7 +429,6 @@ class _Parser(argparse.ArgumentParser):
 def _parser(groups: dict[str, dict[str, Argument]]) -> argparse.ArgumentParser:
     """Reads a command line; what is not given is not in its result."""
     parser = _Parser(
-        prog="run_segmentation.py",
         usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
         description="Trains, evaluates and applies EoMT on your own pictures.",
         argument_default=argparse.SUPPRESS,

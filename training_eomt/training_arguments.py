@@ -1,16 +1,19 @@
 """What can be said about a training run beside what every `Trainer` knows."""
 
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .argument_ranges import check_ranges
 from .mask_annealing import default_schedule
+from .recipe_files import check_names
 
 
 # Arguments of every Trainer that would change nothing here, and what does.
@@ -25,7 +28,7 @@ _WITHOUT_EFFECT = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # Transformers' own hides the Hub's token
 class EomtTrainingArguments(TrainingArguments):
     """
     [`TrainingArguments`] with the published recipe as default. Steps follow from the length of training.
@@ -120,7 +123,7 @@ class EomtTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "When to evaluate during training: no, steps or epoch. Default: run_segmentation.py evaluates "
-            "after each epoch, at most 20 times, where there are validation data.",
+            "after each epoch with --do_eval, at most 20 times.",
         },
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that HfArgumentParser reads
@@ -137,6 +140,13 @@ class EomtTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
+        if isinstance(self.parallelism_config, str):
+            raise ValueError("parallelism_config can be given in Python only, as an object.")
+        if isinstance(self.accelerator_config, str) and self.accelerator_config.startswith("{"):
+            self.accelerator_config = json.loads(self.accelerator_config)
+        if isinstance(self.accelerator_config, dict):
+            known = {field.name: field for field in fields(AcceleratorConfig)}
+            check_names(self.accelerator_config, known, "accelerator_config")
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
         self.evaluates_by_default = False
@@ -165,6 +175,8 @@ class EomtTrainingArguments(TrainingArguments):
             )
 
         if self.device.type == "cpu":
+            if self.fp16 or self.fp16_full_eval:
+                raise ValueError("fp16 needs an accelerator, and there is none: set it to false.")
             self.dataloader_pin_memory = False  # there is nowhere to copy to
         if self.total_batch_size is not None:
             self._divide_total_batch(self.total_batch_size)

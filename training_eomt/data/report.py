@@ -98,19 +98,34 @@ class DataReport:
         lines += ["", *self._class_table()]
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
-            lines += [f"  {sample.reason}" for sample in self.bad_samples[:SHOWN_BAD_SAMPLES]]
-            if len(self.bad_samples) > SHOWN_BAD_SAMPLES:
-                lines.append(f"  and {len(self.bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+            lines += listed(self.bad_samples)
         return "\n".join(lines)
+
+    def why_nothing(self) -> str:
+        """Why there is nothing to learn or to measure, where there is not."""
+        if self.num_crowds:
+            return (
+                f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
+                "counts: set 'iscrowd' to 0 for single objects"
+            )
+        return (
+            f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
+            "of pictures that are not there, or void throughout"
+        )
 
     def _warnings(self) -> list[str]:
         lines = []
+        if not self.num_to_learn:
+            lines.append(f"WARNING: there is nothing to learn or to measure, since {self.why_nothing()}")
         if self.num_turned_on_trust:
             lines.append(
                 f"{self.num_turned_on_trust:,} images have an EXIF orientation and annotations that fit them either "
                 "way; they are turned upright. If they were annotated as they are stored: --exif stored"
             )
         found = [name for name, number in self.num_segments.items() if number]
+        if 0 < len(found) < len(self.num_segments):
+            num_absent = len(self.num_segments) - len(found)
+            lines.append(f"{num_absent:,} of {len(self.num_segments):,} classes have no segment")
         if self.task == "semantic" and len(found) == 1 and self.void_share:
             lines.append(
                 f"WARNING: {found[0]!r} is the only class, and everything else is void. Where a value such as 255 is "
@@ -197,6 +212,32 @@ def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progr
     """
     read = _read(dataset, range(len(dataset)), num_workers, "Checking", show_progress)
     return list(dict.fromkeys(bad for _, found in read for bad in found))
+
+
+def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> bool:
+    """
+    Whether a data set has a segment that is no crowd, if need be by reading samples until one has.
+
+    Args:
+        dataset: the data set.
+        num_workers: processes that read.
+        show_progress: whether to show a progress bar.
+    """
+    summaries = [dataset.summary(index) for index in range(len(dataset))]
+    known = [summary for summary in summaries if summary is not None]
+    if any(len(summary.label_ids) > summary.num_crowds for summary in known):
+        return True
+    unknown = [index for index, summary in enumerate(summaries) if summary is None]
+    read = _read(dataset, unknown, num_workers, "Looking for segments", show_progress)
+    return any(summary is not None and len(summary.label_ids) > summary.num_crowds for summary, _ in read)
+
+
+def listed(bad_samples: Sequence[BadSample]) -> list[str]:
+    """The reasons for bad samples, a line for each of the first ones, and how many more there are."""
+    lines = [f"  {sample.reason}" for sample in bad_samples[:SHOWN_BAD_SAMPLES]]
+    if len(bad_samples) > SHOWN_BAD_SAMPLES:
+        lines.append(f"  and {len(bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+    return lines
 
 
 class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
