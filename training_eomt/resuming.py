@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -227,7 +228,7 @@ def without_hints_at_intervals() -> Iterator[None]:
     def is_something_else(record: Any) -> bool:
         return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 
-    comparing = logging.get_logger("transformers.trainer_utils")
+    comparing = getLogger("transformers.trainer_utils")
     comparing.addFilter(is_something_else)
     try:
         yield

@@ -4,13 +4,15 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
+import re
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import killed_runs
 import pytest
@@ -156,17 +158,58 @@ def kill_and_finish(runner: Runner, arguments, num_processes: int, kills: int, s
     runner.finish(arguments(), num_processes)
 
 
+class Undisturbed(NamedTuple):
+    output: Path
+    seconds: float
+    operations: int
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runner, shapes, tmp_path_factory) -> dict[int, Undisturbed]:
+    """A training by each number of processes."""
+    runs = {}
+    for num_processes in (1, 1, 2):  # the first one of all imports the rest
+        output = tmp_path_factory.mktemp("undisturbed")
+        seconds = runner.finish(training(shapes, output), num_processes)
+        runs[num_processes] = Undisturbed(output, seconds, runner.operations())
+    return runs
+
+
 @pytest.mark.parametrize(("num_processes", "kills"), [(1, 8), (2, 4)])
 def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(
-    runner, shapes, tmp_path, num_processes, kills
+    runner, shapes, undisturbed, tmp_path, num_processes, kills
 ):
-    expected, output = tmp_path / "undisturbed", tmp_path / "output"
-    runner.finish(training(shapes, expected), num_processes)  # the first one of all imports the rest
-    shutil.rmtree(expected)
-    seconds = runner.finish(training(shapes, expected), num_processes)
-    operations = runner.operations()
-    kill_and_finish(runner, lambda: training(shapes, output), num_processes, kills, num_processes, operations, seconds)
-    assert_same_training(output, expected)
+    expected, output = undisturbed[num_processes], tmp_path / "output"
+    arguments = partial(training, shapes, output)
+    kill_and_finish(runner, arguments, num_processes, kills, 3, expected.operations, expected.seconds)
+    assert_same_training(output, expected.output)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(runner, shapes, undisturbed, tmp_path):
+    output = tmp_path / "output"
+    processes = runner.start(training(shapes, output), 2)
+    for _ in range(100 * DEADLINE):
+        if runner.log(0).exists() and "step 1/8" in runner.log(0).read_text():
+            break
+        time.sleep(0.01)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    said = []
+    for rank, process in enumerate(processes):
+        process.join(DEADLINE)
+        assert process.exitcode == 1, runner.log(rank).read_text()[-3000:]
+        said.append(re.search(r"Stopped: stopped after step (\d) of 8", runner.log(rank).read_text()))
+    assert said[0] and said[1] and said[0].group() == said[1].group()
+    assert last_complete(output) == output / f"checkpoint-{said[0].group(1)}"
+    runner.finish(training(shapes, output), 2)
+    assert (output / "model.safetensors").read_bytes() == (undisturbed[2].output / "model.safetensors").read_bytes()
+
+
+def test_a_process_does_not_wait_for_ever_for_one_that_is_not_there(runner, shapes, tmp_path):
+    first, second = runner.start({**training(shapes, tmp_path / "output"), "ddp_timeout": 5}, 2)
+    second.kill()
+    first.join(DEADLINE)
+    assert first.exitcode == 1
+    assert "Process 0 did not meet the others within 0:00:05 (ddp_timeout)" in runner.log(0).read_text()
 
 
 @pytest.mark.parametrize(("num_processes", "kills"), [(1, 5), (2, 3)])
