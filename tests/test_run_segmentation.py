@@ -151,6 +151,16 @@ def test_a_training_that_gets_no_better_ends(words, tmp_path, capsys):
     assert state["global_step"] == 3
 
 
+def test_the_best_model_is_kept_without_saying_when_to_evaluate_and_save(words, tmp_path):
+    run([*words, "--max_steps", "4", "--save_strategy", "best", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert len(list((tmp_path / "output").glob("checkpoint-*"))) >= 1 and state["best_metric"] is not None
+    best = ["--load_best_model_at_end", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "best")]
+    run([*words, *best, "--max_steps", "4", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "best" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_pq" in entry][:2] == [2, 4]
+
+
 def test_the_hubs_token_is_in_no_file_of_a_run(words, tmp_path, capsys):
     run([*words, "--do_train", "--report_to", "tensorboard", "--save_strategy", "steps", "--hub_token", "hf_secret"])
     files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
