@@ -217,6 +217,24 @@ def loading(what: str, checkpoint: str | Path) -> Iterator[None]:
         raise ValueError(f"The {what} in {checkpoint} cannot be used, {error}: {_advice(Path(checkpoint))}") from error
 
 
+@contextmanager
+def without_hints_at_intervals() -> Iterator[None]:
+    """
+    Transformers does not warn that a checkpoint has other intervals of logging and saving: those given are used, and
+    it takes a fraction of the training for another number of steps.
+    """
+
+    def is_something_else(record: Any) -> bool:
+        return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+
+    comparing = logging.get_logger("transformers.trainer_utils")
+    comparing.addFilter(is_something_else)
+    try:
+        yield
+    finally:
+        comparing.removeFilter(is_something_else)
+
+
 # Whether it is the same training
 
 
