@@ -6,9 +6,9 @@
 A recipe is a YAML file of arguments; arguments of the command line come on top. `--help` lists them all.
 """
 
+import copy
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configuration_eomt.text_eomt import terminal_text
+from training_eomt.disk import MIN_FREE, check_writable
 from training_eomt.error_lines import error_line
 from training_eomt.given_paths import check_exists
-from training_eomt.output_folder import check_writable
 from training_eomt.script_arguments import (
     DataArguments,
     ModelArguments,
@@ -80,6 +80,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
+    if data_args.gives_prediction_settings and not training_args.do_predict:
+        raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
@@ -108,7 +110,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
                 f"{path} already holds something. Choose another --output_dir, continue a training with "
                 "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
             )
-    check_writable(output_dir)
+    # How much room a training takes is known once there is a model.
+    check_writable(output_dir, needed=0 if training_args.do_train else MIN_FREE)
     if training_args.push_to_hub and training_args.hub_token is None:
         from huggingface_hub import get_token
 
@@ -225,6 +228,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
 
     check_best_metric(training_args, task)
+    prediction_settings = data_args.prediction_settings(task)
     pictures = pictures_of(data_args, task, model.config.id2label) if training_args.do_predict else None
     if isinstance(pictures, PictureFolder):
         pictures.check_not_written_into(training_args.output_dir)
@@ -272,9 +276,9 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     if trainer.is_world_process_zero():
         write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
-        predict_pictures(arguments, trainer, pictures)
+        predict_pictures(arguments, trainer, pictures, prediction_settings)
     if trainer.is_world_process_zero():
-        say_what_is_where(training_args, task, metrics)
+        say_what_is_where(trainer, task, metrics)
     return metrics
 
 
@@ -285,14 +289,17 @@ def write_results(
     model_args, data_args, training_args = arguments
     output_dir, config = Path(training_args.output_dir), trainer.bare_model.config
     output_dir.mkdir(parents=True, exist_ok=True)
-    per_class = {config.id2label[label_id]: values for label_id, values in trainer.per_class.items()}
+    per_class = results_by_name(trainer)
     if training_args.do_eval:
-        measured = {**metrics, "per_class": per_class}
-        (output_dir / REPORT).write_text(json.dumps(_without_nan(measured), indent=2))
+        names = [config.id2label[label_id] for label_id in range(config.num_labels)]
+        from training_eomt.evaluation_report import write_evaluation
+
+        write_evaluation(output_dir, metrics, per_class, names, trainer.confusion_matrix)
     if training_args.do_train:
-        (output_dir / DATA_REPORT).write_text(json.dumps(reports, indent=2))
+        from training_eomt.disk import write_whole
         from training_eomt.run_card import write_run_card
 
+        write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
         write_run_card(
             output_dir,
             task=trainer.image_processor.task,
@@ -307,15 +314,17 @@ def write_results(
         )
 
 
-def _without_nan(values: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(values, dict):
-        return {name: _without_nan(value) for name, value in values.items()}
-    return None if isinstance(values, float) and math.isnan(values) else values
+def results_by_name(trainer: "EomtTrainer") -> dict[str, dict[str, float]]:
+    """The results of the last evaluation for each class, by its name."""
+    id2label = trainer.bare_model.config.id2label
+    return {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
 
 
 def predict_pictures(
-    arguments: ScriptArguments, trainer: "EomtTrainer", pictures: "SegmentationDataset | PictureFolder"
+    arguments: ScriptArguments,
+    trainer: "EomtTrainer",
+    pictures: "SegmentationDataset | PictureFolder",
+    settings: dict[str, Any],
 ) -> None:
     """Segments the pictures, each process its share; what an earlier run has done already is kept."""
     from training_eomt.data import SegmentationDataset
@@ -323,6 +332,9 @@ def predict_pictures(
 
     _, data_args, training_args = arguments
     directory = Path(training_args.output_dir) / PICTURES
+    image_processor = copy.deepcopy(trainer.image_processor)
+    for name, value in settings.items():
+        setattr(image_processor, name, value)
     model = trainer.bare_model
     if trainer.is_fsdp_enabled:  # the parts that processes hold would wait for each other
         model = type(model).from_pretrained(training_args.output_dir)
@@ -330,48 +342,55 @@ def predict_pictures(
     if is_outdated and trainer.is_world_process_zero():
         shutil.rmtree(directory, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    with trainer.accelerator.autocast():
-        summary = predict(
-            model,
-            trainer.image_processor,
-            AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
-            directory,
-            outputs=data_args.predict_outputs,
-            batch_size=training_args.per_device_eval_batch_size,
-            num_workers=training_args.dataloader_num_workers,
-            process_index=training_args.process_index,
-            num_processes=training_args.world_size,
-            device=training_args.device,
-            show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
-        )
+    try:
+        with trainer.accelerator.autocast():
+            summary = predict(
+                model,
+                image_processor,
+                AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
+                directory,
+                outputs=data_args.predict_outputs,
+                batch_size=training_args.per_device_eval_batch_size,
+                num_workers=training_args.dataloader_num_workers,
+                process_index=training_args.process_index,
+                num_processes=training_args.world_size,
+                device=training_args.device,
+                show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
+            )
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"\nstopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
+            "with --do_predict alone and the model as --model_name_or_path"
+        ) from None
     if summary.is_complete and not summary.num_segmented:
         raise ValueError(f"No picture could be segmented. {summary}")
     if summary.is_complete or trainer.is_world_process_zero():
         print(summary)
 
 
-def say_what_is_where(training_args: Any, task: str, metrics: dict[str, float]) -> None:
+def say_what_is_where(trainer: "EomtTrainer", task: str, metrics: dict[str, float]) -> None:
     """Says what came out, and where everything is."""
-    output_dir = Path(training_args.output_dir)
+    training_args = trainer.args
+    output_dir = Path(str(training_args.output_dir))
     print()
     if metrics:
-        from training_eomt.evaluation import HEADLINES
+        from training_eomt.evaluation_report import evaluation_text
 
-        names = {"panoptic": "Panoptic quality", "instance": "Average precision of masks", "semantic": "Mean IoU"}
-        details = {
-            "panoptic": ("pq_things", "pq_stuff"),
-            "instance": ("ap50", "ap75"),
-            "semantic": ("pixel_accuracy",),
-        }
-        listed = ", ".join(f"{name} {metrics[f'eval_{name}']:.3f}" for name in details[task])
-        print(f"{names[task]} on the validation data: {metrics[f'eval_{HEADLINES[task]}']:.3f} ({listed})")
+        width = shutil.get_terminal_size().columns
+        num_labels = trainer.bare_model.config.num_labels
+        print(evaluation_text(task, metrics, results_by_name(trainer), num_labels, width))
+        print(f"All figures: {terminal_text(output_dir / REPORT)}")
     if training_args.do_predict:
-        overlays = (output_dir / PICTURES / "overlays").resolve()
-        print(f"Pictures: {overlays}" if overlays.is_dir() else f"Predictions: {overlays.parent}")
+        from training_eomt.prediction_outputs import FIGURES, OVERLAYS
+
+        predictions = (output_dir / PICTURES).resolve()
+        drawn = [predictions / name for name in (FIGURES, OVERLAYS) if (predictions / name).is_dir()]
+        print(f"Pictures: {terminal_text(drawn[0])}" if drawn else f"Predictions: {terminal_text(predictions)}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")
-        print(f'    segmenter = pipeline("image-segmentation", model="{output_dir}", trust_remote_code=True)')
+        model = terminal_text(json.dumps(output_dir.as_posix(), ensure_ascii=False))
+        print(f'    segmenter = pipeline("image-segmentation", model={model}, trust_remote_code=True)')
         print('    segments = segmenter("picture.jpg")')
 
 

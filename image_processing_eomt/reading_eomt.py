@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 
 
 MAX_IMAGE_PIXELS = 100_000_000
+ALLOW_MORE = "Allow more with --max_image_pixels if there is memory for it, or make the image smaller."
 
 # What turns an image upright, by its EXIF orientation, and what undoes it.
 TURNS = {
@@ -24,6 +25,9 @@ TURNS = {
 _TURNS_BACK = {**TURNS, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _SWAPS_SIDES = (5, 6, 7, 8)
 
+# Pillow stretches grey values of 2 and 4 bits to 0 to 255, by these factors.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
 _EIGHT_BITS_OF_SIXTEEN = [(value + 128) // 257 for value in range(2**16)]
 _pillow_limit = threading.Lock()
 
@@ -34,10 +38,12 @@ class StoredImage(NamedTuple):
     Args:
         image: not turned, in its own mode. Its pixels may not be decoded yet.
         orientation: EXIF's, 1 (upright) to 8.
+        stretch: what the values in the file were multiplied by, 1 but for grey values of 2 and 4 bits.
     """
 
     image: Image.Image
     orientation: int
+    stretch: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,7 +56,9 @@ class StoredImage(NamedTuple):
         return self.size[::-1] if self.orientation in _SWAPS_SIDES else self.size
 
 
-def read_stored(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) -> StoredImage:
+def read_stored(
+    file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS, advice: str = ALLOW_MORE
+) -> StoredImage:
     """
     Decodes an image, the first one where a file holds several.
 
@@ -58,22 +66,24 @@ def read_stored(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) 
         file: the file, opened.
         where: what messages call it.
         max_pixels: the most pixels that it may have, in place of Pillow's own limit. An image of more is not decoded.
+        advice: what the message then says can be done.
 
     Raises:
         ValueError: the file cannot be decoded, or has more pixels.
     """
-    with _opened(file, where, max_pixels) as image:
+    with _opened(file, where, max_pixels, advice) as image:
         try:
             # Some decoders ask for Pillow's limit again.
             is_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels)
             with _limit_of_pillow(max_pixels) if is_large else nullcontext():
+                stretch = _STRETCHED.get(_raw_mode(image), 1)
                 orientation = _orientation(image.getexif())
                 image.load()
         except Exception as error:  # Pillow's decoders raise errors of any kind
             raise _undecodable(where, error) from error
         # Pillow turns TIFFs upright itself.
         stored = image.transpose(_TURNS_BACK[orientation]) if image.format == "TIFF" and orientation > 1 else image
-        return StoredImage(stored, orientation)
+        return StoredImage(stored, orientation, stretch)
 
 
 def size_and_orientation(
@@ -147,7 +157,11 @@ def as_rgb(image: Image.Image, where: str = "The image") -> Image.Image:
     image = as_8_bit(image, where)
     if image.mode == "RGB":
         return image
-    return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # or Pillow warns that transparency is lost
+    return image.convert("RGB")
 
 
 @contextmanager
@@ -162,7 +176,7 @@ def _limit_of_pillow(max_pixels: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO, where: str, max_pixels: int, advice: str = ALLOW_MORE) -> Iterator[Image.Image]:
     """An image whose header is read."""
     try:
         with _limit_of_pillow(None):  # for as long as it takes to read the header
@@ -173,8 +187,7 @@ def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image
         if image.width * image.height > max_pixels:
             raise ValueError(
                 f"{where} has {image.height}x{image.width} pixels (height x width), {image.width * image.height:,} "
-                f"in all, and no more than {max_pixels:,} are read. Allow more with --max_image_pixels if there is "
-                "memory for it, or make the image smaller."
+                f"in all, and no more than {max_pixels:,} are read. {advice}"
             )
         if not image.width * image.height:
             raise ValueError(f"{where} is {image.height}x{image.width} pixels: there is nothing in it.")
@@ -184,6 +197,13 @@ def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image
 def _orientation(exif: Image.Exif) -> int:
     stated = exif.get(ExifTags.Base.Orientation, 1)
     return int(stated) if stated in TURNS else 1
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How values lie in the file of an image whose header is read, as Pillow calls it."""
+    tiles: Any = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _undecodable(where: str, error: Exception) -> ValueError:

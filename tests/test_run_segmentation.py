@@ -75,9 +75,9 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
     assert report["eval_pq"] == metrics["eval_pq"]
     assert {"eval_pq_things", "eval_pq_stuff", "eval_loss", "per_class"} <= set(report)
     pictures = sorted((output / "predictions" / "overlays").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["000000.png.png", "000001.png.png"]
+    assert [picture.name for picture in pictures] == ["000000.png.overlay.png", "000001.png.overlay.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.width > 3 * 320  # input, target and prediction
+        assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
     model = EomtForUniversalSegmentation.from_pretrained(output)
@@ -94,7 +94,7 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     again += ["--validation_data", str(shapes / "validation"), "--output_dir", str(tmp_path / "evaluation")]
     metrics = run([*again, "--predict_data", str(pictures), "--do_eval", "--do_predict"])
     assert 0.0 <= metrics["eval_pq"] <= 1.0
-    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
 
 
 def test_fine_tuning_without_further_ado_prints_losses_and_draws_curves_and_pictures(words, tmp_path, capsys):
@@ -260,6 +260,8 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
+        (["--do_train", "--threshold", "0.5"], "--threshold is for --do_predict"),
+        (["--do_train", "--do_predict", "--top_k", "5"], "--top_k has no effect on panoptic segmentation"),
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
         (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
         (["--do_train", "--max_steps", "0"], "--max_steps 0"),
@@ -555,10 +557,10 @@ def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp
     Image.new("RGB", (40, 30), "red").save(tmp_path / "pictures" / "red.jpg")
     words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
     run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
-    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     picture = str(tmp_path / "pictures" / "red.jpg")
     run([*words, "--predict_data", picture, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "single")])
-    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     with pytest.raises(ValueError, match=r"lies in .*pictures"):
         run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
 
@@ -572,11 +574,80 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 
+def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(words, tmp_path, capsys):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+    run([*again, "--threshold", "1"])
+    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
+        run([*again, "--threshold", "0"])
+    run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])
+    annotations = json.loads((tmp_path / "found" / "predictions" / "panoptic.json").read_text())["annotations"]
+    assert all(annotation["segments_info"] for annotation in annotations)
+    assert EomtImageProcessor.from_pretrained(tmp_path / "output").threshold == 0.8  # the model's own stays
+
+
+def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, monkeypatch):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EomtForUniversalSegmentation, "forward", stop)
+        with pytest.raises(SystemExit, match=r"stopped: .*found/predictions\. The same command goes on from there"):
+            run(again)
+    run(again)
+    assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
+
+
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):
     run(["--dataset", str(photographs), "--check_data", "--use_cpu", "true"])
     printed = capsys.readouterr().out
     assert "5 pictures for semantic segmentation" in printed and "roof" in printed
     assert not (tmp_path / "output").exists()
+
+
+def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by half
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[:10] = 255
+    Image.fromarray(drawn).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "values.yaml").write_text("0: background\n255: lesion\n")
+    check = ["--train_data", str(tmp_path), "--check_data", "--use_cpu", "true"]
+    table = ["--label_values", str(tmp_path / "values.yaml")]
+    run(check)
+    printed = capsys.readouterr().out
+    assert "25.0% of the pixels are void" in printed and "--label_values" in printed and "--exif stored" in printed
+    run([*check, *table, "--exif", "upright", "--max_image_pixels", "2400"])
+    printed = capsys.readouterr().out
+    assert re.search(r"lesion +1 +1", printed) and "0.0% of the pixels are void" in printed
+    assert "--label_values" not in printed and "--exif" not in printed
+    with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
+        run([*check, *table, "--max_image_pixels", "2399"])
+    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+        run([*check, "--max_image_pixels", "0"])
+    with pytest.raises(ValueError, match="class_names and label_values both"):
+        run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
 
 
 def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(words, photographs, capsys):
@@ -607,6 +678,32 @@ def test_a_disk_that_is_too_small_is_noticed_before_training(words, tmp_path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"output has 0\.0 GB free.*--save_total_limit"):
         run([*words, "--do_train"])
+
+
+@pytest.mark.parametrize("what", ["--do_train", "--do_eval", "--do_predict"])
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(words, tmp_path, what):
+    (tmp_path / "file").write_text("no folder")
+    words = [
+        *without(words, "output_dir", "train_data", "model_config"),
+        "--output_dir",
+        str(tmp_path / "file" / "out"),
+    ]
+    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+        run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
+
+
+def test_the_end_of_an_evaluation_is_a_table_of_the_classes_and_says_where_all_figures_are(words, tmp_path, capsys):
+    run([*words, "--do_train", "--do_eval"])
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "output" / "evaluation.json").read_text())
+    for name, values in report["per_class"].items():
+        assert re.search(rf"^{name} +{values['pq']:.3f} +{values['sq']:.3f}", printed, re.MULTILINE)
+        assert {"pq", "sq", "rq", "tp", "fp", "fn"} == values.keys() and max(values["sq"], values["rq"]) <= 1
+    assert f"All figures: {tmp_path / 'output' / 'evaluation.json'}" in printed
+    matrix = report["confusion_matrix"]
+    assert [len(row) for row in matrix["pixels"]] == [7] * 6 and matrix["classes"][0] == "circle"
+    assert (tmp_path / "output" / "confusion_matrix.csv").is_file()
+    assert "](confusion_matrix.png)" in (tmp_path / "output" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -20,9 +21,11 @@ class PictureSource(Protocol):
         where: what they are, for messages and to tell one source from another.
         has_targets: whether samples know what is to be found in the picture.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
+        image_reading: how pictures are read.
     """
 
     where: str
+    image_reading: ImageReading
     has_targets: bool
     category_ids: Mapping[int, int] | None
 
@@ -30,6 +33,9 @@ class PictureSource(Protocol):
 
     def name(self, index: int) -> str:
         """A relative path with forward slashes, which no other picture has."""
+
+    def stamp(self, index: int) -> str | None:
+        """Tells the file of a picture from another that takes its place. None where there is no file to look at."""
 
     def __getitem__(self, index: int) -> Sample:
         """Reads a picture. Raises a `ValueError` or an `OSError` if it cannot be read."""
@@ -81,6 +87,9 @@ class PictureFolder:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def stamp(self, index: int) -> str | None:
+        return _stamp(self.tree.root / self.names[index])
+
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
         with self.tree.open(name) as file:
@@ -91,7 +100,8 @@ class PictureFolder:
 class AnnotatedPictures:
     """The pictures of a data set with their targets.
 
-    A picture's name is its path from the folder on that holds all of them.
+    A picture's name is its path from the folder on that holds all of them. One whose annotation cannot be used has
+    no targets, and its name for an id.
 
     Args:
         dataset: the data set, its label ids those of the model.
@@ -104,6 +114,7 @@ class AnnotatedPictures:
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
+        self.image_reading = dataset.image_reading
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
@@ -124,13 +135,31 @@ class AnnotatedPictures:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def stamp(self, index: int) -> str | None:
+        return _stamp(Path(self.dataset.name(index)))
+
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError):
+            image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+            return Sample(self.names[index], image, file_name=self.names[index])
 
 
 def is_picture(path: Path) -> bool:
     """Whether a path is a single picture, by its name."""
     return path.is_file() and path.suffix.lower() in picture_suffixes()
+
+
+def _stamp(path: Path) -> str | None:
+    """Size and time of a file, or of the zip that it is in."""
+    for place in (path, *path.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        return f"{found.st_size}-{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else None
+    return None
 
 
 def _picture_names(root: str) -> list[str]:

@@ -1,5 +1,6 @@
 """What a training says while it runs: a line for each log, a bar with the time that is left, TensorBoard."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
     """
-    One readable line for an entry of the log; None for one that says nothing new.
+    One readable line for an entry of the log; None for one that says nothing new. A mean over nothing is not in it.
 
     Args:
         state: of the Trainer.
@@ -30,7 +31,9 @@ def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
     measured = {
         name.removeprefix("eval_"): value
         for name, value in logs.items()
-        if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+        if name.startswith("eval_")
+        and not name.endswith(("_runtime", "_per_second", "_time"))
+        and not math.isnan(value)
     }
     if not measured:
         return None

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from transformers import TrainerState
 
 from configuration_eomt.sharing_eomt import update_model_card
+from configuration_eomt.text_eomt import markdown_text
 
 from .evaluation import HEADLINES
+from .evaluation_report import CONFUSION_PNG
 from .training_arguments import EomtTrainingArguments
 
 
@@ -76,6 +78,9 @@ def write_run_card(
         training_section(state, arguments, num_blocks, base_model),
         f"![Loss and {HEADLINES[task]} over the training]({CURVES})" if has_curves else "",
         per_class_section(per_class),
+        f"![Of which classes the pixels of each class were found to be]({CONFUSION_PNG})"
+        if per_class and (folder / CONFUSION_PNG).is_file()
+        else "",
     ]
     is_on_hub = base_model is not None and not Path(base_model).exists()
     update_model_card(
@@ -92,11 +97,13 @@ def data_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Pictures and segments of each part of the data."""
     if not reports:
         return ""
-    rows = [
-        f"| {part} | {report['pictures']} | {report['empty_pictures']} | {len(report['left_out'])} |"
-        for part, report in reports.items()
-    ]
-    return "\n".join(["## Data", "", "| | Pictures | Without segments | Left out |", "|---|---|---|---|", *rows])
+    rows = []
+    for part, report in reports.items():
+        empty, counted = report["empty_pictures"], report["counted_on"]
+        of = f" of {counted} counted" if counted < report["pictures"] else ""
+        rows.append(f"| {part} | {report['pictures']} | {empty}{of} | {len(report['left_out'])} |")
+    header = "| | Pictures | Without segments | Left out (pictures and parts) |"
+    return "\n".join(["## Data", "", header, "|---|---|---|---|", *rows])
 
 
 def training_section(
@@ -105,7 +112,7 @@ def training_section(
     """How the model was trained."""
     total_batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     rows: dict[str, Any] = {
-        "Started from": base_model or "nothing",
+        "Started from": markdown_text(base_model) if base_model else "nothing",
         "Steps": state.global_step,
         "Epochs": f"{state.epoch or 0:.2f}",
         "Pictures per step": total_batch,
@@ -118,7 +125,8 @@ def training_section(
         rows["Masks fade out in steps"] = spans
     runtime = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
     if runtime is not None:
-        rows["Time"] = f"{runtime / 60:.1f} minutes"
+        is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
+        rows["Time since it was resumed" if is_resumed else "Time"] = f"{runtime / 60:.1f} minutes"
     rows |= {f"`{name}`": getattr(arguments, name) for name in _ARGUMENTS if getattr(arguments, name) is not None}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}"
@@ -131,10 +139,14 @@ def per_class_section(per_class: Mapping[str, Mapping[str, Any]]) -> str:
     columns = [name for name, value in next(iter(per_class.values())).items() if isinstance(value, float)]
     lines = [f"| Class | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [
-        f"| {name} | {' | '.join(f'{values[column]:.3f}' for column in columns)} |"
+        f"| {markdown_text(name)} | {' | '.join(_figure(values[column]) for column in columns)} |"
         for name, values in per_class.items()
     ]
     return "<details>\n<summary>Results per class</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool:

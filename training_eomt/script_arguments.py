@@ -23,7 +23,8 @@ from .recipe_files import check_names, find_recipe, read_recipe
 # Written out, since the modules that have them take seconds to import; a test holds them together.
 TASKS = ("panoptic", "instance", "semantic")
 FORMATS = ("auto", "coco_panoptic", "coco_instance", "yolo", "cityscapes", "ade20k", "datasets", "label_maps")
-OUTPUTS = ("overlays", "maps", "json")
+OUTPUTS = ("overlays", "maps", "json", "figures")
+DEFAULT_OUTPUTS = OUTPUTS[:3]
 EXIF = ("auto", "upright", "stored")
 MAX_IMAGE_PIXELS = 100_000_000
 
@@ -72,6 +73,14 @@ class ModelArguments:
         ):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
+
+
+# What of the image processor's settings decides what becomes a segment, for each task.
+PREDICTION_SETTINGS = {
+    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
+    "instance": ("threshold", "mask_threshold", "top_k"),
+    "semantic": (),
+}
 
 
 @dataclass
@@ -182,10 +191,10 @@ class DataArguments:
     )
     color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
     predict_outputs: list[str] = field(
-        default_factory=lambda: list(OUTPUTS),
+        default_factory=lambda: list(DEFAULT_OUTPUTS),
         metadata={
             "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
-            "PNGs or label maps; json: COCO's formats.",
+            "PNGs or label maps; json: COCO's formats; figures: picture, target and prediction side by side.",
             "choices": list(OUTPUTS),
         },
     )
@@ -194,6 +203,28 @@ class DataArguments:
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
+    )
+    mask_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. "
+            "Default: the checkpoint's."
+        },
+    )
+    overlap_mask_area_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the "
+            "others, 0 to 1. Default: the checkpoint's."
+        },
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
@@ -213,6 +244,25 @@ class DataArguments:
             raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
         if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
+
+    def prediction_settings(self, task: str) -> dict[str, Any]:
+        """
+        Settings of the image processor for prediction, over its own.
+
+        Raises:
+            ValueError: one of them has no effect on the task.
+        """
+        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
+        if unknown := [name for name in given if name not in known]:
+            has = f"these have: {', '.join(known)}" if known else "nothing like it has"
+            raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
+        return {name: getattr(self, name) for name in given}
+
+    @property
+    def gives_prediction_settings(self) -> list[str]:
+        """Names of the settings for prediction that are given."""
+        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:

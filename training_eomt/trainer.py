@@ -17,7 +17,7 @@ from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
 from .early_stop import EarlyStop
-from .evaluation import HEADLINES, new_metric, predictions
+from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
@@ -80,6 +80,7 @@ class EomtTrainer(ResumableTrainer):
             self.add_callback(EarlyStop(args.early_stopping_patience))
         self.add_lifecycle_callbacks()
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
+        self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
         self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
         self._logged_at = 0  # step
 
@@ -202,6 +203,7 @@ class EomtTrainer(ResumableTrainer):
         states = gather_object([(self._metric.state(), self._loss_sum, self._num_images)])
         total = new()
         total.merge(*(state for state, _, _ in states))
+        self.confusion_matrix = total.confusion_matrix()
         metrics = total.compute()
         metrics["loss"] = sum(loss for _, loss, _ in states) / max(sum(count for _, _, count in states), 1)
         self.per_class = metrics.pop("per_class")
@@ -217,10 +219,17 @@ class EomtTrainer(ResumableTrainer):
     ) -> tuple[None, None, None]:
         """Adds a batch to the metric. Nothing is returned for `Trainer` to gather: predictions would not fit."""
         references, sizes, indices = (inputs.pop(name) for name in ("references", "target_sizes", "indices"))
-        inputs = self._prepare_inputs({name: value for name, value in inputs.items() if name != "file_names"})
+        file_names = inputs.pop("file_names")
+        inputs = self._prepare_inputs(inputs)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = outputs_of(model, num_images=len(sizes), **inputs)
+            if images := not_finite(outputs):
+                names = ", ".join(file_names[image] for image in images)
+                raise FloatingPointError(
+                    f"Evaluation of {names}: the model's outputs are not finite (nan or inf). Its weights are "
+                    "damaged, the training has diverged, or numbers of 16 bits are too small for it."
+                )
             self._loss_sum += self._loss(outputs, *targets)
         self._num_images += len(outputs.class_queries_logits)
         self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)

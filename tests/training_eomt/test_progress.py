@@ -31,6 +31,7 @@ def test_a_training_step_is_one_line_with_its_loss_terms():
 def test_an_evaluation_is_one_line_with_its_figures():
     logs = {"eval_pq": 0.5, "eval_loss": 2.0, "eval_runtime": 1.0, "eval_samples_per_second": 3.0, "epoch": 1.0}
     assert log_line(STATE, logs) == "step 7/90  evaluation: pq 0.500  loss 2.000"
+    assert log_line(STATE, {**logs, "eval_pq_stuff": float("nan")}) == log_line(STATE, logs)  # there is no stuff
 
 
 def test_what_says_nothing_is_left_out():

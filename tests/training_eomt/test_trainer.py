@@ -296,3 +296,26 @@ def test_the_best_checkpoint_is_the_best_in_the_tasks_own_figure(make_trainer, t
     assert trainer.state.best_metric == max(measured)
     trainer = make_trainer(task, load_best_model_at_end=True, metric_for_best_model="loss", **best)
     assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("loss", False)
+
+
+def test_an_evaluation_whose_outputs_are_not_finite_names_the_pictures(make_trainer):
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.class_predictor.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"Evaluation of 000000\.png, 000001\.png: .* not finite"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_the_confusion_matrix_of_an_evaluation_is_kept_where_pixels_are_compared(make_trainer, task):
+    trainer = make_trainer(task)
+    trainer.evaluate()
+    if task == "instance":  # which overlap, and are measured at every score
+        assert trainer.confusion_matrix is None
+        return
+    samples = trainer.eval_dataset.samples
+    areas = [0] * 6
+    for sample in (samples[index] for index in range(len(samples))):
+        for target in sample.targets:
+            areas[target.label_id] += int(target.mask().sum())
+    assert trainer.confusion_matrix.sum(axis=1).tolist() == areas

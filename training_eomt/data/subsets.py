@@ -16,13 +16,15 @@ class Subset(SegmentationDataset):
     Args:
         dataset: the data set.
         indices: which of its samples, in this order.
-        left_out: what is listed under `bad_samples` besides what the data set lists.
+        left_out: what was left out before. `bad_samples` lists it, and what reading these samples, not others of the
+            data set, adds to it.
     """
 
     def __init__(
         self, dataset: SegmentationDataset, indices: Sequence[int], left_out: Iterable[BadSample] = ()
     ) -> None:
-        self.dataset, self.indices, self.left_out = dataset, list(indices), list(left_out)
+        self.dataset, self.indices = dataset, list(indices)
+        self._bad_samples = dict.fromkeys(left_out)
         self.where, self.kind, self.task = dataset.where, dataset.kind, dataset.task
         self.categories, self.label_space = dataset.categories, dataset.label_space
         self.skip_bad_samples = dataset.skip_bad_samples
@@ -32,7 +34,11 @@ class Subset(SegmentationDataset):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
+        before = set(self.dataset.bad_samples)
+        try:
+            return self.dataset[self.indices[index]]
+        finally:
+            self._bad_samples |= {bad: None for bad in self.dataset.bad_samples if bad not in before}
 
     def name(self, index: int) -> str:
         return self.dataset.name(self.indices[index])
@@ -48,7 +54,7 @@ class Subset(SegmentationDataset):
 
     @property
     def bad_samples(self) -> list[BadSample]:
-        return list(dict.fromkeys([*self.dataset.bad_samples, *self.left_out]))
+        return list(self._bad_samples)
 
 
 def split_dataset(dataset: SegmentationDataset, validation_share: float | int, seed: int) -> tuple[Subset, Subset]:
@@ -63,7 +69,8 @@ def split_dataset(dataset: SegmentationDataset, validation_share: float | int, s
         seed: another seed gives other parts.
 
     Returns:
-        The part for training and that for validation, each in the order of the data set.
+        The part for training and that for validation, each in the order of the data set. What the data set left out
+        before is in neither, and listed with the part for training alone.
 
     Raises:
         ValueError: one of the parts would be empty.
@@ -77,7 +84,7 @@ def split_dataset(dataset: SegmentationDataset, validation_share: float | int, s
         )
     order = list(range(len(dataset)))
     random.Random(seed).shuffle(order)
-    return Subset(dataset, sorted(order[number:])), Subset(dataset, sorted(order[:number]))
+    return Subset(dataset, sorted(order[number:]), dataset.bad_samples), Subset(dataset, sorted(order[:number]))
 
 
 def drawn(dataset: SegmentationDataset, number: int) -> SegmentationDataset:

@@ -47,8 +47,8 @@ class MeanIoU(StreamingMetric):
         )
 
     def empty_state(self) -> State:
-        """Pixels of each class outside void, `(num_labels,)` int64: `predicted`, `reference` and `both` at once."""
-        return {name: np.zeros(self.num_labels, dtype=np.int64) for name in ("predicted", "reference", "both")}
+        """`pixels`, a confusion matrix as [`confusion_matrix`] returns it."""
+        return {"pixels": np.zeros((self.num_labels, 1 + self.num_labels), dtype=np.int64)}
 
     def image_state(self, prediction: Any, reference: Any) -> State:
         """The statistics of one image, as in `empty_state`."""
@@ -58,12 +58,11 @@ class MeanIoU(StreamingMetric):
             raise ValueError(f"Reference is {target_map.shape} and prediction {predicted_map.shape} pixels.")
         # Reference by prediction, void first: (1 + num_labels, 1 + num_labels).
         size = self.num_labels + 1
-        pixels = count_pairs(target_map.ravel() - VOID, predicted_map.ravel() - VOID, (size, size))[1:]
-        return {
-            "predicted": pixels.sum(0)[1:],
-            "reference": pixels.sum(1),
-            "both": pixels[:, 1:].diagonal(),
-        }
+        return {"pixels": count_pairs(target_map.ravel() - VOID, predicted_map.ravel() - VOID, (size, size))[1:]}
+
+    def confusion_matrix(self) -> np.ndarray:
+        matrix: np.ndarray = self._state["pixels"].copy()
+        return matrix
 
     def result(self, state: State) -> dict[str, Any]:
         """`miou`, `pixel_accuracy`, `mean_accuracy`, and `per_class`: `iou` and `accuracy` by label id.
@@ -71,16 +70,17 @@ class MeanIoU(StreamingMetric):
         `accuracy` is the fraction of a class' pixels that were found. Where the reference has none it is NaN, and left
         out of `mean_accuracy`. A mean over no class is NaN.
         """
+        pixels = state["pixels"]
+        predictions, references, matches = pixels.sum(0)[1:], pixels.sum(1), pixels[:, 1:].diagonal()
         per_class = {}
-        counts = zip(state["predicted"].tolist(), state["reference"].tolist(), state["both"].tolist())
+        counts = zip(predictions.tolist(), references.tolist(), matches.tolist())
         for label_id, (predicted, reference, both) in enumerate(counts):
             if union := predicted + reference - both:
                 per_class[label_id] = {"iou": both / union, "accuracy": _fraction(both, reference)}
-        found = [values["accuracy"] for label_id, values in per_class.items() if state["reference"][label_id]]
         return {
             "miou": mean(values["iou"] for values in per_class.values()),
-            "pixel_accuracy": _fraction(int(state["both"].sum()), int(state["reference"].sum())),
-            "mean_accuracy": mean(found),
+            "pixel_accuracy": _fraction(int(matches.sum()), int(references.sum())),
+            "mean_accuracy": mean(per_class[label_id]["accuracy"] for label_id in np.flatnonzero(references).tolist()),
             "per_class": per_class,
         }
 

@@ -57,8 +57,10 @@ class PanopticQuality(StreamingMetric):
         )
 
     def empty_state(self) -> State:
-        """`iou` (summed over matches), `tp`, `fp` and `fn`, each `(num_labels,)` and 0."""
+        """`iou` (summed over matches), `tp`, `fp` and `fn`, each `(num_labels,)`, and `pixels`, a confusion matrix as
+        [`confusion_matrix`] returns it: all 0."""
         return {
+            "pixels": np.zeros((self.num_labels, 1 + self.num_labels), dtype=np.int64),
             "iou": np.zeros(self.num_labels, dtype=np.float64),
             "tp": np.zeros(self.num_labels, dtype=np.int64),
             "fp": np.zeros(self.num_labels, dtype=np.int64),
@@ -101,17 +103,26 @@ class PanopticQuality(StreamingMetric):
 
         missed = ~matches.any(1) & ~is_crowd
         superfluous = ~matches.any(0) & (2 * ignored <= predicted_areas)
+        pixels = np.zeros((self.num_labels, 1 + self.num_labels), dtype=np.int64)
+        np.add.at(pixels, (target_classes[:, None], np.append(0, predicted_classes + 1)[None]), overlap[1:])
         matched_targets, _ = np.nonzero(matches)
         matched_classes = target_classes[matched_targets]
         return {
+            "pixels": pixels,
             "iou": np.bincount(matched_classes, weights=ious[matches], minlength=self.num_labels),
             "tp": np.bincount(matched_classes, minlength=self.num_labels),
             "fp": np.bincount(predicted_classes[superfluous], minlength=self.num_labels),
             "fn": np.bincount(target_classes[missed], minlength=self.num_labels),
         }
 
+    def confusion_matrix(self) -> np.ndarray:
+        """As in the base class, of the classes that segments give their pixels; crowds count as well."""
+        matrix: np.ndarray = self._state["pixels"].copy()
+        return matrix
+
     def result(self, state: State) -> dict[str, Any]:
-        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: a dictionary by label id.
+        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: the three, and the numbers `tp`,
+        `fp` and `fn` of segments, by label id.
 
         A mean over no class is NaN.
         """
@@ -123,7 +134,7 @@ class PanopticQuality(StreamingMetric):
                 continue
             weight = tp + fp / 2 + fn / 2
             quality = {"pq": iou / weight, "sq": iou / tp if tp else 0.0, "rq": tp / weight}
-            per_class[label_id] = {**quality, "iou": iou, "tp": tp, "fp": fp, "fn": fn}
+            per_class[label_id] = {**quality, "tp": tp, "fp": fp, "fn": fn}
 
         groups = {
             "": list(per_class),

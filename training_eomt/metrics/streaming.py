@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import evaluate
+import numpy as np
 
 
 State = dict[str, Any]
@@ -37,6 +38,16 @@ class StreamingMetric(evaluate.Metric):
     @abstractmethod
     def result(self, state: State) -> dict[str, Any]:
         """The metric's values."""
+
+    def confusion_matrix(self) -> np.ndarray | None:
+        """
+        Of which classes the pixels of each class were found to be, over all images added or merged so far.
+
+        Returns:
+            `(num_labels, 1 + num_labels)` int64: pixels by the class that the reference says, void left out, and by
+            the class that was predicted, no class first. None if the metric does not compare pixels.
+        """
+        return None
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Adds one image."""

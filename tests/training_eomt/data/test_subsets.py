@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from training_eomt.data import BadSample, open_dataset, split_dataset, without
+from training_eomt.data.base import SegmentationDataset
+from training_eomt.data.samples import Category
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -33,4 +35,33 @@ def test_bad_samples_are_left_out_and_listed(dataset):
     bad = BadSample(dataset.name(1), "too dark")
     rest = without(dataset, [bad])
     assert rest.indices == [0, *range(2, 20)] and rest.bad_samples == [bad]
-    assert split_dataset(rest, 2, 0)[1].bad_samples == [bad]
+
+
+class OneBadAnnotationEach(SegmentationDataset):
+    """Six samples of seven, of each of which an annotation is left out when it is read."""
+
+    def __init__(self):
+        super().__init__("here", [Category(1, "cat", True)], "panoptic", skip_bad_samples=True)
+        self.bad_sample("gone", "it is gone")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        self.bad_sample(self.name(index), "an annotation is bad")
+        return index
+
+    def name(self, index):
+        return f"{index}.png"
+
+
+def test_what_is_left_out_is_listed_with_the_part_that_it_is_left_out_of():
+    """Before the split: with the part for training. In reading: with the part that the sample is in."""
+    dataset = OneBadAnnotationEach()
+    train, validation = split_dataset(dataset, 2, seed=0)
+    assert [bad.name for bad in train.bad_samples] == ["gone"] and validation.bad_samples == []
+    for part, before in ((train, ["gone"]), (validation, [])):
+        names = [part.name(index) for index in range(len(part))]
+        assert [part[index] for index in range(len(part))] == part.indices
+        assert [bad.name for bad in part.bad_samples] == [*before, *names]
+    assert len(train.bad_samples) + len(validation.bad_samples) == len(dataset.bad_samples) == 7

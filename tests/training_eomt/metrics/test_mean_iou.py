@@ -114,8 +114,8 @@ def test_the_state_does_not_grow_and_is_a_copy(pairs):
     metric.add(prediction=pairs[0][0], reference=pairs[0][1])
     state = metric.state()
     size = len(pickle.dumps(state))
-    state["both"] += 10**6
-    assert metric.state()["both"].max() < 10**6
+    state["pixels"] += 10**6
+    assert metric.state()["pixels"].max() < 10**6
     for prediction, reference in pairs:
         metric.add(prediction=prediction, reference=reference)
     assert len(pickle.dumps(metric.state())) == size
@@ -160,3 +160,21 @@ def test_results_are_what_json_can_hold(pairs):
 def test_maps_that_cannot_be_compared_are_an_error(prediction, reference, message):
     with pytest.raises(ValueError, match=message):
         MeanIoU(7).add(prediction=prediction, reference=reference)
+
+
+def test_the_confusion_matrix_counts_pixels_by_what_they_are_and_what_they_were_taken_for():
+    metric = MeanIoU(3)
+    metric.add(prediction=np.array([[0, 0, 1, 2]]), reference=np.array([[0, 1, 1, -1]]))
+    other = MeanIoU(3)
+    other.add(prediction=np.array([[-1, 2]]), reference=np.array([[2, 1]]))
+    metric.merge(other.state())
+    # Columns: nothing, then classes. The void pixel is nowhere.
+    assert metric.confusion_matrix().tolist() == [[0, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
+
+
+def test_the_confusion_matrix_of_many_classes_stays_small():
+    metric = MeanIoU(847)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        metric.add(prediction=rng.integers(0, 847, (64, 64)), reference=rng.integers(-1, 847, (64, 64)))
+    assert len(pickle.dumps(metric.state())) < 6_000_000

@@ -40,6 +40,7 @@ def test_equals_panopticapi_with_its_counts_per_class(pairs, reference_results):
     metric = PanopticQuality(reference_results["num_labels"], reference_results["stuff_classes"])
     for prediction, reference in pairs:
         metric.add(prediction=prediction, reference=reference)
+    sums = metric.state()["iou"]
     result = metric.compute()
     expected = reference_results["expected"]
     # Both sum the same float64 IoUs, at most in another order.
@@ -49,7 +50,28 @@ def test_equals_panopticapi_with_its_counts_per_class(pairs, reference_results):
     for label_id, counts in expected["per_class"].items():
         own = result["per_class"][int(label_id)]
         assert [own[name] for name in ("tp", "fp", "fn")] == [counts[name] for name in ("tp", "fp", "fn")]
-        assert own["iou"] == pytest.approx(counts["iou"], abs=1e-12)
+        assert sums[int(label_id)] == pytest.approx(counts["iou"], abs=1e-12)
+
+
+def test_figures_of_a_class_are_fractions_and_counts():
+    """Class 0: IoU 1 and 2/3 in two images, and one segment missed. Class 1: one that is not there."""
+    metric = PanopticQuality(2)
+    metric.add(prediction=image_of([[0, 0, 1]], [0, 1]), reference=image_of([[0, 0, -1]], [0]))
+    metric.add(prediction=image_of([[0, 0, 1]], [0, 1]), reference=image_of([[0, 0, 0]], [0]))
+    metric.add(prediction=image_of([[-1, -1, -1]], []), reference=image_of([[0, 0, 0]], [0]))
+    per_class = metric.compute()["per_class"]
+    # PQ = (1 + 2/3) / (2 + 1/2), SQ = (1 + 2/3) / 2, RQ = 2 / (2 + 1/2)
+    assert per_class[0] == pytest.approx({"pq": 2 / 3, "sq": 5 / 6, "rq": 0.8, "tp": 2, "fp": 0, "fn": 1})
+    # The first one lies in void, which is not held against it.
+    assert per_class[1] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "tp": 0, "fp": 1, "fn": 0}
+
+
+def test_the_confusion_matrix_counts_the_pixels_of_segments_by_class():
+    metric = PanopticQuality(2)
+    prediction = image_of([[0, 0, 1, 2, -1, 2]], [1, 1, 0])
+    metric.add(prediction=prediction, reference=image_of([[0, 1, 1, 2, 2, -1]], [0, 1, 1], crowds=(2,)))
+    # Columns: nothing, then classes. Class 0: one pixel, taken for 1. Class 1: four, two of them a crowd's.
+    assert metric.confusion_matrix().tolist() == [[0, 0, 1], [1, 1, 2]]
 
 
 def test_merged_halves_equal_the_whole(pairs):
