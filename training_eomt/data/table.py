@@ -94,7 +94,7 @@ class TableDataset(SegmentationDataset):
         if names is None and table is None:
             names = _names_on_hub(str(path)) if tree is None else find_class_names(tree)
         self.image_reading = image_reading
-        self.is_panoptic = table is None and self._read_annotation(0)[0].mode in COLOUR_MODES
+        self.is_panoptic = table is None and self._mode(skip_bad_samples) in COLOUR_MODES
         if self.is_panoptic:
             self.ignored = (USUAL_VOID if ignore_index is None else frozenset(ignore_index)) | (
                 {0} if do_reduce_labels else set()
@@ -166,6 +166,16 @@ class TableDataset(SegmentationDataset):
             return values_in(panoptic_map_of(*self._read_annotation(index)))
         except (ValueError, OSError):
             return set()
+
+    def _mode(self, skip_bad_samples: bool) -> str:
+        """The mode of the first annotation; of the first that can be read where others are left out."""
+        for index in range(len(self.table)):
+            try:
+                return self._read_annotation(index)[0].mode
+            except (ValueError, OSError):  # which reading the sample tells, too
+                if not skip_bad_samples:
+                    raise
+        raise ValueError(f"{self.table.where}: none of its {len(self.table)} annotations can be read.")
 
     def _read_annotation(self, index: int) -> tuple[Image.Image, str]:
         """An annotation, decoded, and what messages call it."""

@@ -231,6 +231,19 @@ def test_a_row_that_is_wrong_is_named_or_left_out(folder, line, message):
     assert len(dataset) == 3 and len(dataset.bad_samples) == 1
 
 
+def test_the_kind_is_that_of_the_first_annotation_that_can_be_read(tmp_path):
+    folder = write_folder(tmp_path / "data", COLOURS)
+    (folder / "maps" / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"maps/a\.png cannot be decoded"):
+        TableDataset(folder)
+    dataset = TableDataset(folder, skip_bad_samples=True)
+    assert dataset.kind == "panoptic" and len(dataset[1].targets) == 3
+    for name in "bc":
+        (folder / "maps" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of its 3 annotations can be read"):
+        TableDataset(folder, skip_bad_samples=True)
+
+
 def test_names_with_backslashes_and_other_columns_are_read(folder):
     rows = [{key: value.replace("/", "\\") for key, value in row.items()} for row in rows_of(folder)]
     write_rows(folder, [{**row, "caption": "one\u2028line", "score": float("nan")} for row in rows])
