@@ -322,7 +322,7 @@ def timm_config(
         "layer_norm_eps": 1e-6,
     }
     size = model_args.get("img_size") or ((settings.get("pretrained_cfg") or {}).get("input_size") or [0])[1:]
-    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), as_pair(kernel.shape[-2:])
+    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), tuple(kernel.shape[-2:])
     grid = height // patch_height, width // patch_width
     num_prefix = weights["position_embeddings"].shape[-2] - math.prod(grid) if "position_embeddings" in weights else -1
     return config, grid if num_prefix in (0, 1, 2) else None
