@@ -258,11 +258,12 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         resume_from = resume_choice(training_args)
         if resume_from is not None:
             check_resumed_model(model.config, Path(training_args.output_dir), resume_from)
+        for line in odd_settings(trainer, reports):
+            if trainer.is_world_process_zero():
+                warn(line)
         if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
             remove_former_run(Path(training_args.output_dir))
         trainer.accelerator.wait_for_everyone()
-        for line in odd_settings(trainer, reports) if trainer.is_world_process_zero() else []:
-            warn(line)
         trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         trainer.save_state()
