@@ -8,33 +8,39 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 
 import copy
 import json
+import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import set_seed
-
-from configuration_eomt.configuration_eomt import as_pair
 from configuration_eomt.text_eomt import terminal_text
-from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data import SegmentationDataset
-from training_eomt.disk import MIN_FREE, check_writable, write_whole
-from training_eomt.evaluation import new_metric
-from training_eomt.evaluation_report import REPORT, evaluation_text, write_evaluation
-from training_eomt.inputs import EvaluationInputs, TrainingInputs
-from training_eomt.prediction import AnnotatedPictures, PictureFolder, predict
-from training_eomt.prediction_outputs import FIGURES, OVERLAYS
-from training_eomt.run_card import write_run_card
-from training_eomt.run_checkpoints import bytes_needed, last_complete
-from training_eomt.run_data import checked, open_data, pictures_of
-from training_eomt.script_arguments import DataArguments, ModelArguments, ScriptArguments, parse_arguments
-from training_eomt.starting_model import load_model, stored_labels, stored_task
-from training_eomt.trainer import DRAWINGS, EomtTrainer
+from training_eomt.disk import check_room, write_whole
+from training_eomt.error_lines import error_line
+from training_eomt.output_folder import check_writable
+from training_eomt.script_arguments import (
+    DataArguments,
+    ModelArguments,
+    ScriptArguments,
+    complete,
+    parse_arguments,
+    read_arguments,
+)
 
 
+# What needs torch is imported where it is used: a mistake in the arguments is said before the seconds that takes.
+if TYPE_CHECKING:
+    import torch
+
+    from training_eomt.data import SegmentationDataset
+    from training_eomt.prediction import PictureFolder
+    from training_eomt.trainer import EomtTrainer
+
+__all__ = ["command", "main", "parse_arguments"]
+
+REPORT = "evaluation.json"  # as `training_eomt.export` reads it
 PICTURES = "predictions"  # beside the report in the output folder
 DATA_REPORT = "data_report.json"
 SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5, 2.0)}  # as published
@@ -42,7 +48,13 @@ SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5
 
 def evaluates(training_args: Any) -> bool:
     """Whether anything is measured, in the end or during training."""
-    return training_args.do_eval or (training_args.do_train and training_args.eval_strategy != "no")
+    during_training = (
+        training_args.eval_strategy not in (None, "no")
+        or training_args.load_best_model_at_end
+        or training_args.save_strategy == "best"
+        or training_args.early_stopping_patience is not None
+    )
+    return training_args.do_eval or (training_args.do_train and during_training)
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
@@ -53,12 +65,12 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     has_validation = data_args.validation_data or data_args.dataset or data_args.train_val_split is not None
     for needed, name, given in (
         (training_args.do_train or data_args.check_data, "train_data", data_args.train_data or data_args.dataset),
-        (evaluates(training_args), "validation_data", has_validation),
-        (training_args.do_predict, "predict_data", data_args.predict_data),
+        (evaluates(training_args) and not data_args.check_data, "validation_data", has_validation),
+        (training_args.do_predict and not data_args.check_data, "predict_data", data_args.predict_data),
     ):
         if needed and not given:
             raise ValueError(f"--{name} is missing.")
-    if data_args.check_data and not does_anything:
+    if data_args.check_data:
         return
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
@@ -66,14 +78,23 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
-    if model_args.num_queries is not None and model_args.num_queries < 1:
-        raise ValueError(f"--num_queries {model_args.num_queries}: there must be at least one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
         raise ValueError("Without --do_train the model stays as it is: leave out --num_queries and --num_blocks.")
     output_dir = Path(training_args.output_dir)
     resume_from = resume_choice(training_args)
-    if training_args.do_train and resume_from is True and last_complete(output_dir) is None:
-        raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
+    if training_args.do_train and resume_from is not None:
+        from training_eomt.run_checkpoints import last_complete
+
+        if resume_from is True and last_complete(output_dir) is None:
+            raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
+        if resume_from is not True and not Path(resume_from).is_dir():
+            raise ValueError(f"--resume_from_checkpoint {resume_from}: there is no such folder.")
+    if training_args.do_train and data_args.overwrite_output_dir and resume_from is None:
+        from training_eomt.former_run import check_not_needed
+
+        model = model_args.model_name_or_path
+        data = (data_args.dataset, data_args.train_data, data_args.validation_data, data_args.predict_data)
+        check_not_needed(output_dir, [model, model and os.path.join(model, "config.json"), *data])
     written = [output_dir] if training_args.do_train else []
     written += [output_dir / REPORT] if training_args.do_eval else []
     for path in written:
@@ -83,6 +104,12 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
                 f"{path} already holds something. Choose another --output_dir, continue a training with "
                 "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
             )
+    check_writable(output_dir)
+    if training_args.push_to_hub and training_args.hub_token is None:
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise ValueError("--push_to_hub needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
 
 
 def resume_choice(training_args: Any) -> str | bool | None:
@@ -95,6 +122,8 @@ def resume_choice(training_args: Any) -> str | bool | None:
 
 def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) -> None:
     """Raises a `ValueError` if a checkpoint to resume from is of a model with other classes or of another shape."""
+    from training_eomt.run_checkpoints import last_complete
+
     checkpoint = last_complete(output_dir) if resume_from is True else Path(str(resume_from))
     if checkpoint is None or not (checkpoint / "config.json").is_file():
         return  # Trainer says what is missing
@@ -113,6 +142,8 @@ def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) 
 
 def check_best_metric(training_args: Any, task: str) -> None:
     """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
+    from training_eomt.evaluation import new_metric
+
     given = training_args.metric_for_best_model
     measured = [*(name for name in new_metric(task, 1, []).compute() if name != "per_class"), "loss"]
     if given is not None and given.removeprefix("eval_") not in measured:
@@ -121,15 +152,10 @@ def check_best_metric(training_args: Any, task: str) -> None:
         )
 
 
-def remove_former_run(output_dir: Path) -> None:
-    """Deletes what a former training left in the output folder, or it would be taken for this one's."""
-    for path in [*output_dir.glob("checkpoint-*"), output_dir / DRAWINGS]:
-        shutil.rmtree(path, ignore_errors=True)
-    (output_dir / REPORT).unlink(missing_ok=True)
-
-
-def check_disk(model: torch.nn.Module, training_args: Any) -> None:
+def check_disk(model: "torch.nn.Module", training_args: Any) -> None:
     """Raises an `OSError` if the checkpoints of the training will not fit on the disk."""
+    from training_eomt.run_checkpoints import bytes_needed
+
     output_dir = Path(training_args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -153,14 +179,27 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     """Runs what the arguments ask for and returns the metrics of the evaluation."""
     model_args, data_args, training_args = arguments
     check_arguments(model_args, data_args, training_args)
-    writes = training_args.do_train or training_args.do_eval or training_args.do_predict
-    if writes and training_args.process_index == 0:
-        # How much room a training takes is known once there is a model.
-        check_writable(Path(training_args.output_dir), needed=0 if training_args.do_train else MIN_FREE)
-    set_seed(training_args.seed)
+    writes_results = training_args.do_eval or training_args.do_predict
+    if writes_results and not training_args.do_train and training_args.process_index == 0:
+        check_room(Path(training_args.output_dir))  # what a training needs is known once there is a model
 
+    from transformers import set_seed
+
+    from configuration_eomt.configuration_eomt import as_pair
+    from training_eomt.augmentation import SegmentationAugmentation
+    from training_eomt.former_run import remove_former_run
+    from training_eomt.inputs import EvaluationInputs, TrainingInputs
+    from training_eomt.prediction import PictureFolder
+    from training_eomt.run_data import checked, open_data, pictures_of
+    from training_eomt.run_decisions import evaluate_now_and_then, last_evaluation, odd_settings
+    from training_eomt.starting_model import load_model, stored_labels, stored_task
+    from training_eomt.trainer import EomtTrainer
+
+    set_seed(training_args.seed)
     trains = training_args.do_train or data_args.check_data
-    task = data_args.task or stored_task(model_args)
+    task = data_args.task
+    if task is None and not (data_args.check_data and not os.path.isdir(model_args.model_name_or_path or "")):
+        task = stored_task(model_args)  # whoever looks at data need not have the model of the recipe
     data = open_data(
         data_args,
         trains,
@@ -171,6 +210,8 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     data, reports = checked(data, data_args, training_args.dataloader_num_workers)
     if data_args.check_data:
         return {}
+    if data.train is not None and data.validation is not None and training_args.evaluates_by_default:
+        evaluate_now_and_then(training_args, len(data.train))
     if data.train is not None:
         task = data.train.task
     model, image_processor = load_model(
@@ -216,11 +257,17 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
             remove_former_run(Path(training_args.output_dir))
         trainer.accelerator.wait_for_everyone()
+        for line in odd_settings(trainer, reports) if trainer.is_world_process_zero() else []:
+            warn(line)
         trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:
-        metrics = trainer.evaluate()
+        metrics = last_evaluation(trainer)
+        if not metrics:
+            if trainer.is_world_process_zero():
+                (Path(training_args.output_dir) / REPORT).unlink(missing_ok=True)
+            metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
@@ -231,7 +278,7 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
 
 
 def write_results(
-    arguments: ScriptArguments, trainer: EomtTrainer, metrics: dict[str, float], reports: dict[str, Any]
+    arguments: ScriptArguments, trainer: "EomtTrainer", metrics: dict[str, float], reports: dict[str, Any]
 ) -> None:
     """Writes `evaluation.json` and, after a training, the report of the data and the model card."""
     model_args, data_args, training_args = arguments
@@ -239,9 +286,13 @@ def write_results(
     output_dir.mkdir(parents=True, exist_ok=True)
     per_class = results_by_name(trainer)
     if training_args.do_eval:
+        from training_eomt.evaluation_report import write_evaluation
+
         names = [config.id2label[label_id] for label_id in range(config.num_labels)]
         write_evaluation(output_dir, metrics, per_class, names, trainer.confusion_matrix)
     if training_args.do_train:
+        from training_eomt.run_card import write_run_card
+
         write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
         write_run_card(
             output_dir,
@@ -257,7 +308,7 @@ def write_results(
         )
 
 
-def results_by_name(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
+def results_by_name(trainer: "EomtTrainer") -> dict[str, dict[str, float]]:
     """The results of the last evaluation for each class, by its name."""
     id2label = trainer.bare_model.config.id2label
     return {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
@@ -265,11 +316,14 @@ def results_by_name(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
 
 def predict_pictures(
     arguments: ScriptArguments,
-    trainer: EomtTrainer,
-    pictures: SegmentationDataset | PictureFolder,
+    trainer: "EomtTrainer",
+    pictures: "SegmentationDataset | PictureFolder",
     settings: dict[str, Any],
 ) -> None:
     """Segments the pictures, each process its share; what an earlier run has done already is kept."""
+    from training_eomt.data import SegmentationDataset
+    from training_eomt.prediction import AnnotatedPictures, predict
+
     _, data_args, training_args = arguments
     directory = Path(training_args.output_dir) / PICTURES
     image_processor = copy.deepcopy(trainer.image_processor)
@@ -298,8 +352,8 @@ def predict_pictures(
                 show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
             )
     except KeyboardInterrupt:
-        raise SystemExit(
-            f"\nstopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
+        raise KeyboardInterrupt(
+            f"stopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
             "with --do_predict alone and the model as --model_name_or_path"
         ) from None
     if summary.is_complete and not summary.num_segmented:
@@ -308,17 +362,21 @@ def predict_pictures(
         print(summary)
 
 
-def say_what_is_where(trainer: EomtTrainer, task: str, metrics: dict[str, float]) -> None:
+def say_what_is_where(trainer: "EomtTrainer", task: str, metrics: dict[str, float]) -> None:
     """Says what came out, and where everything is."""
     training_args = trainer.args
     output_dir = Path(str(training_args.output_dir))
     print()
     if metrics:
+        from training_eomt.evaluation_report import evaluation_text
+
         width = shutil.get_terminal_size().columns
         num_labels = trainer.bare_model.config.num_labels
         print(evaluation_text(task, metrics, results_by_name(trainer), num_labels, width))
         print(f"All figures: {terminal_text(output_dir / REPORT)}")
     if training_args.do_predict:
+        from training_eomt.prediction_outputs import FIGURES, OVERLAYS
+
         predictions = (output_dir / PICTURES).resolve()
         drawn = [predictions / name for name in (FIGURES, OVERLAYS) if (predictions / name).is_dir()]
         print(f"Pictures: {terminal_text(drawn[0])}" if drawn else f"Predictions: {terminal_text(predictions)}")
@@ -330,14 +388,56 @@ def say_what_is_where(trainer: EomtTrainer, task: str, metrics: dict[str, float]
         print('    segments = segmenter("picture.jpg")')
 
 
-if __name__ == "__main__":
+def warn(line: str) -> None:
+    """Says on a line of its own what is odd and goes on."""
+    print(f"warning: {shown(line)}", file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal, on as many lines as it has."""
+    return "\n".join(terminal_text(line) for line in text.split("\n"))
+
+
+def command(words: Sequence[str] | None = None) -> None:
+    """
+    The console command: runs what the command line asks for, and ends in a line where that is not possible.
+
+    Args:
+        words: of the command line. Default: of this process.
+    """
+    trackers: list[str] = []
     try:
-        main(parse_arguments(sys.argv[1:]))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
-            time.sleep(0.5)
-            torch.distributed.destroy_process_group()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"\nerror: {error}")  # on a line of its own, below a progress bar
+        arguments = read_arguments(sys.argv[1:] if words is None else words)
+        check_arguments(arguments.model, arguments.data, arguments.training)
+        if os.environ.get("RANK", "0") == "0":
+            for line in arguments.warnings:
+                warn(line)
+        complete_arguments = complete(arguments)
+        trackers = complete_arguments[2].report_to
+        main(complete_arguments)
+        leave_the_others()
+    except KeyboardInterrupt as stop:
+        message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
+        print(f"\n{str(stop) or message}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_status", 130))
+    except Exception as error:
+        line = error_line(error, trackers)
+        if line is None:
+            raise
+        # On a line of its own, below a progress bar; at once, before other processes notice that this one is gone.
+        print(f"\nerror: {shown(line)}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def leave_the_others() -> None:
+    """Ends the connection of several processes."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # PyTorch 2.6 waits for ever for a gloo thread that still has to let go of its last tensor: let it.
+        time.sleep(0.5)
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    command()

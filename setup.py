@@ -1,8 +1,10 @@
 """Packaging of eomt-transformers."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 
 PACKAGES = [
@@ -35,8 +37,21 @@ REQUIREMENTS = [
     "transformers>=5.17",
 ]
 QUANTIZATION = ["torchao>=0.15"]
-TEST = ["markdown-it-py>=3.0", "pytest>=8.0"]
+TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=68"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+
+
+class BuildWithRecipes(build_py):
+    """Recipes lie at the top of the checkout, and in a package in a wheel."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib) / "training_eomt" / "recipes"
+            folder.mkdir(parents=True, exist_ok=True)
+            for recipe in Path("recipes").glob("*.yaml"):
+                shutil.copy(recipe, folder)
+
 
 setup(
     name="eomt-transformers",
@@ -49,6 +64,8 @@ setup(
     packages=PACKAGES,
     package_data={package: ["py.typed", "*.json"] for package in PACKAGES},
     py_modules=["run_segmentation"],
+    cmdclass={"build_py": BuildWithRecipes},
+    entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},
     install_requires=REQUIREMENTS,
     extras_require={"quantization": QUANTIZATION, "test": TEST, "dev": DEV},
     classifiers=[

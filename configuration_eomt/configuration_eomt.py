@@ -4,9 +4,12 @@ Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https:
 """
 
 import math
+from os import PathLike
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from .fields_eomt import check_field, numbered_labels, shown
 
 
 # The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, and `EomtDinov3Config(**...)` for those of
@@ -119,6 +122,10 @@ def default_num_upscale_blocks(patch_size: int | list[int] | tuple[int, int]) ->
     return max(1, int(math.log2(max(as_pair(patch_size)))) - 2)
 
 
+def _numbers_of(id2label: dict[Any, Any]) -> dict[str, int]:
+    return {label: number for number, label in id2label.items()}
+
+
 class EomtConfig(PreTrainedConfig):
     r"""
     Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
@@ -181,7 +188,8 @@ class EomtConfig(PreTrainedConfig):
             Number of register tokens of the ViT.
 
     Raises:
-        `ValueError`: sizes that do not divide, more query blocks than blocks.
+        `ValueError`: a field of the wrong type or out of its range, sizes that do not divide, more query blocks than
+            blocks.
 
     Example:
 
@@ -224,9 +232,28 @@ class EomtConfig(PreTrainedConfig):
     num_queries: int = 200
     num_register_tokens: int = 4
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Checks a field; the names of the classes are numbered from 0, and `label2id` is their inverse."""
+        check_field(name, value)
+        if name == "id2label" and value is not None:
+            value = numbered_labels(value)
+        super().__setattr__(name, value)
+        if name == "id2label" and value is not None:
+            self.label2id = _numbers_of(value)
+
     def __post_init__(self, **kwargs: Any) -> None:
         comes_with_code = "auto_map" in kwargs
-        super().__post_init__(**kwargs)
+        kind = kwargs.get("model_type", self.model_type)
+        if kind != self.model_type:
+            raise ValueError(f"model_type={shown(kind)}: {type(self).__name__} is for {self.model_type!r} models.")
+        for name, value in kwargs.items():
+            check_field(name, value)
+        try:
+            super().__post_init__(**kwargs)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of Transformers' own settings
+            raise ValueError(f"The configuration has a setting that cannot be: {error}") from error
+        if self.id2label is not None:  # a `label2id` may have been given too
+            self.label2id = _numbers_of(self.id2label)
         auto_map = {
             "AutoConfig": f"configuration_eomt.{type(self).__name__}",
             **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
@@ -237,8 +264,49 @@ class EomtConfig(PreTrainedConfig):
             self.custom_pipelines = _CUSTOM_PIPELINES
         self._check_sizes()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As `PreTrainedConfig.from_dict`.
+
+        Raises:
+            `ValueError`: a setting that cannot be; a `label2id` that is not the inverse of `id2label`.
+        """
+        given = kwargs.get("label2id")
+        loaded = super().from_dict(config_dict, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config._check_sizes()
+        if config.id2label is not None:
+            config.label2id = _numbers_of(config.id2label)
+            if given is not None and given != config.label2id:
+                raise ValueError(f"label2id={shown(given)} is not the inverse of id2label={shown(config.id2label)}.")
+        return loaded
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:  # type: ignore[override]
+        """
+        As `PreTrainedConfig.from_pretrained`.
+
+        Raises:
+            `ValueError`: a setting that cannot be.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"The configuration of {pretrained_model_name_or_path}: {error}") from error
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | PathLike) -> dict[str, Any]:
+        try:
+            settings = super()._dict_from_json_file(json_file)
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise ValueError(f"{json_file} holds {shown(settings)}: expected a configuration, a dictionary.")
+        return settings
+
     def _check_sizes(self) -> None:
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}."
             )
@@ -248,6 +316,8 @@ class EomtConfig(PreTrainedConfig):
                 f"num_hidden_layers={self.num_hidden_layers}."
             )
         patch_grid(self.image_size, self.patch_size)
+        if self.mlp_hidden_size < 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden layer at hidden_size={self.hidden_size}.")
 
     @property
     def uses_rope(self) -> bool:
@@ -313,7 +383,7 @@ class EomtDinov3Config(EomtConfig):
             `pos_embed_rescale`.
 
     Raises:
-        `ValueError`: sizes that do not divide, more query blocks than blocks, another `rope_type`.
+        `ValueError`: as of [`EomtConfig`]; another `rope_type`.
 
     Example:
 

@@ -37,8 +37,7 @@ def eager_attention(
 def pays_by_head(*tensors: Tensor) -> bool:
     """Whether `attention_by_head` can take the place of PyTorch's fused attention, and is faster."""
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    is_supported = tensors[0].dtype in (torch.float32, torch.bfloat16) and not needs_gradient
-    return is_supported and onednn_pays(tensors[0])
+    return not needs_gradient and onednn_pays(tensors[0])
 
 
 def attention_by_head(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -181,8 +181,10 @@ def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: A
     """
     raw_config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)
     architecture = str(raw_config.get("architecture", ""))
-    is_timm = "model_type" not in raw_config and architecture.startswith(("vit_", "deit_", "deit3_"))
-    kind = raw_config.get("model_type") or architecture
+    # timm's files have no model type; Transformers gives them one of its own.
+    from_timm = raw_config.get("model_type") in (None, "timm_wrapper")
+    is_timm = from_timm and architecture.startswith(("vit_", "deit_", "deit3_"))
+    kind = architecture if from_timm and architecture else raw_config.get("model_type")
     if not (is_timm and model_type == "eomt") and kind not in SUPPORTED_BACKBONES[model_type]:
         elsewhere = [other for other, kinds in SUPPORTED_BACKBONES.items() if kind in kinds and other != model_type]
         hint = f" It is one for {elsewhere[0]!r} models." if elsewhere else ""
@@ -193,7 +195,7 @@ def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: A
         )
     weights = rename_weights(read_weights(name_or_path, **hub_kwargs), is_dinov3=model_type == "eomt_dinov3")
     if is_timm:
-        config, grid = timm_config(weights, architecture, raw_config.get("model_args") or {}), None
+        config, grid = timm_config(weights, architecture, raw_config)
     else:
         config, grid = transformers_config(AutoConfig.from_pretrained(name_or_path, **hub_kwargs))
     return _with_prefix_positions(Backbone(config, weights, grid))
@@ -283,24 +285,47 @@ def transformers_config(source: Any) -> tuple[dict[str, Any], tuple[int, int] | 
     return config, (height // patch_height, width // patch_width)
 
 
-def timm_config(weights: Mapping[str, Tensor], architecture: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that follow from a timm ViT's weights; only the number of heads is not in them."""
+def timm_config(
+    weights: Mapping[str, Tensor], architecture: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """
+    The fields that follow from a timm ViT, and the grid of its position embeddings, None for a square one.
+
+    Args:
+        weights: its weights, of which nearly all follows.
+        architecture: its name.
+        settings: its `config.json`, which has the number of heads and the size of the images where they are not what
+            the name says.
+
+    Raises:
+        ValueError: it is not a plain ViT.
+    """
+    needed = ("layernorm.weight", "layers.0.mlp.fc1.weight", "layers.0.mlp.fc2.weight", "embeddings.cls_token")
+    kernel_name = "embeddings.patch_embeddings.projection.weight"
+    if missing := [name for name in (*needed, kernel_name) if name not in weights]:
+        raise ValueError(f"{architecture} is not a plain ViT with a class token: it has no {', '.join(missing)}.")
     hidden_size = weights["layernorm.weight"].shape[0]
     blocks = {int(match[1]) for name in weights if (match := re.match(r"layers\.(\d+)\.", name))}
-    fc1, fc2 = weights["layers.0.mlp.fc1.weight"], weights["layers.0.mlp.fc2.weight"]
+    fc1, fc2, kernel = weights[needed[1]], weights[needed[2]], weights[kernel_name]
     if len(fc1) != fc2.shape[1]:
         raise ValueError(f"{architecture} has gated MLPs; timm models with gated MLPs are not supported.")
     heads = {1280: 16, 1408: 16, 1664: 16}.get(hidden_size, hidden_size // 64)  # ViT-H, -g and -G; 64 channels else
     registers = weights.get("embeddings.register_tokens")
-    return {
+    model_args = settings.get("model_args") or {}
+    config = {
         "hidden_size": hidden_size,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": model_args.get("num_heads", heads),
         "mlp_ratio": _whole_ratio(len(fc1), hidden_size),
-        "num_channels": weights["embeddings.patch_embeddings.projection.weight"].shape[1],
+        "num_channels": kernel.shape[1],
         "num_register_tokens": 0 if registers is None else registers.shape[1],
         "layer_norm_eps": 1e-6,
     }
+    size = model_args.get("img_size") or ((settings.get("pretrained_cfg") or {}).get("input_size") or [0])[1:]
+    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), as_pair(kernel.shape[-2:])
+    grid = height // patch_height, width // patch_width
+    num_prefix = weights["position_embeddings"].shape[-2] - math.prod(grid) if "position_embeddings" in weights else -1
+    return config, grid if num_prefix in (0, 1, 2) else None
 
 
 def _whole_ratio(intermediate_size: int, hidden_size: int) -> int:

@@ -23,10 +23,16 @@ def has_better_onednn() -> bool:
     return has_wide_registers and "Intel" not in capabilities.get("cpu_name", "Intel")
 
 
+@cache
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of `dtype` on this CPU; those of bfloat16 need instructions for it."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def onednn_pays(tensor: Tensor) -> bool:
     """Whether what is computed of `tensor` should go to oneDNN if it can."""
     is_eager = not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
-    return tensor.device.type == "cpu" and is_eager and has_better_onednn()
+    return tensor.device.type == "cpu" and is_eager and has_better_onednn() and onednn_computes(tensor.dtype)
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

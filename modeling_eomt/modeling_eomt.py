@@ -81,6 +81,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         For other classes than the checkpoint's give `num_labels` or `id2label` and `ignore_mismatched_sizes=True`: all
         weights but the class head's are kept, and the report says so. For another image size or number of queries,
         load first and then use `set_image_size` or `set_num_queries`.
+
+        Raises:
+            ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
+                that cannot be.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import pickle
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -12,11 +14,16 @@ from transformers import initialization as init
 from .attention_eomt import EomtAttention
 from .configuration_eomt import EomtConfig
 from .inference_eomt import optimize_for_inference
+from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
 from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
+
+
+# What files that hold something else than weights make the readers raise.
+_OF_BROKEN_FILES = (SafetensorError, pickle.UnpicklingError, AttributeError, EOFError, TypeError, RuntimeError)
 
 
 class EomtPreTrainedModel(PreTrainedModel):
@@ -70,11 +77,21 @@ class EomtPreTrainedModel(PreTrainedModel):
     def _load_pretrained_model(
         model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
     ) -> Any:
-        """Also reads checkpoints in which SwiGLU layers have the names that Transformers gave them before 5.18."""
+        """Also reads checkpoints in which SwiGLU layers have the names that Transformers gave them before 5.18.
+
+        Raises:
+            ValueError: weights that are missing, unexpected, of another shape or not finite.
+        """
         weight_mapping = [*(load_config.weight_mapping or []), *legacy_swiglu_conversions()]
         load_config = dataclasses.replace(load_config, weight_mapping=weight_mapping)
-        loaded = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args)
+        try:
+            loaded = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args)
+        except torch.OutOfMemoryError:
+            raise
+        except _OF_BROKEN_FILES as error:
+            raise OSError(f"{', '.join(map(str, checkpoint_files or []))} cannot be read: {error}") from error
         model._weight_conversions = None  # type: ignore[assignment]  # they are for loading; saving has its own way
+        check_loaded_weights(model, loaded[0], load_config)
         return loaded
 
     def optimize_for_inference(
@@ -101,7 +118,8 @@ class EomtPreTrainedModel(PreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: it is optimised already, or partly offloaded; no such quantisation.
+            ValueError: it is optimised already, or partly offloaded; no such quantisation, or a CPU that cannot
+                compute with it.
             ImportError: torchao is needed, and not installed.
         """
         optimize_for_inference(self, dtype, quantization, compile_mode)

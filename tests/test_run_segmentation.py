@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -17,12 +18,14 @@ import transformers
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import run_segmentation
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.script_arguments import parse_arguments
 from training_eomt.shapes import THINGS, generate_shapes_dataset
+from training_eomt.trainer import EomtTrainer
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +97,110 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
 
 
+def test_fine_tuning_without_further_ado_prints_losses_and_draws_curves_and_pictures(words, tmp_path, capsys):
+    run([*words, "--max_steps", "3", "--do_train", "--do_eval"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if "  loss " in line and "evaluation" not in line] == [
+        "step 1/3",
+        "step 2/3",
+        "step 3/3",
+    ]
+    # After each epoch of two steps and at the end, and not a second time for the same weights.
+    assert [line.split("  ")[0] for line in lines if "  evaluation: " in line] == ["step 2/3", "step 3/3"]
+    output = tmp_path / "output"
+    assert (output / "training_curves.png").exists()
+    assert {path.name for path in (output / "evaluation_pictures").iterdir()} == {"step-2", "step-3"}
+    report = json.loads((output / "evaluation.json").read_text())
+    logged = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    assert report["eval_pq"] == [entry for entry in logged if "eval_pq" in entry][-1]["eval_pq"]
+    assert {*THINGS} < report["per_class"].keys()
+
+
+def test_what_was_evaluated_last_is_what_an_evaluation_finds(words, shapes, tmp_path):
+    metrics = run([*words, "--max_steps", "3", "--ema_decay", "0.5", "--do_train", "--do_eval"])
+    again = ["--model_name_or_path", str(tmp_path / "output"), "--output_dir", str(tmp_path / "again"), "--use_cpu"]
+    again += ["--validation_data", str(shapes / "validation"), "--report_to", "none", "--do_eval"]
+    for name, value in run(again).items():
+        if not name.endswith(("runtime", "per_second", "time", "epoch")):
+            assert metrics[name] == pytest.approx(value, abs=1e-5, nan_ok=True), name
+
+
+def test_an_explicit_choice_of_when_to_evaluate_counts(words, tmp_path, capsys):
+    run([*words, "--eval_strategy", "no", "--do_train", "--do_eval"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  evaluation: " in line]
+    assert len(lines) == 1  # in the end
+    pictures = tmp_path / "output" / "evaluation_pictures" / "step-2"
+    assert len(list(pictures.iterdir())) == 2  # drawn all the same
+    run([*words, "--output_dir", str(tmp_path / "blind"), "--do_train"])  # without --do_eval
+    assert "  evaluation: " not in capsys.readouterr().out
+
+
+def test_a_part_of_the_pictures_is_drawn_by_chance_and_always_the_same(words, tmp_path):
+    some = ["--max_train_samples", "3", "--max_eval_samples", "1", "--do_train", "--do_eval"]
+    for name in ("a", "b"):
+        run([*words, *some, "--output_dir", str(tmp_path / name)])
+    reports = [json.loads((tmp_path / name / "data_report.json").read_text()) for name in ("a", "b")]
+    assert reports[0] == reports[1]
+    assert (reports[0]["train"]["pictures"], reports[0]["validation"]["pictures"]) == (3, 1)
+
+
+def test_a_training_that_gets_no_better_ends(words, tmp_path, capsys):
+    still = ["--learning_rate", "0", "--mask_annealing", "false", "--max_steps", "20", "--eval_strategy", "steps"]
+    run([*words, *still, "--eval_steps", "1", "--early_stopping_patience", "2", "--do_train"])
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+
+
+def test_the_hubs_token_is_in_no_file_of_a_run(words, tmp_path, capsys):
+    run([*words, "--do_train", "--report_to", "tensorboard", "--save_strategy", "steps", "--hub_token", "hf_secret"])
+    files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"training_args.bin", "README.md"}
+    assert any("tfevents" in path.name for path in files)
+    for path in files:
+        assert b"hf_secret" not in path.read_bytes(), path
+    printed = capsys.readouterr()
+    assert "hf_secret" not in printed.out + printed.err
+
+
+def test_data_are_checked_on_top_of_a_published_recipe(shapes, capsys):
+    recipe = [
+        "--recipe",
+        "coco_panoptic_eomt_large_640_dinov2",
+    ]  # fp16, evaluation after each epoch, a model of the Hub
+    run([*recipe, "--check_data", "--train_data", str(shapes / "train")])
+    assert "4 pictures for panoptic segmentation" in capsys.readouterr().out
+    run_segmentation.command([*recipe, "--check_data", "--dataset", str(shapes)])
+    assert "2 pictures for panoptic segmentation" in capsys.readouterr().out
+
+
+def test_what_is_odd_is_said_before_the_first_step(words, tmp_path, capsys):
+    described = json.dumps({**TINY_MODEL, "num_queries": 1})
+    annealing = ["--mask_annealing_starts", "0", "--mask_annealing_ends", "10"]
+    run_segmentation.command([*words, "--model_config", described, *annealing, "--do_train"])
+    printed = capsys.readouterr()
+    warnings = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert warnings[0] == "warning: --model_config is given 2 times: the last one counts."
+    assert "more segments than the 1 that the model can find" in warnings[1]
+    assert "Masks are left when the training ends after 2 steps" in warnings[2]
+    assert len(warnings) == 3
+
+
+class Failing(transformers.TrainerCallback):
+    """A tracker whose library raises an error of its own, as for want of an account."""
+
+    def on_train_begin(self, *args, **kwargs):
+        raise type("UsageError", (Exception,), {"__module__": "tensorboard.errors"})("no account.\nlog in first")
+
+
+def test_a_tracker_that_fails_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Failing)
+    with pytest.raises(SystemExit) as ended:
+        run_segmentation.command([*words, "--do_train", "--report_to", "tensorboard"])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == "error: tensorboard, which --report_to names: no account. log in first"
+
+
 def test_the_same_seed_gives_the_same_model(words, tmp_path):
     for name in ("a", "b"):
         run([*words, "--output_dir", str(tmp_path / name), "--do_train"])
@@ -146,11 +253,28 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--threshold", "0.5"], "--threshold is for --do_predict"),
         (["--do_train", "--do_predict", "--top_k", "5"], "--top_k has no effect on panoptic segmentation"),
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
+        (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
+        (["--do_train", "--max_steps", "0"], "--max_steps 0"),
+        (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
+        (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
+        (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
+        (["--do_train", "--push_to_hub"], "--push_to_hub needs a token"),
+        (["--do_train", "--report_to", "weather"], "report_to=weather: there is no such tracker"),
+        (["--do_train", "--optim", "adam_and_eve"], "adam_and_eve is not a valid OptimizerNames"),
+        (["--do_train", "--fp16"], "fp16 needs an accelerator"),
+        (["--do_train", "--data_seed", "3"], "data_seed=3 has no effect"),
+        (["--do_train", "--mask_annealing_starts", "0", "1", "--mask_annealing_ends", "1", "2"], "has 1 query blocks"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(words, extra, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         run([*words, *extra])
+
+
+@pytest.mark.parametrize("needs", [["--load_best_model_at_end"], ["--early_stopping_patience", "2"], ["--do_eval"]])
+def test_what_needs_validation_data_is_refused_without(words, needs):
+    with pytest.raises(ValueError, match="--validation_data is missing"):
+        run([*without(words, "validation_data"), "--do_train", *needs])
 
 
 def test_the_output_folder_has_to_be_named(words):
@@ -231,15 +355,20 @@ def test_a_pretrained_vit_becomes_the_backbone_of_a_new_model(words, tmp_path, k
 
 def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
-    run([*steps, "--max_steps", "1"])
+    steps += ["--max_steps", "3"]
+    run(steps)
+    (tmp_path / "output" / "checkpoint-2" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
     capsys.readouterr()
-    run([*steps, "--max_steps", "3", "--resume_from_checkpoint", "true"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
-    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3"]
+    run([*steps, "--resume_from_checkpoint", "true"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and line.startswith("step")]
+    assert [line.split("  ")[0] for line in lines if "evaluation" not in line] == ["step 2/3", "step 3/3"]
     assert (tmp_path / "output" / "checkpoint-3").exists()
     with pytest.raises(ValueError, match=r"checkpoint-3 was trained with num_queries = 8, .* has 5\. Resume with"):
         described = json.dumps({**TINY_MODEL, "num_queries": 5})
-        run([*steps, "--max_steps", "4", "--resume_from_checkpoint", "true", "--model_config", described])
+        run([*steps, "--resume_from_checkpoint", "true", "--model_config", described])
+    with pytest.raises(ValueError, match=r"checkpoint-3 is of another training:\n  steps: 3 there, 4 now"):
+        run([*steps, "--max_steps", "4", "--resume_from_checkpoint", "true"])
 
 
 @pytest.mark.slow
@@ -373,13 +502,39 @@ def test_a_folder_without_a_model_is_no_reason_to_make_one(words, tmp_path):
         run(begin)
 
 
-def test_an_overwritten_run_leaves_nothing_that_could_be_taken_for_the_new_one(words, tmp_path):
-    saving = [*words, "--do_train", "--save_strategy", "steps", "--save_steps", "1"]
-    run([*saving, "--max_steps", "3", "--do_eval"])
-    run([*saving, "--max_steps", "2", "--overwrite_output_dir"])
+def test_an_overwritten_run_leaves_nothing_that_could_be_taken_for_the_new_one(words, tmp_path, monkeypatch):
+    saving = [*words, "--do_train", "--save_strategy", "steps", "--save_steps", "1", "--overwrite_output_dir"]
+    everything = ["--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1", "--do_eval", "--do_predict"]
+    run([*saving, *everything, "--max_steps", "3", "--report_to", "tensorboard"])
     output = tmp_path / "output"
+    (output / "keepsake.txt").write_text("dear to me")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EomtTrainer, "train", killed)
+        run([*saving, "--max_steps", "2"])
+    assert [path.name for path in output.iterdir()] == ["keepsake.txt"]
+    run([*saving, "--max_steps", "2"])
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
     assert not (output / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("needed", ["model", "checkpoint", "data"])
+def test_what_a_run_needs_is_not_overwritten_by_it(words, shapes, tmp_path, needed):
+    run([*words, "--do_train", "--save_strategy", "steps", "--save_steps", "2"])
+    output = tmp_path / "output"
+    source = {"model": output, "checkpoint": output / "checkpoint-2", "data": output / "runs" / "train"}[needed]
+    again = [*without(words, "model_config"), "--do_train", "--overwrite_output_dir"]
+    if needed == "data":
+        shutil.copytree(shapes / "train", source)
+        again = [*words, "--do_train", "--overwrite_output_dir", "--train_data", str(source)]
+    else:
+        again += ["--model_name_or_path", str(source)]
+    with pytest.raises(ValueError, match=rf"would delete {source}"):
+        run(again)
+    assert (output / "model.safetensors").exists()
 
 
 def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp_path):
@@ -440,7 +595,9 @@ def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(EomtForUniversalSegmentation, "forward", stop)
-        with pytest.raises(SystemExit, match=r"stopped: .*found/predictions\. The same command goes on from there"):
+        with pytest.raises(
+            KeyboardInterrupt, match=r"stopped: .*found/predictions\. The same command goes on from there"
+        ):
             run(again)
     run(again)
     assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
@@ -491,7 +648,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(w
         "--output_dir",
         str(tmp_path / "file" / "out"),
     ]
-    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+    with pytest.raises(OSError, match=r"file is a file: choose another --output_dir than .*file/out"):
         run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
 
 
@@ -520,10 +677,42 @@ def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
     assert metrics["eval_pq_stuff"] > 0.8 and metrics["eval_pq_things"] > 0.1
 
 
-@pytest.mark.slow
 def test_errors_are_one_line_for_the_reader_and_a_failure_for_the_shell(tmp_path):
     command = [sys.executable, "run_segmentation.py", "--do_train", "--output_dir", str(tmp_path / "output")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == "error: --train_data is missing."
     assert "Traceback" not in result.stderr
+
+
+TWO_PROCESSES = """
+import os, sys
+import run_segmentation
+from training_eomt import inputs
+if os.environ["RANK"] == "1":
+    def broken(self, index):
+        raise ValueError("street/1.jpg cannot be decoded")
+    inputs.TrainingInputs.__getitem__ = broken
+run_segmentation.command(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_one_that_fails_says_why_and_the_others_end_in_a_line(words, tmp_path):
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [
+        "--redirects",
+        "3",
+        "--log-dir",
+        str(tmp_path / "logs"),
+        str(tmp_path / "run.py"),
+        *words,
+        "--do_train",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode != 0
+    errors = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stderr.log")}
+    assert "error: street/1.jpg cannot be decoded" in errors["1"].splitlines()
+    assert all("Traceback" not in text for text in errors.values()), errors

@@ -57,7 +57,19 @@ class WeightAverage:
             parameter.copy_(self.average[name])
 
     @torch.no_grad()
-    def load(self, average: Mapping[str, Tensor]) -> None:
-        """Goes on from an average that was saved."""
-        for name, value in self.average.items():
-            value.copy_(average[name])
+    def load_trained(self, trained: Mapping[str, Tensor]) -> None:
+        """
+        Goes on from where it was saved: the model has the average, and gets the weights that are trained.
+
+        Raises:
+            ValueError: these are not the weights of this model that are trained, or not of its shapes, or not finite.
+        """
+        if trained.keys() != self.parameters.keys():
+            names = sorted(trained.keys() ^ self.parameters.keys())
+            raise ValueError(f"{len(names)} weights are missing or too many: {', '.join(names[:5])}, ...")
+        for name, parameter in self.parameters.items():
+            if trained[name].shape != parameter.shape:
+                raise ValueError(f"{name} has shape {list(trained[name].shape)}, not {list(parameter.shape)}")
+            if not trained[name].isfinite().all():
+                raise ValueError(f"{name} is not finite")
+            parameter.copy_(trained[name])

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from configuration_eomt.text_eomt import terminal_text
 
-from .disk import check_writable
+from .disk import check_room
 from .evaluation import not_finite, outputs_of
 from .inputs import ImageProcessor, collate
+from .json_files import read_json
 from .prediction_names import safe_paths
 from .prediction_outputs import DEFAULT_OUTPUTS, ENDINGS, Picture, PredictionFiles
 from .prediction_records import (
@@ -207,7 +208,7 @@ def predict(
     todo = indices[~finished.is_finished[indices]]
     if not len(todo) and _is_up_to_date(files, names, finished):
         return _summary(directory, names, finished, 0)
-    check_writable(directory)
+    check_room(directory)
     num_done = len(indices) - len(todo)
     with only_run(directory, process):
         files.remove_old_drafts()
@@ -400,8 +401,9 @@ def _content(names: Sequence[str], finished: FinishedPictures, sizes: Mapping[st
 def _is_up_to_date(files: PredictionFiles, names: Sequence[str], finished: FinishedPictures) -> bool:
     """Whether the files about all pictures are there and about the same ones."""
     try:
-        written = msgspec.json.decode((files.directory / SUMMARY_FILE).read_bytes(), type=_WrittenSummary)
-    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
+        path = files.directory / SUMMARY_FILE
+        written = read_json(path.read_bytes(), _WrittenSummary, str(path))
+    except (OSError, ValueError):
         return False
     is_whole = sorted(written.files) == sorted(files.final_names) and files.are_whole(written.files)
     return is_whole and written == _content(names, finished, written.files)

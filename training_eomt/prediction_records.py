@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .json_files import read_json
+
 
 try:
     import fcntl
@@ -262,8 +264,8 @@ def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
 def _noted(path: Path) -> dict[str, Any] | None:
     """What a folder's predictions depend on, as it is noted there; None if the file is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        return read_json(path.read_bytes(), dict[str, Any], str(path))
+    except ValueError:
         return None
 
 
@@ -307,7 +309,7 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
         for line in file:
             if line.endswith(b"}\n") and line.startswith(LINE_START):
                 # A machine that lost its power may leave anything in place of a line.
-                with suppress(msgspec.DecodeError, ValueError, RecursionError):
+                with suppress(ValueError, RecursionError):
                     yield offset, _decoder.decode(line)
             offset += len(line)
 

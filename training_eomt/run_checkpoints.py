@@ -1,10 +1,14 @@
 """Checkpoints of a training: which of them are complete."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
+
+from .folders import disk_errors
 
 
 logger = logging.get_logger(__name__)
@@ -13,15 +17,43 @@ _MARKER = "INCOMPLETE"  # a file in a checkpoint for as long as it is being writ
 _WRITTEN_LAST = "trainer_state.json"
 
 
-def begin(checkpoint: Path) -> None:
-    """Marks a checkpoint as one that is being written."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    (checkpoint / _MARKER).touch()
+@contextmanager
+def writing(checkpoint: Path, is_writer: bool) -> Iterator[None]:
+    """
+    Marks a checkpoint as one that is being written, for as long as it is.
+
+    Args:
+        checkpoint: the folder; made if it does not exist.
+        is_writer: whether this process does so; others may write files of their own.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk. What there is of it is deleted.
+    """
+    try:
+        with disk_errors(checkpoint):
+            if is_writer:
+                checkpoint.mkdir(parents=True, exist_ok=True)
+                (checkpoint / _MARKER).touch()
+            yield
+            if is_writer:
+                (checkpoint / _MARKER).unlink()
+    except (OSError, FloatingPointError) as error:
+        if is_writer:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        if isinstance(error, FloatingPointError):
+            raise
+        last = last_complete(checkpoint.parent)
+        advice = (
+            f"{last} is the last complete one: when there is room, --resume_from_checkpoint true goes on from there."
+            if last
+            else "There is no earlier one."
+        )
+        raise OSError(f"{error}. {advice}") from error
 
 
-def finish(checkpoint: Path) -> None:
-    """Everything of a checkpoint is written."""
-    (checkpoint / _MARKER).unlink()
+def is_being_written(checkpoint: Path) -> bool:
+    """Whether a folder is marked as a checkpoint that is not complete yet."""
+    return (checkpoint / _MARKER).exists()
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from .data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
 from .data.images import ImageReading
-from .data.report import check_samples, report
-from .data.subsets import Subset
+from .data.report import check_samples, has_targets, listed, report
+from .data.subsets import Subset, drawn
 from .prediction_sources import PictureFolder, is_picture
 from .script_arguments import DataArguments
 
@@ -62,13 +62,19 @@ def open_data(
             train = None
     if evaluates and validation_path is not None:
         validation = opened(validation_path, "validation", task=task, id2label=id2label)
-        is_same = train is not None and (train.where, train.name(0)) == (validation.where, validation.name(0))
-        if is_same and arguments.dataset is not None:
+        if arguments.dataset is not None and train is not None and _is_same(train, validation):
             raise ValueError(
                 f"{arguments.dataset} has no validation split: name validation data with --train_data and "
                 "--validation_data, or set pictures apart with --train_val_split."
             )
     return RunData(train, validation if evaluates else None)
+
+
+def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> bool:
+    """Whether two parts are one, since there is only one."""
+    if train.where != validation.where or not (len(train) and len(validation)):
+        return False
+    return train.name(0) == validation.name(0)
 
 
 def pictures_of(
@@ -105,7 +111,8 @@ def pictures_of(
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
     """What was said about how the data are stored."""
-    names = ("class_names", "ignore_index", "do_reduce_labels", "image_column", "annotation_column")
+    columns = ("image_column", "annotation_column")
+    names = ("class_names", "label_values", "ignore_index", "do_reduce_labels", *columns, "images_dir")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     # A check goes on after the first fault, to list all of them.
     return {
@@ -121,7 +128,7 @@ def _image_reading(arguments: DataArguments) -> ImageReading:
 
 def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
     """
-    Prints the report of the data, and leaves out what cannot be used where that is asked for.
+    Prints the report of the data; takes only some of them and leaves out what cannot be used where that is asked for.
 
     Args:
         data: the data.
@@ -132,28 +139,44 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
         The data that are left, and the report of each part as a dictionary.
 
     Raises:
-        ValueError: bad samples that are not to be skipped, or nothing is left.
+        ValueError: bad samples that are not to be skipped, or nothing is left, or nothing in the training data can be
+            learnt.
     """
     state = PartialState()
+    limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
     parts: dict[str, SegmentationDataset | None] = {}
     reports: dict[str, Any] = {}
     for name, dataset in data._asdict().items():
+        if dataset is not None and (number := limits[name]) is not None:
+            dataset = drawn(dataset, number)
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
             share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
             found = check_samples(share, num_workers, show_progress=state.is_main_process)
             bad = list(dict.fromkeys([*dataset.bad_samples, *gather_object(found)]))
             if bad and not arguments.skip_bad_samples:
-                listed = "\n".join(f"  {sample.reason}" for sample in bad)
+                lines = "\n".join(listed(bad))
                 raise ValueError(
                     f"{dataset.where}: {len(bad)} samples, or parts of them, cannot be used. Mend them, or leave them "
-                    f"out with --skip_bad_samples:\n{listed}"
+                    f"out with --skip_bad_samples:\n{lines}"
                 )
             dataset = without(dataset, bad)
             if not len(dataset):
                 raise ValueError(f"No sample of {dataset.where} can be used.")
         parts[name] = dataset
-        if dataset is not None and state.is_main_process:
-            result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)
-            print(f"\n{name} data: {result}", flush=True)
-            reports[name] = result.as_dict()
+        if dataset is None:
+            continue
+        outcome: list[Any] = [None, None]  # the report, and what is to be raised: in every process
+        if state.is_main_process:
+            try:
+                result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)
+                print(f"\n{name} data: {result}", flush=True)
+                outcome[0] = result.as_dict()
+                if name == "train" and not result.num_to_learn and not has_targets(dataset, num_workers):
+                    outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.why_nothing()}."
+            except ValueError as error:
+                outcome[1] = str(error)
+        outcome = broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise ValueError(outcome[1])
+        reports[name] = outcome[0]
     return RunData(**parts), reports

@@ -1,23 +1,32 @@
-"""Arguments of `run_segmentation.py`: what the model is and what the data are, and how recipes set them."""
+"""Arguments of `run_segmentation.py`: what the model is and what the data are, and how recipes set them.
 
+Nothing here imports torch until the arguments are known to be right: whoever asks for help or made a mistake is
+answered at once.
+"""
+
+import argparse
 import dataclasses
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+import typing
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
 
-import yaml
-from transformers import HfArgumentParser
+from . import argument_outline
+from .argument_outline import Argument
+from .argument_ranges import check_ranges
+from .recipe_files import check_names, find_recipe, read_recipe
 
-from configuration_eomt import EomtConfig
-from image_processing_eomt.tasks_eomt import TASKS
 
-from .data import FORMATS
-from .data.images import EXIF, MAX_IMAGE_PIXELS, ImageReading
-from .prediction_outputs import DEFAULT_OUTPUTS, OUTPUTS
-from .training_arguments import EomtTrainingArguments
+# Written out, since the modules that have them take seconds to import; a test holds them together.
+TASKS = ("panoptic", "instance", "semantic")
+FORMATS = ("auto", "coco_panoptic", "coco_instance", "yolo", "cityscapes", "ade20k", "datasets", "label_maps")
+OUTPUTS = ("overlays", "maps", "json", "figures")
+DEFAULT_OUTPUTS = OUTPUTS[:3]
+EXIF = ("auto", "upright", "stored")
+MAX_IMAGE_PIXELS = 100_000_000
 
 
 @dataclass
@@ -47,26 +56,23 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(vars(self))
         if isinstance(self.model_config, str):
-            try:
-                self.model_config = json.loads(self.model_config)
-            except ValueError as error:
-                raise ValueError(f"model_config {self.model_config!r} is not a JSON object: {error}") from error
+            self.model_config = _json("model_config", self.model_config)
+        if self.model_config is not None and not isinstance(self.model_config, dict):
+            raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
             return
         if self.model_name_or_path:
             raise ValueError("model_config describes a new model, model_name_or_path names an existing one: give one.")
-        if not isinstance(self.model_config, dict):
-            raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         for owner, names in (
             ("--image_size", ["image_size"]),
-            ("--num_queries", ["num_queries"] if self.num_queries else []),
-            ("--num_blocks", ["num_blocks"] if self.num_blocks else []),
+            ("--num_queries", ["num_queries"] if self.num_queries is not None else []),
+            ("--num_blocks", ["num_blocks"] if self.num_blocks is not None else []),
             ("the data", ["id2label", "label2id", "num_labels"]),
         ):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
-        check_names(self.model_config, [EomtConfig], "model_config")
 
 
 # What of the image processor's settings decides what becomes a segment, for each task.
@@ -100,6 +106,13 @@ class DataArguments:
         default="auto",
         metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
     )
+    images_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the pictures where it is not below the data set: for COCO's JSON files, and for the "
+            "YAML file of YOLO. No other file outside a data set is read."
+        },
+    )
     train_val_split: float | None = field(
         default=None,
         metadata={
@@ -111,8 +124,20 @@ class DataArguments:
         default=None,
         metadata={"help": "File with the names of the classes, for label maps: a line for each, or JSON."},
     )
+    label_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "File that says what values or colours in label maps stand for, instead of class_names: a JSON or "
+            'YAML object such as {"0": "background", "255": "lesion"} or {"128,0,0": "aeroplane"}, null for no class; '
+            "or CVAT's labelmap.txt."
+        },
+    )
     ignore_index: list[int] | None = field(
-        default=None, metadata={"help": "Values in label maps that belong to no class. Default: 255."}
+        default=None,
+        metadata={
+            "help": "Values in label maps that belong to no class. Default: 255, and 65535 in maps of 16 bits, unless "
+            "there is a class of this number."
+        },
     )
     do_reduce_labels: bool | None = field(
         default=None, metadata={"help": "In label maps, 0 belongs to no class and the first class is 1."}
@@ -195,30 +220,30 @@ class DataArguments:
         default=None,
         metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
     )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many of the pictures, drawn by chance, always the same."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
     )
 
     def __post_init__(self) -> None:
-        ImageReading(self.exif, self.max_image_pixels)  # checks both
-        if self.scale_range is not None and len(self.scale_range) != 2:
+        check_ranges(vars(self))
+        if self.exif not in EXIF:
+            raise ValueError(f"exif is {self.exif!r}: it must be one of {', '.join(EXIF)}.")
+        if self.class_names is not None and self.label_values is not None:
+            raise ValueError("class_names and label_values both say what the classes are: give one.")
+        if self.scale_range is not None and (len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]):
             raise ValueError(f"scale_range takes the smallest and the largest scale, got {self.scale_range}.")
         if self.image_size is not None and len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size takes one number or height and width, got {self.image_size}.")
         if self.dataset is not None and (self.train_data or self.validation_data):
             raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
-        share = self.train_val_split
-        if share is not None and (share <= 0 or (share >= 1 and share != int(share))):
-            raise ValueError(f"train_val_split={share}: it must be a fraction below 1 or a number of pictures.")
-        if share is not None and self.validation_data is not None:
+        if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
-
-        for name in ("threshold", "mask_threshold", "overlap_mask_area_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:  # which NaN is not, either
-                raise ValueError(f"{name} is {value}: it must lie between 0 and 1.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: it must be at least 1.")
 
     def prediction_settings(self, task: str) -> dict[str, Any]:
         """
@@ -243,66 +268,217 @@ class DataArguments:
     def pixels(self) -> int | tuple[int, int] | None:
         """`image_size` as models take it."""
         if self.image_size is None or len(self.image_size) == 1:
-            return self.image_size[0] if self.image_size else None
+            return None if self.image_size is None else self.image_size[0]
         return self.image_size[0], self.image_size[1]
 
 
-def check_names(given: Mapping[str, Any], kinds: Sequence[Any], where: str) -> None:
-    """Refuses names that are not fields of any of the given dataclasses, with a suggestion."""
-    known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
-    for name in given:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{where}: there is no {name!r}." + (f" Did you mean {similar[0]!r}?" if similar else ""))
+def _json(name: str, text: str) -> Any:
+    """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not a JSON object: {error}") from error
 
 
-ScriptArguments = tuple[ModelArguments, DataArguments, EomtTrainingArguments]
-_KINDS: list[Any] = [ModelArguments, DataArguments, EomtTrainingArguments]
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose names comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+        raise ValueError(f"{twice!r} comes twice")
+    return found
 
 
-def parse_arguments(arguments: Sequence[str]) -> ScriptArguments:
+# What a run does comes first in the help.
+_RUN = {
+    "do_train": "Train a model.",
+    "do_eval": "Evaluate it on the validation data.",
+    "do_predict": "Segment the pictures of predict_data.",
+    "output_dir": "Where the model, its checkpoints and all results go.",
+    "resume_from_checkpoint": "true: go on with a training from its last checkpoint. Or the folder of a checkpoint.",
+}
+ScriptArguments = tuple[ModelArguments, DataArguments, Any]  # the last [`EomtTrainingArguments`]
+
+
+class GivenArguments(NamedTuple):
+    """Arguments as they were read.
+
+    Args:
+        model, data: the script's own.
+        training: every argument of training by name, those that were not given with their defaults.
+        given: the arguments of training that were given.
+        warnings: what is odd and not wrong.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    training: Any
+    given: dict[str, Any]
+    warnings: list[str]
+
+
+def parse_arguments(words: Sequence[str]) -> ScriptArguments:
     """
     Arguments of the command line, on top of those of the recipes that `--recipe` names.
 
     Args:
-        arguments: the command line's words.
+        words: the command line's words.
 
     Raises:
-        ValueError: a recipe or the command line sets something that does not exist.
-        SystemExit: the command line gives a value that cannot be, or asks for help.
+        OSError: a recipe cannot be read.
+        ValueError: a recipe or the command line sets something that does not exist or cannot be.
+        SystemExit: the command line gives a value of the wrong kind, or asks for help.
     """
-    parser = HfArgumentParser(_KINDS, allow_abbrev=False)
-    parser.add_argument(
-        "--recipe", nargs="+", help="YAML files of arguments: later ones come on top, the command line's own last."
-    )
-    recipes = parser.parse_known_args(arguments)[0].recipe or []
-    given = [word for recipe in recipes for word in recipe_words(Path(recipe))]
-    model, data, training, _, unknown = parser.parse_args_into_dataclasses(
-        [*given, *arguments], look_for_args_file=False, return_remaining_strings=True
-    )
+    return complete(read_arguments(words))
+
+
+def read_arguments(words: Sequence[str]) -> GivenArguments:
+    """As `parse_arguments`, without what needs torch: `complete` does that."""
+    groups = _groups()
+    known = {name: found for group in groups.values() for name, found in group.items()}
+    words = [_with_underscores(word) for word in words]
+    namespace, unknown = _parser(groups).parse_known_args(words)
+    command_line = vars(namespace)
+    recipes = command_line.pop("recipe", [])
     if unknown:
-        flags = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in unknown if word.startswith("--")]
-        check_names(dict.fromkeys(flags), _KINDS, "The command line")
+        flags = [word.removeprefix("--").split("=")[0] for word in unknown if word.startswith("--")]
+        check_names(dict.fromkeys(flags), known, "The command line")
         raise ValueError(f"The command line: {' '.join(unknown)} belongs to no argument.")
-    return model, data, training
+    values: dict[str, Any] = {}
+    for recipe in recipes:
+        values |= read_recipe(find_recipe(recipe), known)
+    for name, value in command_line.items():
+        if known[name].kind is dict and value.startswith("{"):
+            _json(name, value)  # who takes it apart later expects no surprises
+    values |= command_line
+    check_ranges(values)
+    own: list[Any] = []
+    for kind in (ModelArguments, DataArguments):
+        names = [field.name for field in dataclasses.fields(kind)]
+        own.append(kind(**{name: values.pop(name) for name in names if name in values}))
+    defaults = {
+        name: found.default for group in argument_outline.training_arguments() for name, found in group.items()
+    }
+    training = SimpleNamespace(**{**defaults, **values})
+    training.names_output_dir = training.output_dir is not None
+    training.evaluates_by_default = training.eval_strategy is None
+    times = Counter(word.removeprefix("--").split("=")[0] for word in words if word.startswith("--"))
+    warnings = [
+        f"--{name} is given {number} times: the last one counts."
+        for name, number in times.items()
+        if number > 1 and name != "recipe"
+    ]
+    return GivenArguments(own[0], own[1], training, values, warnings)
 
 
-def recipe_words(path: Path) -> list[str]:
-    """The command line that says what a recipe says."""
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} is not a recipe: it must map names of arguments to values.")
-    check_names(recipe, _KINDS, str(path))
-    words = []
-    for name, value in recipe.items():
-        if value is None:  # as if it were not there
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, list):
-            words.extend(str(item) for item in value)
-        else:
-            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
-    return words
+def complete(arguments: GivenArguments) -> ScriptArguments:
+    """
+    The arguments as the Trainer takes them.
+
+    Raises:
+        ImportError: a library that they ask for is not installed.
+        ValueError: the arguments of training do not fit each other or this machine.
+    """
+    from configuration_eomt import EomtConfig
+
+    from .training_arguments import EomtTrainingArguments
+
+    model, data, _, given, _ = arguments
+    described: Any = model.model_config
+    if described:
+        check_names(described, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config")
+    if data.check_data:  # what a recipe says about the training may need another machine
+        given = {name: value for name, value in given.items() if name in _OF_CHECKS}
+    return model, data, EomtTrainingArguments(**given)
+
+
+_OF_CHECKS = ("output_dir", "seed", "use_cpu", "dataloader_num_workers", "disable_tqdm")
+
+
+def _groups() -> dict[str, dict[str, Argument]]:
+    """All arguments by name, in the groups of the help."""
+    ours, theirs = argument_outline.training_arguments()
+    training = {**theirs, **ours}
+    return {
+        "what to do": {name: training[name]._replace(help=text) for name, text in _RUN.items()},
+        "model": _of_dataclass(ModelArguments),
+        "data": _of_dataclass(DataArguments),
+        "training": {name: found for name, found in ours.items() if name not in _RUN},
+        "of every Transformers Trainer": {name: found for name, found in theirs.items() if name not in _RUN},
+    }
+
+
+def _of_dataclass(kind: Any) -> dict[str, Argument]:
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: argument_outline.argument(
+            field.name,
+            str(hints[field.name]),
+            None if field.default is dataclasses.MISSING else field.default,
+            dict(field.metadata),
+        )
+        for field in dataclasses.fields(kind)
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. --help lists all arguments.\n")
+
+
+def _parser(groups: dict[str, dict[str, Argument]]) -> argparse.ArgumentParser:
+    """Reads a command line; what is not given is not in its result."""
+    parser = _Parser(
+        usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
+        description="Trains, evaluates and applies EoMT on your own pictures.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for title, arguments in groups.items():
+        group = parser.add_argument_group(title)
+        if title == "what to do":
+            group.add_argument(
+                "--recipe",
+                nargs="+",
+                action="extend",
+                help="YAML files of arguments, or names of those that come with this project: later ones come on top, "
+                "the command line's own last.",
+            )
+        for argument in arguments.values():
+            _add(group, argument)
+    return parser
+
+
+def _add(group: Any, argument: Argument) -> None:
+    text = argument.help.replace("%%", "%")
+    if argument.default is not None and "Default" not in text:
+        text += f" (default: {argument.default})"
+    options: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if argument.kind is bool:
+        options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
+    else:
+        options["type"] = str if argument.kind is dict else argument.kind
+        options["metavar"] = "VALUE"
+        if argument.is_list:
+            options["nargs"] = "+"
+        if argument.choices is not None:
+            options |= {"choices": argument.choices, "metavar": "{" + ",".join(argument.choices) + "}"}
+    group.add_argument(f"--{argument.name}", **options)
+    if argument.kind is bool and argument.default is True:
+        group.add_argument(f"--no_{argument.name}", dest=argument.name, action="store_false", help=argparse.SUPPRESS)
+
+
+def _truth(word: str) -> bool:
+    if word.lower() in ("true", "yes", "t", "y", "1"):
+        return True
+    if word.lower() in ("false", "no", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+
+
+def _with_underscores(word: str) -> str:
+    """`--total-batch-size=4` is `--total_batch_size=4`."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value

@@ -1,25 +1,22 @@
 """The Trainer: layer-wise learning rates, two-stage warm-up, mask annealing, and evaluation as deployed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
-from . import run_checkpoints as checkpoints
-from .ema import WeightAverage
+from .early_stop import EarlyStop
 from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
@@ -27,16 +24,15 @@ from .mask_annealing import MaskAnnealingCallback
 from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 from .progress import LogLine, ProgressBar, tensorboard_writer
-from .sampling import DrawSampler
+from .resumable_trainer import ResumableTrainer
 from .training_arguments import EomtTrainingArguments
 
 
 NUM_DRAWN = 4  # pictures drawn in every evaluation during training
 DRAWINGS = "evaluation_pictures"  # where, in the output folder
-TRAINED_WEIGHTS = "trained_weights.safetensors"  # of a checkpoint whose model is an average
 
 
-class EomtTrainer(Trainer):
+class EomtTrainer(ResumableTrainer):
     """
     Trains an EoMT model as the paper does, and measures it for its processor's task at the pictures' own size.
 
@@ -45,9 +41,11 @@ class EomtTrainer(Trainer):
       statistics that the metric needs. Every evaluation in training draws its first pictures into the folder
       `evaluation_pictures/step-...` of the output, and for TensorBoard.
     - With `ema_decay` the averaged weights are what is evaluated and saved; a checkpoint holds both.
-    - A checkpoint that was not written to its end is never resumed from.
+    - A checkpoint that was not written to its end is never resumed from, and neither is one of another training.
+    - SIGINT and SIGTERM finish the step, write a checkpoint and raise [`Stopped`]; a second one raises it at once.
     - `load_best_model_at_end` means the best in PQ, AP or mIoU unless `metric_for_best_model` names something else.
-    - Predictions that are not finite end the training, with the names of the pictures.
+    - Predictions and gradients that are not finite end the training, with the names of the pictures. Weights that are
+      not finite are never saved.
 
     Args:
         model: an EoMT model.
@@ -57,7 +55,6 @@ class EomtTrainer(Trainer):
         kwargs: everything else that `Trainer` takes.
     """
 
-    args: EomtTrainingArguments
     # Of the evaluation that is under way, on this process.
     _metric: StreamingMetric
     _loss_sum: float
@@ -66,7 +63,8 @@ class EomtTrainer(Trainer):
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
-        if args.load_best_model_at_end and not args.names_best_metric:
+        chooses = args.load_best_model_at_end or args.early_stopping_patience is not None
+        if chooses and not args.names_best_metric:
             args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
@@ -74,23 +72,17 @@ class EomtTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.add_callback(_Hooks(self))
         self.add_callback(LogLine if args.disable_tqdm else ProgressBar)
         if args.mask_annealing:
             args.annealing_schedule(1, model.config.num_blocks)  # one for each block, or an error
             self.add_callback(MaskAnnealingCallback())
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStop(args.early_stopping_patience))
+        self.add_lifecycle_callbacks()
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
         self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
-        self._sampler: DrawSampler | None = None
-        self._average: WeightAverage | None = None
-        self._resumed_from: str | None = None
         self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
         self._logged_at = 0  # step
-
-    @property
-    def bare_model(self) -> Any:
-        """The model without what Accelerate or a compiler put around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     # What is trained, and how
 
@@ -119,24 +111,23 @@ class EomtTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> DrawSampler:
-        total_batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        self._sampler = DrawSampler(len(dataset), total_batch_size, self.args.seed)
-        return self._sampler
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and how many images and masks they hold on all processes, see `count_items`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.step_images = [name for batch in batches for name in batch["file_names"]]
         num_queries = self.bare_model.config.num_queries
         num_items = torch.zeros(2)
         for batch in batches:
             num_items += count_items(batch["class_labels"], num_queries)
         num_items = num_items.to(device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            num_items = self.accelerator.gather(num_items).view(-1, 2).sum(0)
+        if self.args.world_size > 1:
+            asked_to_stop = num_items.new_tensor([self.stop_request.number is not None])
+            total = self.accelerator.gather(torch.cat([num_items, asked_to_stop])).view(-1, 3).sum(0)
+            self.asked_to_stop = total[2]
+            if self.args.average_tokens_across_devices:
+                num_items = total[:2]
         return batches, num_items
 
     def compute_loss(
@@ -153,6 +144,8 @@ class EomtTrainer(Trainer):
             images = getattr(error, "images", range(len(file_names)))
             names = ", ".join(file_names[image] for image in images)
             raise FloatingPointError(f"Step {self.state.global_step + 1}, {names}: {error}") from error
+        if self.is_in_train:
+            self.check_last_step()
         for name, value in outputs["loss_dict"].items():
             # Each is this batch's share of the term's mean over the whole step.
             self._terms[name] = self._terms.get(name, 0.0) + value.detach()
@@ -160,6 +153,8 @@ class EomtTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`; training's entries also have the loss terms, learning rates and mask probabilities."""
+        if self.is_finished:
+            return  # nothing was done
         if self._terms and "loss" in logs and self.optimizer is not None:
             terms = torch.stack(list(self._terms.values()))[None]
             if self.args.world_size > 1:
@@ -172,87 +167,9 @@ class EomtTrainer(Trainer):
             self._terms, self._logged_at = {}, self.state.global_step
         super().log(logs, start_time)
 
-    # A run from start to end
-
-    def train(  # type: ignore[override]
-        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
-    ) -> Any:
-        """
-        As `Trainer.train`. `resume_from_checkpoint=True` goes on from the last complete checkpoint in the output
-        folder; what an interrupted run left of a later one is removed.
-
-        Raises:
-            ValueError: there is nothing to resume from, or the checkpoint that is named is not complete.
-        """
-        output_dir = str(self.args.output_dir)
-        if resume_from_checkpoint is True:
-            last = checkpoints.last_complete(output_dir)
-            if last is None:
-                raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                checkpoints.remove_incomplete(output_dir)
-            self.accelerator.wait_for_everyone()
-            resume_from_checkpoint = str(last)
-        elif resume_from_checkpoint and not checkpoints.is_complete(Path(resume_from_checkpoint)):
-            raise ValueError(f"{resume_from_checkpoint} is not a complete checkpoint.")
-        self._resumed_from = resume_from_checkpoint or None
-        result = super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
-        if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
-            self._average.replace_weights()
-        self._average = None
-        return result
-
     def begin_training(self) -> None:
-        """What comes when the model is ready and, if it was stopped before, loaded."""
+        super().begin_training()
         self._logged_at, self._terms = self.state.global_step, {}
-        trained = None if self._resumed_from is None else Path(self._resumed_from) / TRAINED_WEIGHTS
-        if trained is not None and trained.is_file() != (self.args.ema_decay is not None):
-            how = "with ema_decay: give it again" if trained.is_file() else "without ema_decay: leave it out"
-            raise ValueError(f"{self._resumed_from} was saved {how}, or start anew.")
-        if self.args.ema_decay is None:
-            return
-        model = self.bare_model
-        self._average = WeightAverage(model, self.args.ema_decay)
-        if trained is not None:  # the model that was loaded is the average, which the optimiser does not train
-            model.load_state_dict(safetensors.torch.load_file(trained), strict=False)
-
-    def begin_epoch(self) -> None:
-        """Chooses the order of the pictures, from the step: not every wrapper passes the epoch on to the sampler."""
-        if self._sampler is not None:
-            self._sampler.start_at(self.state.global_step)
-
-    def end_step(self) -> None:
-        """What comes after the optimiser's step."""
-        if self._average is not None:
-            self._average.update(self.state.global_step)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            checkpoints.begin(checkpoint)
-        # Older checkpoints go when this one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoints.finish(checkpoint)
-            rotate_checkpoints(
-                str(checkpoint.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
-            )
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; in training, the model as it is deployed and evaluated."""
-        if self._average is not None and self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
-            safetensors.torch.save_file(trained, folder / TRAINED_WEIGHTS)
-        with self._as_deployed():
-            super().save_model(output_dir, _internal_call)
 
     # Evaluation
 
@@ -264,19 +181,6 @@ class EomtTrainer(Trainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             dataloader_config.even_batches = even_batches
-
-    @contextmanager
-    def _as_deployed(self) -> Iterator[None]:
-        """The model as it will be in use: without masks where they fade out, with averaged weights."""
-        model = self.bare_model
-        probabilities = model.mask_probabilities
-        if self.is_in_train and self.args.mask_annealing:
-            model.set_mask_probabilities([0.0] * len(probabilities))
-        try:
-            with nullcontext() if self._average is None else self._average.in_place():
-                yield
-        finally:
-            model.set_mask_probabilities(probabilities)
 
     def evaluation_loop(
         self,
@@ -290,8 +194,9 @@ class EomtTrainer(Trainer):
             num_labels = self.bare_model.config.num_labels
             return new_metric(self.image_processor.task, num_labels, self.image_processor.stuff_classes or [])
 
+        self.gradient_norms.check()
         self._metric, self._loss_sum, self._num_images, self._num_drawn = new(), 0.0, 0, 0
-        with self._as_deployed():
+        with self._as_deployed(), self.stop_request.at_once():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -328,7 +233,8 @@ class EomtTrainer(Trainer):
             self._loss_sum += self._loss(outputs, *targets)
         self._num_images += len(outputs.class_queries_logits)
         self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)
-        if self.is_in_train and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
+        is_of_training = self.is_in_train or self.state.global_step > 0
+        if is_of_training and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
             self._draw(outputs, sizes, indices)
         return None, None, None
 
@@ -395,19 +301,3 @@ class EomtTrainer(Trainer):
 
 def _as_list(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else names or []
-
-
-class _Hooks(TrainerCallback):
-    """Where the Trainer's loop calls an [`EomtTrainer`] back."""
-
-    def __init__(self, trainer: EomtTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.begin_training()
-
-    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.begin_epoch()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.end_step()

@@ -1,21 +1,41 @@
 """What can be said about a training run beside what every `Trainer` knows."""
 
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
 
+from .argument_ranges import check_ranges
 from .mask_annealing import default_schedule
+from .recipe_files import check_names
 
 
-@dataclass
+# Arguments of every Trainer that would change nothing here, and what does.
+_WITHOUT_EFFECT = {
+    "warmup_steps": "use new_parameters_warmup_steps and backbone_warmup_steps",
+    "lr_scheduler_type": "the learning rate decays with (1 - progress) ** poly_power",
+    "lr_scheduler_kwargs": "the learning rate decays with (1 - progress) ** poly_power",
+    "data_seed": "seed also decides about the order of the pictures",
+    "label_smoothing_factor": "the loss has no smoothed labels",
+    "train_sampling_strategy": "every epoch goes through the pictures in another random order",
+    "neftune_noise_alpha": "there are no embeddings of words",
+}
+
+
+@dataclass(repr=False)  # Transformers' own hides the Hub's token
 class EomtTrainingArguments(TrainingArguments):
     """
     [`TrainingArguments`] with the published recipe as default. Steps follow from the length of training.
 
     Raises:
-        ValueError: settings that would have no effect here.
+        ValueError: a number out of its range, settings that do not fit each other or this machine or would have no
+            effect here.
     """
 
     learning_rate: float = field(
@@ -88,6 +108,24 @@ class EomtTrainingArguments(TrainingArguments):
             "there are cores for it, at most 8; on a CPU none, for they would take the model's cores."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in a row without a better one, counted from when no masks are "
+            "left in training. Default: never."
+        },
+    )
+    logging_steps: float = field(
+        default=0.01,
+        metadata={"help": "Log every so many steps, or, below 1, after each such fraction of training."},
+    )
+    eval_strategy: str | None = field(  # type: ignore[assignment]  # never None from `__post_init__` on
+        default=None,
+        metadata={
+            "help": "When to evaluate during training: no, steps or epoch. Default: run_segmentation.py evaluates "
+            "after each epoch with --do_eval, at most 20 times.",
+        },
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that HfArgumentParser reads
         default="tensorboard",
         metadata={"help": "Where curves and pictures go: tensorboard, none, or what else Transformers reports to."},
@@ -101,44 +139,75 @@ class EomtTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has no effect: nothing is removed."})
 
     def __post_init__(self) -> None:
+        check_ranges(vars(self))
+        if isinstance(self.parallelism_config, str):
+            raise ValueError("parallelism_config can be given in Python only, as an object.")
+        if isinstance(self.accelerator_config, str) and self.accelerator_config.startswith("{"):
+            self.accelerator_config = json.loads(self.accelerator_config)
+        if isinstance(self.accelerator_config, dict):
+            known = {field.name: field for field in fields(AcceleratorConfig)}
+            check_names(self.accelerator_config, known, "accelerator_config")
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
+        self.evaluates_by_default = False
+        if self.eval_strategy is None:
+            # The best checkpoint is one that was evaluated.
+            is_matched = self.load_best_model_at_end and self.save_strategy in ("steps", "epoch")
+            self.evaluates_by_default = not is_matched
+            self.eval_strategy, self.eval_steps = (self.save_strategy, self.save_steps) if is_matched else ("no", None)
+        elif self.eval_strategy == "steps" and self.eval_steps is None:
+            self.eval_steps = 500  # not as often as it is logged
         on_accelerator = torch.accelerator.is_available() and not self.use_cpu
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = _cores_per_process(at_most=8) if on_accelerator else 0
         if self.accelerator_config is None and on_accelerator and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}  # the next batch is copied while a step runs
+        self._meet_other_processes()
         super().__post_init__()
-        if self.warmup_steps:
+        for name, instead in _WITHOUT_EFFECT.items():
+            if getattr(self, name, None) not in (None, getattr(type(self), name, None)):
+                raise ValueError(f"{name}={getattr(self, name)} has no effect here: {instead}.")
+        available = get_available_reporting_integrations()
+        if unknown := [name for name in self.report_to or [] if name not in available]:
             raise ValueError(
-                f"warmup_steps={self.warmup_steps} has no effect here: use new_parameters_warmup_steps and "
-                "backbone_warmup_steps."
-            )
-        if self.lr_scheduler_type != type(self).lr_scheduler_type:
-            raise ValueError(
-                f"lr_scheduler_type={self.lr_scheduler_type} has no effect here: the learning rate decays with "
-                "(1 - progress) ** poly_power."
+                f"report_to={unknown[0]}: there is no such tracker, or it is not installed. There are "
+                f"{', '.join(available)} and none."
             )
 
         if self.device.type == "cpu":
+            if self.fp16 or self.fp16_full_eval:
+                raise ValueError("fp16 needs an accelerator, and there is none: set it to false.")
             self.dataloader_pin_memory = False  # there is nowhere to copy to
         if self.total_batch_size is not None:
             self._divide_total_batch(self.total_batch_size)
         if (self.mask_annealing_starts is None) != (self.mask_annealing_ends is None):
             raise ValueError("mask_annealing_starts and mask_annealing_ends go together: give both or none.")
-        if self.freeze_layers < 0:
-            raise ValueError(f"freeze_layers={self.freeze_layers}: it cannot be negative.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay}: it must lie between 0 and 1.")
         if self.ema_decay is not None and self.fsdp:
             raise ValueError("ema_decay cannot be used with fsdp: the average is kept whole on every device.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is saved beside checkpoints: everything but the Hub's token."""
+        return {**vars(self), "hub_token": None}
+
+    def _meet_other_processes(self) -> None:
+        """Waits for the other processes of a training on CPUs: Transformers would do so without a limit of time."""
+        is_one_of_several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not (self.use_cpu and is_one_of_several) or torch.distributed.is_initialized():
+            return
+        limit = timedelta(seconds=self.ddp_timeout)
+        try:
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=limit)
+        except RuntimeError as error:
+            raise TimeoutError(
+                f"Process {os.environ['RANK']} did not meet the others within {limit} (ddp_timeout): {error}"
+            ) from error
 
     def _divide_total_batch(self, total: int) -> None:
         """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
         if self.gradient_accumulation_steps != 1:
             raise ValueError("total_batch_size says how much is accumulated: leave out gradient_accumulation_steps.")
         devices = self.world_size * max(1, self.n_gpu)
-        if total < 1 or total % devices:
+        if total % devices:
             raise ValueError(f"total_batch_size={total} cannot be shared evenly by {devices} devices.")
         per_device = total // devices
         at_once = min(per_device, self.per_device_train_batch_size)

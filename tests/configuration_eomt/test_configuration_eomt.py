@@ -80,3 +80,173 @@ def test_the_pipeline_is_named_only_where_its_code_came_along(tmp_path):
     assert "custom_pipelines" not in loaded.to_dict()
     loaded.custom_pipelines["image-segmentation"]["pt"] = ()  # as `pipeline` does
     assert loaded.custom_pipelines["image-segmentation"]["pt"] == ["AutoModelForUniversalSegmentation"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", "64"),
+        ("hidden_size", True),
+        ("hidden_size", 64.0),
+        ("hidden_size", -64),
+        ("hidden_size", 10**9),
+        ("num_hidden_layers", None),
+        ("num_hidden_layers", [3]),
+        ("num_attention_heads", 0),
+        ("num_queries", 0),
+        ("num_queries", 10**30),
+        ("num_channels", {}),
+        ("num_register_tokens", -1),
+        ("num_upscale_blocks", 99),
+        ("num_blocks", "2"),
+        ("image_size", 0),
+        ("image_size", "64"),
+        ("image_size", [64, 64, 64]),
+        ("image_size", [64, None]),
+        ("image_size", 10**6),
+        ("patch_size", (16, 0)),
+        ("hidden_act", "gluey"),
+        ("hidden_act", 3),
+        ("hidden_act", ["gelu"]),
+        ("drop_path_rate", 1.5),
+        ("hidden_dropout_prob", float("nan")),
+        ("attention_dropout", -0.1),
+        ("layer_norm_eps", "1e-6"),
+        ("initializer_range", -0.02),
+        ("layerscale_value", float("inf")),
+        ("mask_weight", float("nan")),
+        ("dice_weight", -5.0),
+        ("class_weight", 1e300),
+        ("no_object_weight", None),
+        ("train_num_points", 0),
+        ("oversample_ratio", 0.5),
+        ("importance_sample_ratio", 2),
+        ("mlp_ratio", 0),
+        ("use_swiglu_ffn", 1),
+        ("use_swiglu_ffn", "false"),
+        ("num_labels", -3),
+        ("num_labels", 10**9),
+        ("num_labels", "many"),
+        ("id2label", ["cat"]),
+        ("id2label", "cat"),
+        ("dtype", "float99"),
+        ("dtype", "Tensor"),
+        ("dtype", 5),
+        ("torch_dtype", {}),
+        ("auto_map", ["configuration_eomt.EomtConfig"]),
+        ("auto_map", {"AutoConfig": 5}),
+        ("architectures", "EomtForUniversalSegmentation"),
+        ("quantization_config", 5),
+        ("problem_type", "guessing"),
+        ("output_attentions", "yes"),
+        ("model_type", "bert"),
+        ("model_type", 5),
+        ("per_layer_config", 5),
+        ("attn_implementation", 5),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_wherever_it_comes_from(tmp_path, tiny_config, field, value):
+    settings = {**tiny_config.to_dict(), field: value}
+    with pytest.raises(ValueError, match=field.removeprefix("torch_").split("_")[0]):
+        EomtConfig(**settings)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        EomtConfig.from_pretrained(tmp_path)
+    if field not in ("torch_dtype", "model_type", "attn_implementation", "output_attentions", "per_layer_config"):
+        with pytest.raises(ValueError, match=field):
+            setattr(tiny_config, field, value)
+    if field == "quantization_config":  # is the model's to take
+        return
+    tiny_config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=field.removeprefix("torch_").split("_")[0]):
+        EomtConfig.from_pretrained(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("intermediate_size", "64"),
+        ("rope_parameters", [100.0]),
+        ("rope_parameters", {"rope_theta": "100"}),
+        ("rope_parameters", {"rope_theta": -1.0}),
+        ("use_gated_mlp", None),
+        ("key_bias", 0),
+        ("pos_embed_shift", "far"),
+        ("pos_embed_rescale", 0),
+        ("pos_embed_jitter", float("inf")),
+    ],
+)
+def test_fields_of_dinov3_are_checked_too(field, value):
+    with pytest.raises(ValueError, match=field):
+        EomtDinov3Config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("class_weight", 2), ("mlp_ratio", 4.0), ("image_size", [64, 128]), ("drop_path_rate", 0), ("dtype", "bfloat16")],
+)
+def test_values_that_mean_the_same_are_taken(field, value):
+    EomtConfig(**{field: value})
+
+
+def test_keys_of_id2label_are_numbers_and_label2id_is_its_inverse(tmp_path, tiny_config):
+    tiny_config.save_pretrained(tmp_path)
+    loaded = EomtConfig.from_pretrained(tmp_path, id2label={"1": "b", "0": "a"})
+    assert loaded.id2label == {0: "a", 1: "b"} and loaded.label2id == {"a": 0, "b": 1} and loaded.num_labels == 2
+    made = EomtConfig(id2label={"0": "a"}, label2id={"something": 7})
+    assert made.id2label == {0: "a"} and made.label2id == {"a": 0}
+    made.id2label = {0: "x", "1": "y"}
+    assert made.id2label == {0: "x", 1: "y"} and made.label2id == {"x": 0, "y": 1}
+    assert EomtConfig.from_pretrained(tmp_path, num_labels=2).label2id == {"LABEL_0": 0, "LABEL_1": 1}
+    stored = {**tiny_config.to_dict(), "label2id": {"cat": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert EomtConfig.from_pretrained(tmp_path).label2id == {"cat": 0, "dog": 1, "sky": 2}
+    with pytest.raises(ValueError, match=r"label2id=.*not the inverse of id2label"):
+        EomtConfig.from_pretrained(tmp_path, label2id={"sky": 0})
+
+
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({"cat": 0}, "the key 'cat'"),
+        ({0.0: "cat"}, "the key 0.0"),
+        ({True: "cat"}, "the key True"),
+        ({None: "cat"}, "the key None"),
+        ({"01": "cat"}, "the key '01'"),
+        ({"-1": "cat"}, "the key '-1'"),
+        ({"9" * 5000: "cat"}, "the key '999"),
+        ({0: "cat", "0": "dog"}, "class 0 twice"),
+        ({1: "cat", 2: "dog"}, r"not from 0 to 1: there is 2"),
+        ({0: "cat", 7: "dog", -4: "sky"}, r"not from 0 to 2: there is -4, 7"),
+        ({0: None}, r"id2label\[0\] is None"),
+        ({"0": {"name": "cat"}}, r"id2label\['0'\] is {'name'"),
+        ({}, "0 classes"),
+    ],
+)
+def test_classes_that_are_not_numbered_from_zero_or_have_no_names_are_refused(id2label, message):
+    with pytest.raises(ValueError, match=message):
+        EomtConfig(id2label=id2label)
+    with pytest.raises(ValueError, match=message):
+        EomtConfig().id2label = id2label
+
+
+BROKEN = {
+    "empty": "",
+    "cut off": "{",
+    "list": "[1, 2]",
+    "null": "null",
+    "text": '"text"',
+    "number": "5",
+    "deep list": "[" * 10000 + "]" * 10000,
+    "deep dictionary": '{"a": ' * 10000 + "1" + "}" * 10000,
+    "many digits": '{"hidden_size": ' + "9" * 5000 + "}",
+    "nested value": '{"hidden_size": ' + "[" * 400 + "]" * 400 + "}",
+    "other bytes": "\udcff\udcfe",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_is_no_configuration_is_named(tmp_path, kind):
+    (tmp_path / "config.json").write_text(BROKEN[kind], encoding="utf-8", errors="surrogateescape")
+    with pytest.raises((ValueError, OSError), match="hidden_size" if kind == "nested value" else r"config\.json"):
+        EomtConfig.from_pretrained(tmp_path)

@@ -8,6 +8,15 @@ from modeling_eomt import EomtForUniversalSegmentation, attention_eomt, linear_e
 from modeling_eomt.attention_eomt import attention_by_head
 
 
+IN_BFLOAT16 = pytest.param(
+    torch.bfloat16,
+    0.05,
+    marks=pytest.mark.skipif(
+        not linear_eomt.onednn_computes(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor"
+    ),
+)
+
+
 @pytest.mark.parametrize("num_rows", [3, 512, 1100])
 def test_by_head_is_the_same_as_fused(num_rows):
     query, key, value = torch.randn(2, 3, num_rows, 8), torch.randn(2, 3, 70, 8), torch.randn(2, 3, 70, 8)
@@ -38,7 +47,7 @@ def model(tiny_config):
     return model
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), IN_BFLOAT16])
 def test_unmasked_rows_are_computed_by_head_where_it_pays(model, calls, dtype, tolerance):
     config, pixels = model.config, torch.randn(2, 3, 64, 64)
     expected = model(pixels).masks_queries_logits.detach()
@@ -49,6 +58,17 @@ def test_unmasked_rows_are_computed_by_head_where_it_pays(model, calls, dtype, t
     blocks = [num_tokens] * (config.num_hidden_layers - 2) + [num_tokens + config.num_queries, num_tokens]
     assert calls == [(2, config.num_attention_heads, rows) for rows in blocks]
     assert (masks - expected).norm() < tolerance * expected.norm()
+
+
+def test_bfloat16_is_left_to_pytorch_where_onednn_has_none(model, calls, monkeypatch):
+    monkeypatch.setattr(linear_eomt, "onednn_computes", lambda dtype: dtype == torch.float32)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixels).masks_queries_logits
+        calls.clear()
+        masks = model.to(torch.bfloat16)(pixels).masks_queries_logits.float()
+    assert not calls
+    assert (masks - expected).norm() < 0.05 * expected.norm()
 
 
 def test_other_attention_is_left_alone(model, calls):

@@ -113,9 +113,12 @@ def timm_names(name):
     )
 
 
+@pytest.mark.parametrize("size", [[64, 64], [32, 64]])
 @pytest.mark.parametrize("with_class_position", [True, False])  # AugReg, DeiT III
-def test_a_timm_vit_is_read(tmp_path, tiny_config, with_class_position):
+def test_a_timm_vit_is_read_as_timm_saves_it(tmp_path, tiny_config, with_class_position, size):
+    """Of square images or not, from the files of timm's `save_for_hf`, whose `config.json` has no model type."""
     tiny_config.num_register_tokens = 0
+    tiny_config.image_size = tuple(size)
     reference = EomtForUniversalSegmentation(tiny_config).eval()
     weights, state = {}, reference.state_dict()
     for name, weight in state.items():
@@ -134,13 +137,34 @@ def test_a_timm_vit_is_read(tmp_path, tiny_config, with_class_position):
         positions = torch.cat([class_position, positions], dim=1)
     weights["pos_embed"] = positions.contiguous()
     weights["head.weight"] = torch.zeros(10, 32)
-    save_file(weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(
-        json.dumps({"architecture": "deit3_tiny_patch16_64", "num_classes": 10, "model_args": {"num_heads": 2}})
-    )
-    model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64).eval()
-    pixel_values = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(features(model, pixel_values), features(reference, pixel_values))
+    settings = {
+        "architecture": "deit3_tiny_patch16_64",
+        "num_classes": 10,
+        "num_features": 32,
+        "global_pool": "token",
+        "model_args": {"num_heads": 2, "in_chans": 3, "num_classes": 10, "img_size": size},
+        "pretrained_cfg": {"tag": "fb_in1k", "input_size": [3, 224, 224], "fixed_input_size": True},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    pixel_values = torch.randn(1, 3, *size)
+    expected = features(reference, pixel_values)
+    for save, name in ((save_file, "model.safetensors"), (torch.save, "pytorch_model.bin")):
+        save(weights, tmp_path / name)
+        model = EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=tuple(size)).eval()
+        torch.testing.assert_close(features(model, pixel_values), expected)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [("eva02_tiny_patch14_224", "holds a 'eva02_tiny"), ("vit_base_patch16_siglip_224", "no .*cls_token")],
+)
+def test_other_models_of_timm_are_refused_by_name(tmp_path, architecture, message):
+    settings = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    save_file({"norm.weight": torch.ones(4)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64)
 
 
 def test_sharded_weights_are_read(tmp_path):

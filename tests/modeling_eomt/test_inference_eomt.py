@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from configuration_eomt import EomtConfig
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, inference_eomt
+from modeling_eomt.inference_eomt import multiplies_exactly, quantizer
 
 
 @pytest.fixture(params=["eomt", "eomt_swiglu", "eomt_dinov3", "eomt_dinov3_gated"])
@@ -53,6 +54,8 @@ def test_in_bfloat16_outputs_stay_nearly_the_same(model):
 @pytest.mark.slow
 def test_quantised_and_compiled_outputs_stay_nearly_the_same(tiny_config):
     pytest.importorskip("torchao")
+    if not multiplies_exactly(quantizer("int8")):
+        pytest.skip("this processor has no instructions for exact sums of 8-bit products")
     model = EomtForUniversalSegmentation(tiny_config).eval()
     model.set_mask_probabilities([0.0] * 2)
     masks, classes = predictions(model)
@@ -77,3 +80,20 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(tiny_config, tmp_pat
         model = EomtForUniversalSegmentation(EomtConfig(num_hidden_layers=4, num_blocks=1))
     with pytest.raises(ValueError, match="offloaded"):
         model.optimize_for_inference()
+
+
+def test_a_processor_that_would_predict_something_else_in_8_bits_is_refused(tiny_config, monkeypatch):
+    monkeypatch.setattr(inference_eomt, "quantizer", lambda quantization: lambda layers: layers[0].weight.fill_(0.5))
+    model = EomtForUniversalSegmentation(tiny_config)
+    with pytest.raises(ValueError, match=r"int8.*no instructions"):
+        model.optimize_for_inference(quantization="int8")
+    assert not model.is_optimized_for_inference and model.layers[0].attention.qkv_proj is None
+
+
+def test_bfloat16_without_instructions_for_it_is_said_to_be_slow(tiny_config, monkeypatch):
+    said = []
+    monkeypatch.setattr(inference_eomt.logger, "warning", said.append)
+    monkeypatch.setattr(inference_eomt, "onednn_computes", lambda dtype: False)
+    EomtForUniversalSegmentation(tiny_config).optimize_for_inference(dtype=torch.bfloat16)
+    EomtForUniversalSegmentation(tiny_config).optimize_for_inference()
+    assert len(said) == 1 and "no instructions for bfloat16" in said[0]

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_eomt import linear_eomt
+from modeling_eomt.inference_eomt import multiplies_exactly, quantizer
 from modeling_eomt.linear_eomt import EomtLinear
 
 
@@ -37,6 +38,16 @@ def test_onednn_is_for_processors_whose_instructions_the_other_library_leaves_al
     assert not linear_eomt.has_better_onednn.__wrapped__()
 
 
+def test_onednn_computes_what_it_says():
+    for dtype in (torch.float32, torch.bfloat16):
+        if linear_eomt.onednn_computes(dtype):
+            matrix = torch.randn(16, 16, dtype=dtype)
+            product = F.linear(matrix.to_mkldnn(), matrix.to_mkldnn()).to_dense()
+            torch.testing.assert_close(product.float(), matrix.float() @ matrix.float().T, rtol=0.02, atol=0.1)
+    assert linear_eomt.onednn_computes(torch.float32)
+    assert not linear_eomt.onednn_computes(torch.float64)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(32,), (7, 32), (1, 1, 32), (2, 3, 5, 32)])
 def test_as_a_convolution_it_gives_the_same_and_has_the_same_gradients(convolutions, shape, bias):
@@ -64,6 +75,8 @@ def test_where_a_convolution_does_not_pay_there_is_none(convolutions):
 
 def test_a_quantised_layer_multiplies_as_it_was_told(convolutions):
     quantization = pytest.importorskip("torchao.quantization")
+    if not multiplies_exactly(quantizer("int8")):
+        pytest.skip("this processor has no instructions for exact sums of 8-bit products")
     layer, inputs = EomtLinear(32, 48), torch.randn(7, 32)
     expected = layer(inputs)
     convolutions.clear()

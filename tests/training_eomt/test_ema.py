@@ -43,10 +43,27 @@ def test_the_model_has_the_average_for_a_while_and_its_own_weights_again(model):
 
 
 def test_an_average_goes_on_from_where_it_was_saved(model):
+    with torch.no_grad():
+        model.weight.fill_(7.0)  # a model is saved with its average
     average = WeightAverage(model, decay=0.5)
-    average.load({"weight": torch.full((2, 3), 7.0)})
+    average.load_trained({"weight": torch.full((2, 3), 3.0)})
+    assert (model.weight == 3.0).all()
     average.replace_weights()
     assert (model.weight == 7.0).all()
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ({}, "1 weights are missing or too many: weight"),
+        ({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, "1 weights are missing or too many: bias"),
+        ({"weight": torch.ones(3, 3)}, r"weight has shape \[3, 3\], not \[2, 3\]"),
+        ({"weight": torch.full((2, 3), torch.nan)}, "weight is not finite"),
+    ],
+)
+def test_trained_weights_that_are_not_this_models_are_refused(model, trained, message):
+    with pytest.raises(ValueError, match=message):
+        WeightAverage(model, decay=0.5).load_trained(trained)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])

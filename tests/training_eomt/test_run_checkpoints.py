@@ -7,16 +7,35 @@ from training_eomt import run_checkpoints as checkpoints
 
 @pytest.fixture
 def output(tmp_path):
-    """Checkpoints 1 and 2 are complete, 10 and 11 are not: one lacks its end, one was being written."""
+    """Checkpoints 1 and 2 are complete, 10 and 11 are not: one lacks its end, the other was being written."""
     for step in (1, 2, 10, 11):
-        folder = tmp_path / f"checkpoint-{step}"
-        checkpoints.begin(folder)
-        if step != 10:
-            (folder / "trainer_state.json").write_text("{}")
-        if step not in (10, 11):
-            checkpoints.finish(folder)
-    (tmp_path / "checkpoint-10" / "INCOMPLETE").unlink()
+        with checkpoints.writing(tmp_path / f"checkpoint-{step}", is_writer=True):
+            if step != 10:
+                (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-11" / "INCOMPLETE").touch()
     return tmp_path
+
+
+def test_a_checkpoint_is_marked_for_as_long_as_it_is_written(tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    with pytest.raises(KeyboardInterrupt), checkpoints.writing(checkpoint, is_writer=True):
+        assert checkpoints.is_being_written(checkpoint)
+        raise KeyboardInterrupt
+    assert checkpoints.is_being_written(checkpoint)
+    with checkpoints.writing(checkpoint, is_writer=True):
+        (checkpoint / "trainer_state.json").write_text("{}")
+        assert not checkpoints.is_complete(checkpoint)
+    assert checkpoints.is_complete(checkpoint)
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_goes_and_the_last_one_is_named(output):
+    full = output / "checkpoint-12"
+    message = r"checkpoint-12 cannot be written: .*No space left.*checkpoint-2 is the last complete one"
+    with pytest.raises(OSError, match=message), checkpoints.writing(full, is_writer=True):
+        raise OSError(28, "No space left on device")
+    assert not full.exists()
+    with pytest.raises(RuntimeError, match="a bug"), checkpoints.writing(full, is_writer=True):
+        raise RuntimeError("a bug")
 
 
 def test_the_last_complete_checkpoint_is_found_and_later_ones_are_spoken_of(output, caplog):

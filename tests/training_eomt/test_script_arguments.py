@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training_eomt.script_arguments import parse_arguments
+from training_eomt.script_arguments import parse_arguments, read_arguments
 
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -61,6 +61,9 @@ def test_an_empty_value_leaves_the_default(tmp_path):
         ('{"id2label": {"0": "cat"}}', "comes from the data"),
         ("[1]", "not an object"),
         ("{", "not a JSON object"),
+        ("5", "not an object"),
+        ('{"num_blocks": 1, "num_blocks": 2}', "'num_blocks' comes twice"),
+        ("[" * 100000, "not a JSON object"),
     ],
 )
 def test_a_model_configuration_that_cannot_be_is_refused(model_config, message):
@@ -79,16 +82,17 @@ def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--scale_range", "2.0", "0.1"], "smallest and the largest"),
         (["--scale_range", "1.0"], "smallest and the largest"),
         (["--image_size", "1", "2", "3"], "height and width"),
         (["--dataset", "a", "--train_data", "b"], "give one"),
         (["--train_val_split", "0"], "a fraction below 1 or a number of pictures"),
         (["--train_val_split", "1.5"], "a fraction below 1 or a number of pictures"),
         (["--train_val_split", "0.1", "--validation_data", "b"], "give one"),
-        (["--threshold", "1.1"], "threshold is 1.1: it must lie between 0 and 1"),
-        (["--mask_threshold", "nan"], "mask_threshold is nan"),
-        (["--overlap_mask_area_threshold", "-0.1"], "overlap_mask_area_threshold is -0.1"),
-        (["--top_k", "0"], "top_k is 0: it must be at least 1"),
+        (["--threshold", "1.1"], "--threshold 1.1: it must be a number from 0 to 1"),
+        (["--mask_threshold", "nan"], "--mask_threshold nan: it must"),
+        (["--overlap_mask_area_threshold", "-0.1"], "--overlap_mask_area_threshold -0.1: it must"),
+        (["--top_k", "0"], "--top_k 0: it must be a whole number from 1"),
     ],
 )
 def test_data_arguments_that_cannot_be_are_refused(words, message):
@@ -99,6 +103,57 @@ def test_data_arguments_that_cannot_be_are_refused(words, message):
 def test_an_image_size_is_one_number_or_two():
     assert [parse_arguments(words)[1].pixels for words in ([], ["--image_size", "64"])] == [None, 64]
     assert parse_arguments(["--image_size", "64", "96"])[1].pixels == (64, 96)
+
+
+def test_flags_have_hyphens_or_underscores_and_come_with_or_without_true():
+    for words in (["--do-train"], ["--do_train", "true"], ["--do_train=yes"], ["--no_do_train", "--do_train"][1:]):
+        assert read_arguments(words).training.do_train is True
+    assert read_arguments(["--no_augmentation"]).data.augmentation is False
+    assert read_arguments(["--augmentation", "false"]).data.augmentation is False
+    assert read_arguments(["--total-batch-size=4"]).training.total_batch_size == 4
+
+
+def test_a_flag_that_is_given_twice_is_spoken_of():
+    found = read_arguments(["--seed", "1", "--recipe", "low_memory", "--recipe", "shapes_demo", "--seed=2"])
+    assert found.training.seed == 2 and found.training.max_steps == 350
+    assert found.warnings == ["--seed is given 2 times: the last one counts."]
+
+
+def test_help_comes_in_groups_the_projects_own_first(capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_arguments(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    order = [
+        "--recipe",
+        "--do_train",
+        "model:",
+        "--model_config",
+        "data:",
+        "--train_data",
+        "training:",
+        "--layer_decay",
+    ]
+    order += ["of every Transformers Trainer:", "--gradient_accumulation_steps"]
+    positions = [printed.index(f"\n{word}" if word.endswith(":") else f"\n  {word} ") for word in order]
+    assert positions == sorted(positions)
+
+
+def test_a_value_of_the_wrong_kind_is_a_line_without_all_arguments(capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_arguments(["--seed", "many"])
+    assert ended.value.code == 2
+    assert (
+        capsys.readouterr().err == "error: argument --seed: invalid int value: 'many'. --help lists all arguments.\n"
+    )
+
+
+def test_data_are_checked_with_a_recipe_whose_training_needs_another_machine():
+    words = ["--recipe", "coco_panoptic_eomt_large_640_dinov2", "--check_data", "--train_data", "x", "--use_cpu"]
+    _, data, training = parse_arguments(words)  # the recipe has fp16
+    assert (data.dataset_format, data.task, training.fp16) == ("coco_panoptic", "panoptic", False)
+    with pytest.raises(ValueError, match="fp16 needs an accelerator"):
+        parse_arguments([*words[:2], "--use_cpu"])
 
 
 def test_a_misspelt_flag_is_refused_with_a_suggestion():

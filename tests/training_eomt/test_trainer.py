@@ -9,63 +9,15 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import TrainerCallback
 
 import training_eomt
-from configuration_eomt import EomtConfig
 from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
-from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.inputs import EvaluationInputs, TrainingInputs
+from training_eomt.inputs import TrainingInputs
 from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
-from training_eomt.shapes import generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
-
-
-@pytest.fixture
-def make_trainer(tmp_path):
-    data = generate_shapes_dataset(tmp_path / "data", 5, 3, 0, image_size=(40, 64))
-
-    def make(task="panoptic", augmentation=None, **settings):
-        torch.manual_seed(0)
-        train = CocoPanopticDataset(data / "train", task=task)
-        validation = CocoPanopticDataset(data / "validation", train.label_space.id2label, task=task)
-        stuff_classes = train.label_space.stuff_classes if task == "panoptic" else None
-        processor = EomtImageProcessor(size=64, task=task, stuff_classes=stuff_classes, threshold=0.0)
-        config = EomtConfig(
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_blocks=2,
-            num_queries=8,
-            image_size=64,
-            train_num_points=64,
-            id2label=train.label_space.id2label,
-        )
-        arguments = {
-            "output_dir": str(tmp_path / "output"),
-            "max_steps": 3,
-            "per_device_train_batch_size": 2,
-            "per_device_eval_batch_size": 2,
-            "report_to": "none",
-            "save_strategy": "no",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            **settings,
-        }
-        return EomtTrainer(
-            model=EomtForUniversalSegmentation(config),
-            args=EomtTrainingArguments(**arguments),
-            processing_class=processor,
-            train_dataset=TrainingInputs(train, processor, augmentation),
-            eval_dataset=EvaluationInputs(validation, processor),
-        )
-
-    return make
 
 
 def test_every_parameter_is_optimised_at_its_own_rate(make_trainer):
@@ -166,109 +118,6 @@ AUGMENTATION = SegmentationAugmentation((64, 64), (0.5, 2.0), color_jitter=True)
 def assert_same_weights(one, other, **tolerance):
     for (name, parameter), expected in zip(one.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_stopped_in_the_middle_of_an_epoch_and_resumed_is_never_stopped(make_trainer, tmp_path, workers):
-    """With masks that fade out, augmentation and an average of the weights; an epoch is five steps."""
-    settings = {"max_steps": 8, "per_device_train_batch_size": 1, "ema_decay": 0.9, "augmentation": AUGMENTATION}
-    settings |= {"dataloader_num_workers": workers, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
-    whole = make_trainer(**settings)
-    whole.train()
-    expected = whole.evaluate()
-    for stopped_at in (3, 6):
-        resumed = make_trainer(**settings)
-        resumed.train(resume_from_checkpoint=str(tmp_path / "output" / f"checkpoint-{stopped_at}"))
-        assert_same_weights(resumed.model, whole.model)
-        metrics = resumed.evaluate()
-        for name in ("eval_pq", "eval_sq", "eval_loss"):
-            assert metrics[name] == expected[name]
-        assert resumed.per_class == whole.per_class
-
-
-def test_the_averaged_weights_are_what_is_evaluated_saved_and_left(make_trainer, tmp_path):
-    trainer = make_trainer(
-        max_steps=4, ema_decay=0.5, learning_rate=1e-2, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2,
-    )  # fmt: skip
-    expected, evaluated = {}, []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            decay = min(0.5, (1 + state.global_step) / (10 + state.global_step))
-            for name, parameter in model.named_parameters():
-                expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
-
-    expected |= {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-    trainer.add_callback(Watch())
-    trainer.model.register_forward_pre_hook(
-        lambda model, _: None if model.training else evaluated.append(model.query.weight.detach().clone())
-    )
-    trainer.train()
-    for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
-    torch.testing.assert_close(evaluated[-1], expected["query.weight"], rtol=1e-5, atol=1e-6)
-    saved = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-4")
-    assert_same_weights(saved, trainer.model)
-
-
-def test_a_checkpoint_without_average_is_not_resumed_with_one(make_trainer, tmp_path):
-    make_trainer(max_steps=1, save_strategy="steps", save_steps=1).train()
-    with pytest.raises(ValueError, match="saved without ema_decay"):
-        make_trainer(max_steps=2, ema_decay=0.9).train(resume_from_checkpoint=True)
-
-
-def test_an_average_is_not_taken_for_the_trained_weights(make_trainer):
-    make_trainer(max_steps=1, save_strategy="steps", save_steps=1, ema_decay=0.9).train()
-    with pytest.raises(ValueError, match="saved with ema_decay: give it again"):
-        make_trainer(max_steps=2).train(resume_from_checkpoint=True)
-
-
-def test_a_checkpoint_is_the_model_as_it_was_evaluated(make_trainer, tmp_path):
-    make_trainer(max_steps=6, save_strategy="steps", save_steps=1).train()
-    early = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-1")
-    assert early.mask_probabilities == [0.0, 0.0]
-
-
-def test_what_an_interrupted_run_left_is_passed_over_and_removed(make_trainer, tmp_path):
-    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
-    whole = make_trainer(**settings)
-    whole.train()
-    (tmp_path / "output" / "checkpoint-4" / "trainer_state.json").unlink()
-    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
-    resumed = make_trainer(**settings)
-    seen = []
-    resumed.model.register_forward_pre_hook(lambda model, _: seen.append(resumed.state.global_step))
-    resumed.train(resume_from_checkpoint=True)
-    assert seen == [2, 3]
-    assert_same_weights(resumed.model, whole.model)
-    with pytest.raises(ValueError, match="is not a complete checkpoint"):
-        (tmp_path / "output" / "checkpoint-1" / "INCOMPLETE").touch()
-        make_trainer(**settings).train(resume_from_checkpoint=str(tmp_path / "output" / "checkpoint-1"))
-
-
-def test_there_must_be_something_to_resume_from(make_trainer):
-    with pytest.raises(ValueError, match="no complete checkpoint to resume from"):
-        make_trainer().train(resume_from_checkpoint=True)
-
-
-def test_old_checkpoints_go_when_the_new_one_is_complete(make_trainer, tmp_path):
-    make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2).train()
-    assert sorted(path.name for path in (tmp_path / "output").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
-    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
-
-
-def test_the_best_checkpoint_is_kept_and_loaded(make_trainer, tmp_path):
-    trainer = make_trainer(
-        max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=1,
-        load_best_model_at_end=True, metric_for_best_model="pq", learning_rate=1e-2,
-    )  # fmt: skip
-    quality = iter([0.1, 0.9, 0.5])
-    evaluate = trainer._evaluate
-    trainer._evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_pq": next(quality)}
-    trainer.train()
-    best = EomtForUniversalSegmentation.from_pretrained(tmp_path / "output" / "checkpoint-2")
-    assert_same_weights(trainer.model, best)
 
 
 def test_pictures_whose_predictions_are_not_finite_are_named(make_trainer):

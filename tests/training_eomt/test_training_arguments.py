@@ -1,6 +1,9 @@
 """A training is described without arithmetic."""
 
+import pickle
+
 import pytest
+import torch
 
 from training_eomt.training_arguments import EomtTrainingArguments, _cores_per_process
 
@@ -35,6 +38,41 @@ def test_a_total_batch_is_accumulated_where_it_does_not_fit(make, total, fits, e
 def test_what_cannot_be_is_refused(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data_seed": 3}, "seed also decides"),
+        ({"warmup_steps": 10}, "new_parameters_warmup_steps"),
+        ({"lr_scheduler_type": "cosine"}, "poly_power"),
+        ({"label_smoothing_factor": 0.1}, "no smoothed labels"),
+        ({"report_to": "weather"}, "report_to=weather: there is no such tracker.* tensorboard"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        EomtTrainingArguments(**{"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True, **settings})
+
+
+def test_the_hubs_token_is_used_and_never_written(make, tmp_path):
+    arguments = make(hub_token="hf_secret")
+    assert arguments.hub_token == "hf_secret"
+    torch.save(arguments, tmp_path / "training_args.bin")  # as the Trainer does
+    assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
+    again = pickle.loads(pickle.dumps(arguments))
+    assert again.hub_token is None and again.learning_rate == arguments.learning_rate
+    for text in (str(arguments), repr(arguments), arguments.to_json_string(), str(arguments.to_sanitized_dict())):
+        assert "hf_secret" not in text
+
+
+def test_a_training_is_logged_a_hundred_times_and_evaluated_as_it_is_saved_where_the_best_is_kept(make):
+    assert (make().logging_steps, make().eval_strategy, make().evaluates_by_default) == (0.01, "no", True)
+    assert not make(eval_strategy="no").evaluates_by_default
+    assert make(eval_strategy="steps").eval_steps == 500  # not a hundred times
+    best = make(load_best_model_at_end=True, save_steps=20)
+    assert (best.eval_strategy, best.eval_steps, best.evaluates_by_default) == ("steps", 20, False)
+    assert make(load_best_model_at_end=True, save_strategy="epoch").eval_strategy == "epoch"
 
 
 def test_a_total_batch_has_to_be_shared_evenly_by_the_devices(make, monkeypatch):

@@ -16,7 +16,8 @@ from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, label_map_annotations, paired, read_label_map
+from .label_coding import read_label_map, segments_of
+from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, paired
 from .samples import Sample, check_same_size, encode_masks, picture_suffixes
 from .splits import choose_split
 
@@ -115,7 +116,7 @@ class Ade20kDataset(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         picture, map_name = self.files[index]
-        label_map = read_label_map(self.tree, map_name, self.image_reading) - 1
+        label_map = read_label_map(self.tree, map_name, self.image_reading).astype(np.int32) - 1
         image = self.read_image(index, label_map.shape, self.tree.path(map_name))
         annotations: list[Annotation] = []
         if self.object_files is not None:
@@ -127,7 +128,8 @@ class Ade20kDataset(SegmentationDataset):
                 for rle, class_id in zip(encode_masks(objects, list(class_ids)), class_ids.values(), strict=True)
             ]
             label_map[np.isin(label_map, self.thing_classes) | (objects > 0)] = VOID
-        stuff = label_map_annotations(self, label_map, {VOID}, f"{self.tree.path(map_name)} (values less 1)")
+        numbers = {category.id: category.id for category in self.categories}
+        stuff = segments_of(label_map, numbers, {VOID}, f"{self.tree.path(map_name)} (values less 1)")
         return Sample(picture, image, self.targets(annotations + stuff), picture)
 
     def _read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int]]:

@@ -15,7 +15,8 @@ from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import as_tree, label_map_annotations, paired, read_label_map, values_in
+from .label_coding import read_label_map, segments_of, values_in
+from .label_maps import as_tree, paired
 from .samples import Category, Sample, encode_masks
 
 
@@ -114,7 +115,8 @@ class CityscapesDataset(SegmentationDataset):
             annotations = self._segments(numbers, self.tree.path(map_name))
         else:
             void = {*ALL_IDS, *LICENCE_PLATES} - set(CLASS_IDS)
-            annotations = label_map_annotations(self, numbers, void, self.tree.path(map_name))
+            class_ids = {class_id: class_id for class_id in CLASS_IDS}
+            annotations = segments_of(numbers, class_ids, void, self.tree.path(map_name))
         return Sample(picture, image, self.targets(annotations), picture)
 
     def _segments(self, numbers: np.ndarray, where: str) -> list[Annotation]:

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from .files import FileTree
+import msgspec
+
+from .files import FileTree, open_file, text_of
 
 
 CLASS_NAME_FILES = ("classes.txt", "class_names.txt", "names.txt", "labels.txt", "id2label.json", "objectInfo150.txt")
+NUMBERED_LINE = re.compile(r"(\d+)\s*[:,]\s*(.*)")  # "0: road"
+LABEL_MAP_LINE = re.compile(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*:[^:]*:[^:]*")  # name:red,green,blue::
+COMMENT = "#"
+NUM_LISTED = 10
 
 
-def read_class_names(path: Path) -> list[str]:
-    """
-    The names of classes in order, from a file.
+class ClassNames(list[str]):
+    """Names of classes in order.
 
     Args:
-        path: a text file with a name on each line; a table such as ADE20K's `objectInfo150.txt`, with tabs, a title
-            line and the names last; or JSON, a list of names or an object of numbers (from 0 on) and names.
+        names: the names.
+        first: the number of the first class, where the names come with numbers.
+    """
+
+    def __init__(self, names: Iterable[str], first: int | None = None) -> None:
+        super().__init__(names)
+        self.first = first
+
+
+def read_class_names(path: Path) -> ClassNames:
+    """
+    The names of classes, from a file.
+
+    Args:
+        path: a text file with a name on each line, all of them behind their numbers or none (`0: road`); CVAT's
+            `labelmap.txt`; a table with tabs, such as ADE20K's `objectInfo150.txt`, with numbers first and names last,
+            with or without a line of titles; or JSON, a list of names or an object of numbers and names. Empty lines
+            and those that start with `#` are left out.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty, or numbers are missing.
+        OSError: there is no such file.
+        ValueError: it names no classes, numbers are missing or come twice, or something is no name.
     """
-    return class_names_from(path.read_text(encoding="utf-8"), str(path))
+    with open_file(path) as file:
+        return class_names_from(text_of(file.read(), str(path)), str(path))
 
 
-def find_class_names(tree: FileTree) -> list[str] | None:
+def find_class_names(tree: FileTree) -> ClassNames | None:
     """The names in a file of a usual name in a folder or in the one around it; None if there is none."""
     for folder in ("", ".."):
         for file in CLASS_NAME_FILES:
@@ -42,32 +65,104 @@ def find_class_names(tree: FileTree) -> list[str] | None:
     return None
 
 
-def class_names_from(text: str, where: str) -> list[str]:
+def class_names_from(text: str, where: str) -> ClassNames:
     """The names in the content of a file that messages call `where`, see [`read_class_names`]."""
     if where.endswith(".json"):
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{where} is not valid JSON: {error}") from error
-        if isinstance(content, dict):
-            try:
-                by_number = {int(number): str(name) for number, name in content.items()}
-            except ValueError as error:
-                raise ValueError(f"{where} must map the numbers of classes to their names: {error}") from error
-            if sorted(by_number) != list(range(len(by_number))):
-                raise ValueError(f"{where}: the numbers of the classes must be 0 to {len(by_number) - 1}.")
-            content = [by_number[number] for number in range(len(by_number))]
-        names = [str(name) for name in content]
-    else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if lines and "\t" in lines[0]:
-            lines = [line.split("\t")[-1] for line in lines[1:]]
-        names = [re.sub(r"^\d+\s*[:,]\s*", "", line) for line in lines]  # "0: road"
-    if not names:
+        return _names_in_json(text, where)
+    lines = text_lines(text)
+    if not lines:
         raise ValueError(f"{where} names no classes.")
-    return names
+    if all(LABEL_MAP_LINE.fullmatch(line) for line in lines.values()):
+        return ClassNames(line.split(":")[0].strip() for line in lines.values())
+    is_table = any("\t" in line for line in lines.values())
+    if is_table:
+        rows = {number: [cell.strip() for cell in line.split("\t")] for number, line in lines.items()}
+        if not next(iter(rows.values()))[0].isdecimal():  # titles
+            del rows[next(iter(rows))]
+        given = {number: (row[0], row[-1] if len(row) > 1 else "") for number, row in rows.items()}
+    else:
+        matches = {number: NUMBERED_LINE.fullmatch(line) for number, line in lines.items()}
+        if not any(matches.values()):
+            return ClassNames(lines.values())
+        given = {number: (match[1], match[2]) if match else ("", "") for number, match in matches.items()}
+    names: dict[int, str] = {}
+    for number, (value, name) in given.items():
+        if not value.isdecimal() or not name:
+            expected = "a number, tabs and a name" if is_table else "a number, a colon and a name, as other lines do"
+            raise ValueError(f"{where}: line {number}, {lines[number]!r}, does not hold {expected}.")
+        if int(value) in names:
+            raise ValueError(f"{where}: line {number} names class {value} a second time. Keep one of the lines.")
+        names[int(value)] = name
+    return _in_order(names, where)
+
+
+def text_lines(text: str) -> dict[int, str]:
+    """The lines of a text that say something, without space around them, by their numbers."""
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1)}
+    return {number: line for number, line in lines.items() if line and not line.startswith(COMMENT)}
+
+
+def read_json_object(text: str, where: str) -> Any:
+    """
+    The content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, or a key comes twice in an object.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
+        return content
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+
+
+def by_value(names: Sequence[str], first_class: int) -> dict[int, str]:
+    """The names by the values of label maps, from `first_class` on; from 1 on where a file numbers them so."""
+    counts_from_1 = isinstance(names, ClassNames) and names.first == 1
+    return dict(enumerate(names, start=1 if counts_from_1 else first_class))
 
 
 def numbered(values: Collection[int], first_class: int) -> dict[int, str]:
     """Names for classes that have none: one for every number up to the largest that occurs."""
     return {number: f"class {number}" for number in range(first_class, max(values, default=first_class - 1) + 1)}
+
+
+def _names_in_json(text: str, where: str) -> ClassNames:
+    try:
+        content = msgspec.convert(read_json_object(text, where), list[str] | dict[str, str])
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{where} must hold a list of names, or an object of the numbers of classes and their names: {error}."
+        ) from error
+    if not content:
+        raise ValueError(f"{where} names no classes.")
+    if isinstance(content, list):
+        return ClassNames(content)
+    if wrong := [number for number in content if not number.strip().isdecimal()]:
+        raise ValueError(f"{where} must map the numbers of classes to their names: {wrong[0]!r} is no number.")
+    names = {int(number): name for number, name in content.items()}
+    if len(names) < len(content):
+        raise ValueError(f"{where}: two of its {len(content)} keys are the same number.")
+    return _in_order(names, where)
+
+
+def _in_order(names: dict[int, str], where: str) -> ClassNames:
+    """Names by number as names in order."""
+    if not names:
+        raise ValueError(f"{where} names no classes.")
+    first = min(names) if min(names) <= 1 else 0
+    if max(names) >= first + len(names):
+        missing = [number for number in range(first, first + len(names)) if number not in names]
+        listed = ", ".join(map(str, missing[:NUM_LISTED])) + (" and more" if len(missing) > NUM_LISTED else "")
+        raise ValueError(
+            f"{where} has names for classes up to {max(names)}, and none for {listed}. Name every class from {first} "
+            "on; values of label maps that leave gaps are given as --label_values."
+        )
+    return ClassNames((names[number] for number in sorted(names)), first)

@@ -5,32 +5,68 @@ The format: https://cocodataset.org/#format-data, section 1.
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 from pycocotools import mask as coco_mask
 
+from ..json_files import fault_of, flag, identifier
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
-    SEGMENT_NUMBERS,
-    fault_of_entry,
+    ENTRY_ERRORS,
+    Flag,
+    Id,
+    ImageEntry,
+    category_number,
     find_folder,
     find_json,
-    images_by_id,
+    locate_files,
     locate_json,
-    missing_files,
+    names_of,
     read_categories,
-    read_json,
-    summary_size,
+    read_coco,
+    read_images,
 )
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
+from .label_maps import as_tree
 from .samples import Sample
 
 
 COCO_INSTANCE = "COCO instances"
+MAX_RUN_BITS = 35  # of a number in a compressed run-length encoding: 7 characters
+
+
+class RunLengths(msgspec.Struct):
+    """A run-length encoding: `counts` of pixels that are and are not set, column by column, compressed or not."""
+
+    counts: str | list[int]
+    size: tuple[int, int]  # (height, width) in pixels
+
+
+Polygons = list[list[float]]  # each x1, y1, x2, y2... in pixels
+_decode_segmentation = msgspec.json.Decoder(Polygons | RunLengths).decode
+
+
+class InstanceEntry(msgspec.Struct, gc=False):
+    """An annotation as a JSON file lists it. Its segmentation stays as it is written until the sample is read."""
+
+    id: Id
+    image_id: Id
+    category_id: Id
+    segmentation: msgspec.Raw
+    iscrowd: Flag = None
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        self.image_id = identifier(self.image_id)
+        self.category_id = category_number(self.category_id)
+        self.iscrowd = self.iscrowd is not None and flag(self.iscrowd, "iscrowd")
+
+
+_decode_entry = msgspec.json.Decoder(InstanceEntry).decode
 
 
 class CocoInstanceDataset(SegmentationDataset):
@@ -47,6 +83,7 @@ class CocoInstanceDataset(SegmentationDataset):
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`]. Categories are things unless
             they have an `isthing` that says otherwise.
         split: which of COCO's own JSON files to take where there are several.
+        images_dir: the folder of the pictures where it is another one; theirs may be any last part of their names.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
@@ -67,23 +104,25 @@ class CocoInstanceDataset(SegmentationDataset):
         skip_bad_samples: bool = False,
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
+        images_dir: str | Path | None = None,
     ) -> None:
         self.json = locate_json(path, split, "instances", skip_bad_samples)
         self.tree = self.json.tree
         where = self.json.path
-        content = read_json(self.json, COCO_INSTANCE)
+        content = read_coco(self.json, COCO_INSTANCE)
         categories = read_categories(content, where, COCO_INSTANCE, all_things=True)
         super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree, image_reading)
-        if not content["images"]:
+        if not content.images:
             raise ValueError(f"{where} has no images: there is no picture to read.")
-        images = images_by_id(content, where, self.bad_sample)
-        names = [image["file_name"] for image in images.values()]
-        self.image_folder = find_folder(self.json, "pictures", names, "instances_")
-        missing = missing_files(self.json, self.image_folder, names, self.bad_sample)
-        self._annotations: dict[int | str, list[dict[str, Any]]] = {}
-        for index, annotation in enumerate(content["annotations"]):
-            self._add(index, annotation, images)
-        self.images = [image for image in images.values() if image["file_name"] not in missing]
+        images, left_out = read_images(content, where, COCO_INSTANCE, self.bad_sample)
+        self._annotations: dict[Id, list[InstanceEntry]] = {key: [] for key in images}
+        for index, annotation in enumerate(content.annotations):
+            self._add(index, annotation, images, left_out)
+        names = [image.file_name for image in images.values()]
+        images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
+        self.folder = find_folder(self.json, "pictures", names, "instances_", images_tree)
+        self._paths = locate_files(self.json, self.folder, names, self.bad_sample)
+        self.images = [image for image in images.values() if image.file_name in self._paths]
 
     @classmethod
     def fits(cls, tree: FileTree, split: str | None) -> bool:
@@ -94,105 +133,148 @@ class CocoInstanceDataset(SegmentationDataset):
         return len(self.images)
 
     def name(self, index: int) -> str:
-        return self.tree.path(posixpath.join(self.image_folder, self.images[index]["file_name"]))
+        return self.folder.tree.path(self._paths[self.images[index].file_name])
 
     def open_image(self, index: int) -> BinaryIO:
-        return self.tree.open(posixpath.join(self.image_folder, self.images[index]["file_name"]))
+        return self.folder.tree.open(self._paths[self.images[index].file_name])
 
     def __getitem__(self, index: int) -> Sample:
         record = self.images[index]
-        image = self.read_image(index, summary_size(record), f"in {self.where}")
+        image = self.read_image(index, record.size, f"in {self.where}")
         annotations = []
-        for annotation in self._annotations.get(record["id"], ()):
+        for entry in self._annotations[record.key]:
             try:
-                rle = rle_of(annotation["segmentation"], image.height, image.width)
+                rle = rle_of(_decode_segmentation(entry.segmentation), image.height, image.width)
             except ValueError as error:
-                where = f"{self.name(index)}: annotation {annotation['id']}"
+                where = f"{self.name(index)}: annotation {entry.id}"
                 self.bad_sample(where, f"{where} of {self.where} {error}. Correct or drop the annotation.")
                 continue
-            iscrowd = bool(annotation.get("iscrowd", 0))
-            annotations.append(Annotation(rle, annotation["category_id"], iscrowd, annotation.get("area")))
-        return Sample(record["id"], image, self.targets(annotations), record["file_name"])
+            annotations.append(Annotation(rle, int(entry.category_id), bool(entry.iscrowd), entry.area))
+        return Sample(record.image_id, image, self.targets(annotations), record.file_name)
 
     def summary(self, index: int) -> SampleSummary | None:
         record = self.images[index]
-        size = summary_size(record)
-        segments = [(a["category_id"], bool(a.get("iscrowd", 0))) for a in self._annotations.get(record["id"], ())]
-        return None if size is None else self.summarised(size, segments)
+        if (size := record.size) is None:
+            return None
+        return self.summarised(size, [(int(a.category_id), bool(a.iscrowd)) for a in self._annotations[record.key]])
 
-    def _add(self, index: int, annotation: dict[str, Any], images: Mapping[int | str, dict[str, Any]]) -> None:
+    def _add(self, index: int, raw: msgspec.Raw, images: Mapping[Id, ImageEntry], left_out: Collection[Id]) -> None:
         """Checks what can be checked without the picture."""
-        if "segments_info" in annotation:
-            raise ValueError(f"{self.where} holds panoptic annotations, not instances: read it as coco_panoptic.")
-        where = f"{self.where}: annotation {annotation.get('id', index)}"
-        needed = ("id", "image_id", "category_id", "segmentation")
-        if fault := fault_of_entry(annotation, needed, SEGMENT_NUMBERS):
-            reason = f"{where} is not {COCO_INSTANCE}: {fault}"
-        elif annotation["image_id"] not in images:
-            reason = f"{where} belongs to image_id {annotation['image_id']!r}, which is not among 'images'"
+        try:
+            entry = _decode_entry(raw)
+        except ENTRY_ERRORS as error:
+            named = names_of(raw)
+            if named.segments_info is not None:
+                raise ValueError(
+                    f"{self.where} holds panoptic annotations, not instances: read it as coco_panoptic."
+                ) from error
+            where = f"{self.where}: annotation {index if named.id is None else named.id}"
+            reason: str | None = f"is not {COCO_INSTANCE}: {fault_of(error)}"
         else:
-            file_name = images[annotation["image_id"]]["file_name"]
-            where = f"{where} of {file_name}"
-            if not self.knows(annotation["category_id"]):
-                reason = (
-                    f"{where} has category_id {annotation['category_id']}, which is not among the file's 'categories'"
-                )
-            elif fault := fault_of(annotation["segmentation"]):
-                reason = f"{where} {fault}"
+            where = f"{self.where}: annotation {entry.id}"
+            image = images.get(entry.image_id)
+            if image is None:
+                if entry.image_id in left_out:
+                    return
+                reason = f"belongs to image_id {entry.image_id!r}, which is not among 'images'"
             else:
-                self._annotations.setdefault(annotation["image_id"], []).append(annotation)
-                return
-        self.bad_sample(where, f"{reason}. Correct or drop the annotation.")
+                where = f"{where} of {image.file_name}"
+                if self.knows(int(entry.category_id)):
+                    reason = fault_of_segmentation(entry.segmentation, image.size)
+                else:
+                    reason = f"has category_id {entry.category_id}, which is not among the file's 'categories'"
+        if reason is None:
+            self._annotations[entry.image_id].append(entry)
+        else:
+            self.bad_sample(where, f"{where} {reason}. Correct or drop the annotation.")
 
 
-def fault_of(segmentation: Any) -> str | None:
+def fault_of_segmentation(raw: msgspec.Raw, size: tuple[int, int] | None) -> str | None:
     """What can be seen to be wrong with a segmentation without drawing it; None if nothing is."""
-    if isinstance(segmentation, dict):
-        return None if {"counts", "size"} <= segmentation.keys() else "is no run-length encoding with counts and size"
-    if not (isinstance(segmentation, list) and segmentation and all(isinstance(p, list) for p in segmentation)):
-        return "has neither polygons nor a run-length encoding" + (
-            ": boxes are not enough" if not segmentation else ""
-        )
+    try:
+        segmentation = _decode_segmentation(raw)
+    except ENTRY_ERRORS as error:
+        return f"has a segmentation that is neither polygons nor a run-length encoding: {fault_of(error)}"
+    if isinstance(segmentation, RunLengths):
+        # Counting compressed ones takes long: that is left to reading.
+        if size is None or isinstance(segmentation.counts, str):
+            return None
+        return fault_of_run_lengths(segmentation, size)
+    if not segmentation:
+        return "has neither polygons nor a run-length encoding: boxes are not enough"
+    has_area = False
     for polygon in segmentation:
         if len(polygon) % 2:
             return f"has a polygon of {len(polygon)} numbers, which are no pairs of x and y"
-    if all(len(p) < 6 or min(p[::2]) == max(p[::2]) or min(p[1::2]) == max(p[1::2]) for p in segmentation):
-        return "has no area: fewer than 3 points, or all on one line"
-    return None
+        if len(polygon) < 6:
+            continue
+        left, right = min(polygon[::2]), max(polygon[::2])
+        top, bottom = min(polygon[1::2]), max(polygon[1::2])
+        has_area |= left < right and top < bottom
+        if size is not None and (far := far_off(min(left, top), max(right, bottom), size)):
+            return far
+    return None if has_area else "has no area: fewer than 3 points, or all on one line"
 
 
-def rle_of(segmentation: dict[str, Any] | Sequence[Sequence[float]], height: int, width: int) -> dict[str, Any]:
+def fault_of_run_lengths(encoding: RunLengths, size: tuple[int, int]) -> str | None:
+    """What is wrong with the run-length encoding of a mask of `(height, width)` pixels; None if nothing is."""
+    height, width = size
+    if encoding.size != size:
+        return f"has a run-length encoding of {'x'.join(map(str, encoding.size))} pixels, not {height}x{width}"
+    # pycocotools would fill pixels that an encoding leaves out with whatever is in memory.
+    if isinstance(encoding.counts, str):
+        covered = pixels_covered(encoding.counts)
+    else:
+        covered = None if min(encoding.counts, default=0) < 0 else sum(encoding.counts)
+    if covered is None:
+        return "has counts that are no run-length encoding"
+    return (
+        None if covered == height * width else f"has a run-length encoding of {covered} pixels, not {height}x{width}"
+    )
+
+
+def far_off(lowest: float, highest: float, size: tuple[int, int]) -> str | None:
+    """What is wrong with a polygon that leaves the picture by more than the picture's longer side; else None.
+
+    Polygons that stand out a little are common; drawing one of gigantic numbers takes all memory.
+    """
+    side = max(size)
+    if -side <= lowest and highest <= 2 * side:
+        return None
+    return (
+        f"has a polygon with coordinates from {lowest:g} to {highest:g}, far outside the picture of "
+        f"{size[0]}x{size[1]} pixels (height x width)"
+    )
+
+
+def rle_of(segmentation: RunLengths | Sequence[Sequence[float]], height: int, width: int) -> dict[str, Any]:
     """
     The mask of a segmentation, run-length encoded as pycocotools does it.
 
     Args:
-        segmentation: polygons of x1, y1, x2, y2... in pixels, each a part of the mask; or a run-length encoding,
-            compressed or not.
+        segmentation: polygons of x1, y1, x2, y2... in pixels, finite numbers, each a part of the mask; or a run-length
+            encoding.
         height, width: the picture's.
 
     Raises:
-        ValueError: the encoding is not of a mask of this size, or the mask has no pixels.
+        ValueError: the encoding is not of a mask of this size, a polygon is far outside the picture, or the mask has
+            no pixels.
     """
-    if isinstance(segmentation, dict):
-        counts, size = segmentation["counts"], list(segmentation["size"])
-        if size != [height, width]:
-            raise ValueError(f"has a run-length encoding of {size[0]}x{size[-1]} pixels, not {height}x{width}")
+    if isinstance(segmentation, RunLengths):
+        if fault := fault_of_run_lengths(segmentation, (height, width)):
+            raise ValueError(fault)
+        counts, size = segmentation.counts, [height, width]
         if isinstance(counts, list):
-            if sum(counts) != height * width:
-                raise ValueError(f"has a run-length encoding of {sum(counts)} pixels, not {height}x{width}")
             rle = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
         else:
-            # pycocotools would fill pixels that an encoding leaves out with whatever is in memory.
-            covered = pixels_covered(counts)
-            if covered is None:
-                raise ValueError("has counts that are no run-length encoding")
-            if covered != height * width:
-                raise ValueError(f"has a run-length encoding of {covered} pixels, not {height}x{width}")
             rle = {"size": size, "counts": counts.encode()}
     else:
         polygons = [list(map(float, polygon)) for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             raise ValueError("has fewer than 3 points")
+        for polygon in polygons:
+            if far := far_off(min(polygon), max(polygon), (height, width)):
+                raise ValueError(far)
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     if not coco_mask.area(rle):
         raise ValueError("covers no pixel")
@@ -214,6 +296,8 @@ def pixels_covered(counts: str) -> int | None:
             return None
         number |= (bits & 31) << shift
         shift += 5
+        if shift > MAX_RUN_BITS:
+            return None
         if bits & 32:
             continue
         if bits & 16:

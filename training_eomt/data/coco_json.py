@@ -5,14 +5,16 @@ The format: https://cocodataset.org/#format-data.
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
+
+from ..json_files import fault_of, flag, identifier, read_json
 from .files import FileTree, tree_of
+from .located import Located
 from .samples import Category
 from .splits import SPLITS, of_split
 
@@ -21,9 +23,72 @@ LAYOUTS = (
     "a folder with 'images/' and '{kind}.json', or COCO's own: 'annotations/{kind}_NAME.json' with 'NAME/' beside "
     "'annotations/'"
 )
+# What tools call their exports, of which only the content tells that they are COCO's: Label Studio, FiftyOne, labelme.
+OTHER_NAMES = ("result.json", "labels.json", "annotations.json", "coco.json")
+
+Id = int | float | str
+Flag = bool | int | float | str | None
 
 
-SEGMENT_NUMBERS = ("area", "iscrowd")  # what has to be a number in an annotation or a segment, where it is given
+class CocoContent(msgspec.Struct):
+    """A JSON file of COCO, its entries as they are written: each is read for itself, so that one can be left out."""
+
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
+
+
+class ImageEntry(msgspec.Struct, gc=False):
+    """A picture as a JSON file lists it; `key` is what annotations name it by."""
+
+    id: Id
+    file_name: str
+    height: int | float | None = None
+    width: int | float | None = None
+
+    def __post_init__(self) -> None:
+        identifier(self.id)
+
+    @property
+    def key(self) -> int | str:
+        return identifier(self.id)
+
+    @property
+    def image_id(self) -> int | str:
+        """The id as the file writes it."""
+        return self.id if isinstance(self.id, str) else int(self.id)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """`(height, width)` in pixels as the file states it, None where it does not: tools write 0 or -1."""
+        if self.height is None or self.width is None or min(self.height, self.width) < 1:
+            return None
+        return int(self.height), int(self.width)
+
+
+class CategoryEntry(msgspec.Struct):
+    """A class as a JSON file lists it."""
+
+    id: Id
+    name: str | int | float
+    isthing: Flag = None
+
+    def category(self, all_things: bool) -> Category:
+        """The class. Where `all_things`, it is a thing unless it says otherwise; else a `ValueError` asks for it."""
+        number = category_number(self.id)
+        if self.isthing is None and not all_things:
+            raise ValueError("object missing required field `isthing`")
+        return Category(number, str(self.name), self.isthing is None or flag(self.isthing, "isthing"))
+
+
+class EntryNames(msgspec.Struct):
+    """What an entry is called and what it is, where it cannot be read."""
+
+    id: object = None
+    file_name: object = None
+    segments_info: object = None
+    segmentation: object = None
+    bbox: object = None
 
 
 class CocoJson(NamedTuple):
@@ -49,8 +114,12 @@ def find_json(tree: FileTree, split: str | None, kind: str) -> str | None:
     """
     if f"{kind}.json" in tree:
         return f"{kind}.json"
-    if kind == "instances" and "_annotations.coco.json" in tree:  # Roboflow's export
-        return "_annotations.coco.json"
+    if kind == "instances":
+        if "_annotations.coco.json" in tree:  # Roboflow's export
+            return "_annotations.coco.json"
+        for name in OTHER_NAMES:
+            if name in tree and _is_coco(tree.read_bytes(name)):
+                return name
     prefix = f"annotations/{kind}_"
     names = [name for name in tree.files("annotations") if name.startswith(prefix) and name.endswith(".json")]
 
@@ -63,6 +132,12 @@ def find_json(tree: FileTree, split: str | None, kind: str) -> str | None:
     if not own_names and len(names) == 1 and not any(of_split([own(names[0])], other) for other in SPLITS):
         return names[0]  # one file for everything, as annotation tools write it
     return f"{prefix}{own_names[0]}.json" if own_names else None
+
+
+def _is_coco(content: bytes) -> bool:
+    """Whether a JSON file looks like one of COCO's, with instances."""
+    keys = (b'"images"', b'"annotations"', b'"categories"')
+    return all(key in content for key in keys) and b'"segments_info"' not in content
 
 
 def locate_json(path: str | Path | FileTree, split: str | None, kind: str, skip_bad_samples: bool) -> CocoJson:
@@ -94,7 +169,7 @@ def locate_json(path: str | Path | FileTree, split: str | None, kind: str, skip_
     return CocoJson(tree, found)
 
 
-def read_json(file: CocoJson, what: str) -> dict[str, Any]:
+def read_coco(file: CocoJson, what: str) -> CocoContent:
     """
     The content of a JSON file, with `images`, `annotations` and `categories`.
 
@@ -105,88 +180,102 @@ def read_json(file: CocoJson, what: str) -> dict[str, Any]:
     Raises:
         ValueError: it is something else.
     """
-    try:
-        content = json.loads(file.tree.read_text(file.name))
-    except ValueError as error:
-        raise ValueError(f"{file.path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file.path} is not {what}: it holds a {type(content).__name__}, expected an object.")
-    for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise ValueError(f"{file.path} is not {what}: it has no {key!r}, only {sorted(content)}.")
-        if not (isinstance(content[key], list) and all(isinstance(entry, dict) for entry in content[key])):
-            raise ValueError(f"{file.path} is not {what}: its {key!r} is no list of objects.")
-    for index, image in enumerate(content["images"]):
-        require(image, ("id", "file_name"), f"{file.path}: image {index}", what, numbers=("height", "width"))
-    return content
+    return read_json(file.tree.read_bytes(file.name), CocoContent, file.path, what)
 
 
-def require(entry: Any, keys: Sequence[str], where: str, what: str, numbers: Sequence[str] = ()) -> None:
-    """Raises a `ValueError` where an entry of a JSON file lacks one of the keys, or has no number under others."""
-    if fault := fault_of_entry(entry, keys, numbers):
-        raise ValueError(f"{where} is not {what}: {fault}.")
+def read_categories(content: CocoContent, where: str, what: str, all_things: bool) -> list[Category]:
+    """
+    The categories. Where `all_things`, those that do not say so are things; otherwise each has to say.
 
-
-def fault_of_entry(entry: Any, keys: Sequence[str], numbers: Sequence[str] = ()) -> str | None:
-    """What is wrong with an entry of a JSON file: a key that it lacks, no number under a key; None if nothing is."""
-    if not isinstance(entry, dict):
-        return f"it is {entry!r}, no object"
-    for key in keys:
-        if key not in entry:
-            return f"it has no {key!r}, only {sorted(entry)}"
-    for key in numbers:
-        if not isinstance(entry.get(key), (int, float, NoneType)):
-            return f"its {key!r} is {entry[key]!r}, no number"
-    return None
-
-
-def read_categories(content: dict[str, Any], where: str, what: str, all_things: bool) -> list[Category]:
-    """The categories. Where `all_things`, those that do not say so are things; otherwise each has to say."""
+    Raises:
+        ValueError: one of them is no category.
+    """
     categories = []
-    for index, category in enumerate(content["categories"]):
-        keys = ("id", "name") if all_things else ("id", "name", "isthing")
-        require(category, keys, f"{where}: category {index}", what)
-        categories.append(Category(category["id"], str(category["name"]), bool(category.get("isthing", 1))))
+    for index, entry in enumerate(content.categories):
+        try:
+            categories.append(msgspec.json.decode(entry, type=CategoryEntry).category(all_things))
+        except ENTRY_ERRORS as error:
+            raise ValueError(f"{where}: category {index} is not {what}: {fault_of(error)}.") from error
     return categories
 
 
-def images_by_id(
-    content: dict[str, Any], where: str, bad_sample: Callable[[str, str], None]
-) -> dict[int | str, dict[str, Any]]:
-    """The pictures by id. One that is listed twice, by its id or by its name, goes to `bad_sample`."""
-    images: dict[int | str, dict[str, Any]] = {}
-    names: set[str] = set()
-    for image in content["images"]:
-        if image["id"] in images:
-            bad_sample(
-                image["file_name"],
-                f"{where} lists two pictures with id {image['id']!r}: {images[image['id']]['file_name']} and "
-                f"{image['file_name']}. Ids must be unique.",
-            )
-        elif image["file_name"] in names:
-            bad_sample(
-                image["file_name"],
-                f"{where} lists the picture {image['file_name']} twice. Keep one of them, with all its annotations.",
-            )
-        else:
-            images[image["id"]] = image
-            names.add(image["file_name"])
-    return images
+def category_number(value: Id) -> int:
+    """The number of a category. Raises a `ValueError` if it is something else."""
+    number = identifier(value)
+    if isinstance(number, str):
+        raise ValueError(f"the category's id is {number!r}, expected a number")
+    return number
 
 
-def find_folder(file: CocoJson, what: str, names: Sequence[str], prefix: str) -> str:
+def read_images(
+    content: CocoContent, where: str, what: str, bad_sample: Callable[[str, str], None]
+) -> tuple[dict[Id, ImageEntry], set[Id]]:
     """
-    The folder beside a JSON file that holds what it lists.
+    The pictures by id, and the ids of those that are left out with all their annotations.
+
+    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`.
+    """
+    images: dict[Id, ImageEntry] = {}
+    left_out: set[Id] = set()
+    names: set[str] = set()
+    for index, entry in enumerate(content.images):
+        try:
+            image = msgspec.json.decode(entry, type=ImageEntry)
+        except ENTRY_ERRORS as error:
+            named = names_of(entry)
+            reason = f"{where}: image {index} is not {what}: {fault_of(error)}. Correct or drop it."
+            bad_sample(str(named.file_name or f"{where}: image {index}"), reason)
+            if isinstance(named.id, int | str):
+                left_out.add(identifier(named.id))
+            continue
+        if (key := image.key) in images:
+            bad_sample(
+                image.file_name,
+                f"{where} lists two pictures with id {image.id!r}: {images[key].file_name} and {image.file_name}. "
+                "Ids must be unique.",
+            )
+        elif image.file_name in names:
+            bad_sample(
+                image.file_name,
+                f"{where} lists the picture {image.file_name} twice. Keep one of them, with all its annotations.",
+            )
+            left_out.add(key)
+        else:
+            images[key] = image
+            names.add(image.file_name)
+    return images, left_out - images.keys()
+
+
+def names_of(entry: msgspec.Raw) -> EntryNames:
+    """What can be read of an entry that is not what it should be."""
+    try:
+        return msgspec.json.decode(entry, type=EntryNames)
+    except ENTRY_ERRORS:
+        return EntryNames()
+
+
+# What reading an entry raises.
+ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def find_folder(
+    file: CocoJson, what: str, names: Sequence[str], prefix: str, images_dir: FileTree | None = None
+) -> Located:
+    """
+    The folder that holds what a JSON file lists: the one that is given, or one beside the file.
 
     Args:
         file: the JSON file.
         what: "pictures" or "panoptic PNGs".
         names: the names of the files that it lists.
         prefix: what comes in the JSON's name before the data's own name, such as "panoptic_".
+        images_dir: the folder, anywhere.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
+    if images_dir is not None:
+        return Located(images_dir, "", True)
     folder, stem = posixpath.split(file.name.removesuffix(".json"))
     own = stem.removeprefix(prefix) if stem.startswith(prefix) else "images"
     if what == "pictures":
@@ -194,12 +283,12 @@ def find_folder(file: CocoJson, what: str, names: Sequence[str], prefix: str) ->
         candidates = [name for name in dict.fromkeys(candidates) if name != "panoptic"]  # these are the PNGs
     else:
         candidates = [posixpath.join(folder, stem), stem, "panoptic", f"panoptic/{own}"]
-    present = [candidate for candidate in candidates if file.tree.has_folder(candidate)]
+    present = [Located(file.tree, name, False) for name in candidates if file.tree.has_folder(name)]
     for candidate in present:
-        if any(posixpath.join(candidate, name) in file.tree for name in names[:20]):
+        if any(candidate.find(name) is not None for name in names[:20]):
             return candidate
     # None of the first files is there: the messages about missing files name the likeliest folder.
-    likely = [candidate for candidate in present if candidate not in ("", folder)]
+    likely = [candidate for candidate in present if candidate.folder not in ("", folder)]
     if likely:
         return likely[0]
     expected = "images" if what == "pictures" else "panoptic"
@@ -207,22 +296,36 @@ def find_folder(file: CocoJson, what: str, names: Sequence[str], prefix: str) ->
     raise FileNotFoundError(
         f"{file.tree.path(expected)} ({what}) is missing, and so is every other folder where the {what} of "
         f"{file.path} may be: {', '.join(repr(name) for name in candidates if name)}. It is {layouts}"
-        + (", and the PNGs in 'panoptic/' or 'annotations/panoptic_NAME/'." if what != "pictures" else ".")
+        + (
+            ", and the PNGs in 'panoptic/' or 'annotations/panoptic_NAME/'."
+            if what != "pictures"
+            else ". --images_dir names any other folder."
+        )
     )
 
 
-def missing_files(file: CocoJson, folder: str, names: Iterable[str], leave_out: Callable[..., None]) -> set[str]:
-    """The names that are not in a folder, each given to `leave_out`; the first is an error unless they are skipped."""
+def locate_files(
+    file: CocoJson, folder: Located, names: Iterable[str], leave_out: Callable[..., None]
+) -> Mapping[str, str]:
+    """
+    Where files are, by the names that a JSON file has for them.
+
+    One that is missing, or that is there under another name already, is given to `leave_out`.
+    """
+    found: dict[str, str] = {}
+    listed_as: dict[str, str] = {}
     names = list(names)
-    missing = [name for name in names if posixpath.join(folder, name) not in file.tree]
-    for name in missing:
-        path = file.tree.path(posixpath.join(folder, name))
-        count = f"{len(missing)} of {len(names)} files that {file.path} refers to are not in {file.tree.path(folder)}"
-        leave_out(path, f"{path} is missing ({count}). Add it or drop its annotations.", FileNotFoundError)
-    return set(missing)
-
-
-def summary_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """`(height, width)` of a picture as the JSON file states it."""
-    height, width = image.get("height"), image.get("width")
-    return None if height is None or width is None else (height, width)
+    paths = {name: folder.find(name) for name in names}
+    num_missing = sum(path is None for path in paths.values())
+    for name, path in paths.items():
+        if path is None:
+            shown = folder.tree.path(posixpath.join(folder.folder, name))
+            where = folder.tree.path(folder.folder)
+            reason = f"{num_missing} of {len(names)} files that {file.path} refers to are not in {where}"
+            leave_out(shown, f"{shown} is missing ({reason}). Add it or drop its annotations.", FileNotFoundError)
+        elif (other := listed_as.setdefault(path, name)) != name:
+            shown = folder.tree.path(path)
+            leave_out(name, f"{file.path} lists the file {shown} twice, as {other} and as {name}. Keep one of them.")
+        else:
+            found[name] = path
+    return found

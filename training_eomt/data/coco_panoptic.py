@@ -5,32 +5,67 @@ The format: https://cocodataset.org/#format-data, section 4.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 
+from ..json_files import fault_of, flag, identifier
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
-    SEGMENT_NUMBERS,
-    fault_of_entry,
+    ENTRY_ERRORS,
+    EntryNames,
+    Flag,
+    Id,
+    category_number,
     find_folder,
     find_json,
-    images_by_id,
+    locate_files,
     locate_json,
-    missing_files,
+    names_of,
     read_categories,
-    read_json,
-    summary_size,
+    read_coco,
+    read_images,
 )
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
+from .label_maps import as_tree
 from .samples import Sample, encode_masks
 
 
 COCO_PANOPTIC = "COCO panoptic"
+
+
+class SegmentEntry(msgspec.Struct, gc=False):
+    """A segment as a JSON file lists it."""
+
+    id: Id
+    category_id: Id
+    iscrowd: Flag = None
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        self.id = identifier(self.id)
+        if isinstance(self.id, str):
+            raise ValueError(f"the segment's id is {self.id!r}, expected a number, the colour of its pixels")
+        self.category_id = category_number(self.category_id)
+        self.iscrowd = self.iscrowd is not None and flag(self.iscrowd, "iscrowd")
+
+
+class PanopticEntry(msgspec.Struct):
+    """The segments of a picture as a JSON file lists them."""
+
+    image_id: Id
+    file_name: str
+    segments_info: list[SegmentEntry]
+
+    def __post_init__(self) -> None:
+        self.image_id = identifier(self.image_id)
+
+
+_decode_entry = msgspec.json.Decoder(PanopticEntry).decode
 
 
 class CocoPanopticDataset(SegmentationDataset):
@@ -45,6 +80,7 @@ class CocoPanopticDataset(SegmentationDataset):
             (pictures); or the JSON file in one of them.
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which of COCO's own JSON files to take where there are several.
+        images_dir: the folder of the pictures where it is another one; theirs may be any last part of their names.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
@@ -63,33 +99,35 @@ class CocoPanopticDataset(SegmentationDataset):
         skip_bad_samples: bool = False,
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
+        images_dir: str | Path | None = None,
     ) -> None:
         self.json = locate_json(path, split, "panoptic", skip_bad_samples)
         self.tree = self.json.tree
         where = self.json.path
-        content = read_json(self.json, COCO_PANOPTIC)
-        for index, annotation in enumerate(content["annotations"]):
-            if "segments_info" not in annotation and ("segmentation" in annotation or "bbox" in annotation):
-                raise ValueError(
-                    f"{where} holds instance annotations (annotation {index} has no 'segments_info'), not COCO "
-                    "panoptic. Pass the panoptic JSON file, or read it as coco_instance."
-                )
+        content = read_coco(self.json, COCO_PANOPTIC)
+        first = names_of(content.annotations[0]) if content.annotations else EntryNames()
+        if first.segments_info is None and (first.segmentation is not None or first.bbox is not None):
+            raise ValueError(
+                f"{where} holds instance annotations (annotation 0 has no 'segments_info'), not COCO panoptic. Pass "
+                "the panoptic JSON file, or read it as coco_instance."
+            )
         categories = read_categories(content, where, COCO_PANOPTIC, all_things=False)
         super().__init__(where, categories, "panoptic", id2label, task, skip_bad_samples, self.tree, image_reading)
-        if not content["annotations"]:
+        if not content.annotations:
             raise ValueError(f"{where} has no annotations: there is no picture to read.")
-        self._images = images_by_id(content, where, self.bad_sample)
-        self.annotations = self._usable(content["annotations"])
-        pictures = [self._images[annotation["image_id"]]["file_name"] for annotation in self.annotations]
-        pngs = [annotation["file_name"] for annotation in self.annotations]
-        self.image_folder = find_folder(self.json, "pictures", pictures, "panoptic_")
+        self._images, left_out = read_images(content, where, COCO_PANOPTIC, self.bad_sample)
+        usable = self._usable(content.annotations, left_out)
+        pictures = [self._images[entry.image_id].file_name for entry in usable]
+        pngs = [entry.file_name for entry in usable]
+        images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
+        self.image_folder = find_folder(self.json, "pictures", pictures, "panoptic_", images_tree)
         self.panoptic_folder = find_folder(self.json, "panoptic PNGs", pngs, "panoptic_")
-        missing_pictures = missing_files(self.json, self.image_folder, pictures, self.bad_sample)
-        missing_pngs = missing_files(self.json, self.panoptic_folder, pngs, self.bad_sample)
+        self._picture_paths = locate_files(self.json, self.image_folder, pictures, self.bad_sample)
+        self._png_paths = locate_files(self.json, self.panoptic_folder, pngs, self.bad_sample)
         self.annotations = [
-            annotation
-            for annotation, picture in zip(self.annotations, pictures)
-            if picture not in missing_pictures and annotation["file_name"] not in missing_pngs
+            entry
+            for entry, picture in zip(usable, pictures)
+            if picture in self._picture_paths and entry.file_name in self._png_paths
         ]
 
     @classmethod
@@ -100,75 +138,69 @@ class CocoPanopticDataset(SegmentationDataset):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def open_image(self, index: int) -> BinaryIO:
-        file_name = self._images[self.annotations[index]["image_id"]]["file_name"]
-        return self.tree.open(posixpath.join(self.image_folder, file_name))
-
     def __getitem__(self, index: int) -> Sample:
-        annotation = self.annotations[index]
-        file_name = self._images[annotation["image_id"]]["file_name"]
-        png_name = posixpath.join(self.panoptic_folder, annotation["file_name"])
+        entry = self.annotations[index]
+        record = self._images[entry.image_id]
+        png_name = self._png_paths[entry.file_name]
+        png_path = self.tree.path(png_name)
         segment_map = read_segment_map(self.tree, png_name, self.image_reading)
-        image = self.read_image(index, segment_map.shape, self.tree.path(png_name))
-        segments = annotation["segments_info"]
-        _check_segments(segment_map, segments, self.tree.path(png_name))
+        image = self.read_image(index, segment_map.shape, png_path)
+        _check_segments(segment_map, entry.segments_info, png_path)
+        rles = encode_masks(segment_map, [int(segment.id) for segment in entry.segments_info])
         annotations = [
-            Annotation(rle, segment["category_id"], bool(segment.get("iscrowd", 0)), segment.get("area"))
-            for rle, segment in zip(encode_masks(segment_map, [segment["id"] for segment in segments]), segments)
+            Annotation(rle, int(segment.category_id), bool(segment.iscrowd), segment.area)
+            for rle, segment in zip(rles, entry.segments_info)
         ]
-        return Sample(annotation["image_id"], image, self.targets(annotations), file_name)
+        return Sample(record.image_id, image, self.targets(annotations), record.file_name)
 
     def name(self, index: int) -> str:
-        file_name = self._images[self.annotations[index]["image_id"]]["file_name"]
-        return self.tree.path(posixpath.join(self.image_folder, file_name))
+        return self.image_folder.tree.path(self._picture(index))
+
+    def open_image(self, index: int) -> BinaryIO:
+        return self.image_folder.tree.open(self._picture(index))
+
+    def _picture(self, index: int) -> str:
+        return self._picture_paths[self._images[self.annotations[index].image_id].file_name]
 
     def summary(self, index: int) -> SampleSummary | None:
-        annotation = self.annotations[index]
-        size = summary_size(self._images[annotation["image_id"]])
-        segments = [(s["category_id"], bool(s.get("iscrowd", 0))) for s in annotation["segments_info"]]
-        return None if size is None else self.summarised(size, segments)
+        entry = self.annotations[index]
+        if (size := self._images[entry.image_id].size) is None:
+            return None
+        return self.summarised(size, [(int(s.category_id), bool(s.iscrowd)) for s in entry.segments_info])
 
-    def _usable(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        usable, seen = [], set()
-        for index, annotation in enumerate(annotations):
+    def _usable(self, raws: list[msgspec.Raw], left_out: set[Id]) -> list[PanopticEntry]:
+        usable: list[PanopticEntry] = []
+        seen: set[Id] = set()
+        for index, raw in enumerate(raws):
             where = f"{self.where}: annotation {index}"
-            if fault := fault_of_annotation(annotation):
-                self.bad_sample(str(annotation.get("file_name", where)), f"{where} is not {COCO_PANOPTIC}: {fault}.")
+            try:
+                entry = _decode_entry(raw)
+            except ENTRY_ERRORS as error:
+                name = str(names_of(raw).file_name or where)
+                self.bad_sample(name, f"{where} is not {COCO_PANOPTIC}: {fault_of(error)}. Correct or drop it.")
                 continue
-            unknown = [s for s in annotation["segments_info"] if not self.knows(s["category_id"])]
-            if annotation["image_id"] not in self._images:
+            unknown = [s for s in entry.segments_info if not self.knows(int(s.category_id))]
+            if entry.image_id in left_out:
+                continue
+            if entry.image_id not in self._images:
                 reason = (
-                    f"{where} ({annotation['file_name']}) belongs to image_id {annotation['image_id']!r}, which is "
-                    "not among 'images'. Add the image or drop the annotation."
+                    f"{where} ({entry.file_name}) belongs to image_id {entry.image_id!r}, which is not among "
+                    "'images'. Add the image or drop the annotation."
                 )
-            elif annotation["image_id"] in seen:
-                reason = (
-                    f"{where} ({annotation['file_name']}) is the second one of image_id {annotation['image_id']!r}."
-                )
+            elif entry.image_id in seen:
+                reason = f"{where} ({entry.file_name}) is the second one of image_id {entry.image_id!r}."
             elif unknown:
                 reason = (
-                    f"{self.where}: segment {unknown[0]['id']} of {annotation['file_name']} has category_id "
-                    f"{unknown[0]['category_id']}, which is not among the file's 'categories'. Add the category or "
-                    "drop the segment."
+                    f"{self.where}: segment {unknown[0].id} of {entry.file_name} has category_id "
+                    f"{unknown[0].category_id}, which is not among the file's 'categories'. Add the category or drop "
+                    "the segment."
                 )
             else:
-                usable.append(annotation)
-                seen.add(annotation["image_id"])
+                usable.append(entry)
+                seen.add(entry.image_id)
                 continue
-            self.bad_sample(annotation["file_name"], reason)
+            self.bad_sample(entry.file_name, reason)
         return usable
-
-
-def fault_of_annotation(annotation: dict[str, Any]) -> str | None:
-    """What is wrong with the entry of a picture in the JSON file; None if nothing is."""
-    if fault := fault_of_entry(annotation, ("image_id", "file_name", "segments_info")):
-        return fault
-    if not isinstance(annotation["segments_info"], list):
-        return f"its 'segments_info' is {annotation['segments_info']!r}, no list"
-    for segment in annotation["segments_info"]:
-        if fault := fault_of_entry(segment, ("id", "category_id"), SEGMENT_NUMBERS):
-            return f"of a segment, {fault}"
-    return None
 
 
 def read_segment_map(tree: FileTree, name: str, image_reading: ImageReading) -> np.ndarray:
@@ -189,8 +221,8 @@ def read_segment_map(tree: FileTree, name: str, image_reading: ImageReading) -> 
     return red + 256 * green + 65536 * blue
 
 
-def _check_segments(segment_map: np.ndarray, segments: list[dict[str, Any]], png_path: str) -> None:
-    listed = {segment["id"] for segment in segments}
+def _check_segments(segment_map: np.ndarray, segments: list[SegmentEntry], png_path: str) -> None:
+    listed = {int(segment.id) for segment in segments}
     if len(listed) < len(segments):
         raise ValueError(f"{png_path}: the JSON file lists two segments with one id. Ids must be unique in a picture.")
     if 0 in listed:

@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
-from .base import Annotation, SegmentationDataset
-from .class_names import find_class_names, numbered, read_class_names
+from .base import SegmentationDataset
+from .class_names import find_class_names
 from .files import FileTree, tree_of
 from .images import DEFAULT_READING, ImageReading
-from .samples import Category, Sample, encode_masks, picture_suffixes
+from .label_coding import COLOUR_MODES, given_class_names, given_label_values, label_coding
+from .label_values import LabelValues, find_label_map_file
+from .samples import Category, Sample, picture_suffixes
 from .splits import choose_split
 
 
 PICTURE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "pictures")
 MAP_FOLDERS = ("masks", "mask", "annotations", "labels", "label_maps", "segmentation", "SegmentationClass")
 MAP_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+LISTS = "ImageSets/Segmentation"  # Pascal VOC's lists of what each split holds
 
 
 class LabelMapDataset(SegmentationDataset):
     """Reads a folder that holds a folder of pictures and one of label maps, for semantic segmentation.
 
-    A label map is a PNG of one channel (grey, 16-bit or palette) whose values are numbers of classes. It has the name
-    of its picture, or that name with something behind it which is the same for all, as in `x.jpg` and `x_mask.png`.
+    A label map is a PNG of one channel (grey, 16-bit or palette) whose values are numbers of classes, or, with a table
+    of colours, a PNG of colours. It has the name of its picture, or that name with something behind it which is the
+    same for all, as in `x.jpg` and `x_mask.png`.
 
     Args:
         path: the folder, such as `camvid/train` with `images/` and `masks/` in it; or one with `images/train/` and
-            `masks/train/`.
+            `masks/train/`; or Pascal VOC's, whose lists in `ImageSets/Segmentation/` say what belongs to a split.
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
-        split: which of the folders in `images/` to take where they are split.
-        class_names: names of the classes: a list, or a text file with a line for each, or a JSON file (a list, or
-            an object of numbers and names). By default such a file in the folder or in the one around it
-            (`classes.txt`, `id2label.json`...); without one, the classes are those of `id2label`, by number; without
-            that either, the values that occur, for which every map is read.
-        ignore_index: values of pixels that belong to no class.
+        split: which of the folders in `images/` to take where they are split, or which of Pascal VOC's lists.
+        class_names: names of the classes: a list, or a file, see [`read_class_names`]. By default such a file in the
+            folder or in the one around it (`classes.txt`, `id2label.json`...); without one, the classes are those of
+            `id2label`, by number; without that either, the values that occur, for which every map is read.
+        label_values: a table of what values or colours stand for, in place of names: an object, or a file, see
+            [`read_label_values`]. By default CVAT's `labelmap.txt` where it lies beside maps of colours.
+        ignore_index: values of pixels that belong to no class. By default 255, and 65535 in maps of 16 bits, unless
+            the names or the table have a class of this number.
         do_reduce_labels: whether 0 belongs to no class either, and the first class is 1.
 
     Raises:
@@ -60,22 +66,56 @@ class LabelMapDataset(SegmentationDataset):
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
         class_names: str | Path | Sequence[str] | None = None,
-        ignore_index: Collection[int] = (255,),
+        label_values: str | Path | Mapping[int | str, str | None] | None = None,
+        ignore_index: Collection[int] | None = None,
         do_reduce_labels: bool = False,
     ) -> None:
         self.tree = as_tree(path, skip_bad_samples)
-        self.ignored = frozenset(ignore_index) | ({0} if do_reduce_labels else set())
+        self.image_reading = image_reading
         picture_folder, map_folder = _find_folders(self.tree, split)
         pictures = files_by_stem(self.tree, picture_folder, picture_suffixes())
-        maps = _without_common_ending(files_by_stem(self.tree, map_folder, MAP_SUFFIXES), pictures)
         if not pictures:
             raise FileNotFoundError(f"{self.tree.path(picture_folder)} holds no pictures.")
-        names = self._class_names(class_names, id2label, int(do_reduce_labels), maps.values(), image_reading)
-        categories = [Category(number, name, isthing=False) for number, name in names.items()]
-        super().__init__(
-            str(self.tree.root), categories, "semantic", id2label, task, skip_bad_samples, self.tree, image_reading
+        maps = _without_common_ending(files_by_stem(self.tree, map_folder, MAP_SUFFIXES), pictures)
+        lossy = _without_common_ending(files_by_stem(self.tree, map_folder, LOSSY_SUFFIXES), pictures)
+        lossy = {stem: name for stem, name in lossy.items() if stem not in maps}
+        listed = _listed_stems(self.tree, split)
+        if listed is not None:
+            pictures, maps, lossy = (
+                {stem: name for stem, name in files.items() if stem in listed} for files in (pictures, maps, lossy)
+            )
+        names, table = given_class_names(class_names), given_label_values(label_values)
+        if names is None and table is None:
+            names, table = self._found_classes(list(maps.values()))
+        self.coding = label_coding(
+            names,
+            table,
+            id2label,
+            ignore_index,
+            do_reduce_labels,
+            [partial(self._read_map, name) for name in maps.values()],
+            skip_bad_samples,
         )
+        categories = [Category(number, name, isthing=False) for number, name in self.coding.names.items()]
+        where = str(self.tree.root)
+        super().__init__(where, categories, "semantic", id2label, task, skip_bad_samples, self.tree, image_reading)
+        for stem, name in sorted(lossy.items()):
+            self.bad_sample(
+                self.tree.path(name),
+                f"{self.tree.path(name)} is a JPEG, whose compression changes values, so that they are no numbers of "
+                f"classes any more; so are {len(lossy) - 1} others. Save label maps as PNGs.",
+            )
+            pictures.pop(stem, None)
+        for stem in sorted((listed or set()) - pictures.keys() - maps.keys() - lossy.keys()):
+            list_path = self.tree.path(LISTS)
+            self.bad_sample(
+                f"{list_path}: {stem}",
+                f"{stem}, which a list in {list_path} names, is neither in {self.tree.path(picture_folder)} nor in "
+                f"{self.tree.path(map_folder)}. Add its files, or delete its line.",
+            )
         self.files = paired(self, self.tree, (picture_folder, pictures), (map_folder, maps))
+        if not self.files and not skip_bad_samples:
+            raise FileNotFoundError(f"{where} has no picture with a label map for the {split} split.")
 
     @classmethod
     def fits(cls, tree: FileTree, split: str | None) -> bool:
@@ -84,7 +124,8 @@ class LabelMapDataset(SegmentationDataset):
             _, map_folder = _find_folders(tree, split)
         except FileNotFoundError:
             return False
-        return any(PurePosixPath(name).suffix.lower() in MAP_SUFFIXES for name in tree.below(map_folder))
+        suffixes = {PurePosixPath(name).suffix.lower() for name in tree.below(map_folder)}
+        return not suffixes.isdisjoint(MAP_SUFFIXES | LOSSY_SUFFIXES)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -97,39 +138,31 @@ class LabelMapDataset(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         picture, map_name = self.files[index]
-        label_map = read_label_map(self.tree, map_name, self.image_reading)
-        map_path = self.tree.path(map_name)
-        image = self.read_image(index, label_map.shape, map_path)
-        return Sample(
-            picture, image, self.targets(label_map_annotations(self, label_map, self.ignored, map_path)), picture
-        )
+        label_map, map_path = self._read_map(map_name)
+        image = self.read_image(index, (label_map.height, label_map.width), map_path)
+        return Sample(picture, image, self.targets(self.coding.annotations(label_map, map_path)), picture)
 
-    def _class_names(
-        self,
-        given: str | Path | Sequence[str] | None,
-        id2label: Mapping[int, str] | None,
-        first_class: int,
-        map_names: Iterable[str],
-        image_reading: ImageReading,
-    ) -> dict[int, str]:
-        """Value in a map -> name of the class."""
-        names = read_class_names(Path(given)) if isinstance(given, str | Path) else given
-        if names is None:
-            names = find_class_names(self.tree)
-        if names is None and id2label is not None:
-            names = [id2label[label_id] for label_id in range(len(id2label))]
-        if names is not None:
-            return dict(enumerate(names, start=first_class))
+    def _read_map(self, name: str) -> tuple[Image.Image, str]:
+        """A label map, decoded, and what messages call it."""
+        with self.tree.open(name) as file:
+            return self.image_reading.read_annotation(file, self.tree.path(name)), self.tree.path(name)
 
-        def values(name: str) -> set[int]:
+    def _found_classes(self, maps: Sequence[str]) -> tuple[Sequence[str] | None, LabelValues | None]:
+        """Names of classes or a table of colours, from what lies beside the maps."""
+        table = find_label_map_file(self.tree)
+        if table is not None and self._have_colours(maps):
+            return None, table
+        names = find_class_names(self.tree)
+        return (list(table.names.values()) if names is None and table is not None else names), None
+
+    def _have_colours(self, maps: Sequence[str]) -> bool:
+        """Whether the first of the maps that can be read has colours, directly or in a palette."""
+        for name in maps:
             try:
-                return values_in(read_label_map(self.tree, name, image_reading))
-            except ValueError:  # which reading the sample tells
-                return set()
-
-        with ThreadPoolExecutor() as threads:
-            found = threads.map(values, map_names)
-        return numbered(set().union(*found) - self.ignored, first_class)
+                return self._read_map(name)[0].mode in COLOUR_MODES
+            except (ValueError, OSError):  # which reading the sample tells
+                continue
+        return False
 
 
 def as_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
@@ -138,54 +171,6 @@ def as_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
         return path
     tree, name = tree_of(path, skip_bad_samples)
     return tree.subtree(name) if name else tree
-
-
-def read_label_map(tree: FileTree, name: str, image_reading: ImageReading) -> np.ndarray:
-    """
-    The values of a label map, `(height, width)` int64; those of a palette image are indices into the palette.
-
-    Raises:
-        ValueError: the file cannot be decoded, or has colours instead of numbers.
-    """
-    with tree.open(name) as file:
-        return label_map_of(image_reading.read_annotation(file, tree.path(name)), tree.path(name))
-
-
-def label_map_of(image: Image.Image, where: str) -> np.ndarray:
-    """The values of a decoded label map, see [`read_label_map`]."""
-    if image.mode not in ("L", "P", "1", "I", "I;16", "I;16L", "I;16B"):
-        raise ValueError(
-            f"{where} is a colour picture (mode {image.mode}), not a label map: a PNG of one channel whose "
-            "values are numbers of classes."
-        )
-    return np.asarray(image).astype(np.int64)
-
-
-def values_in(label_map: np.ndarray) -> set[int]:
-    """The values that occur."""
-    if label_map.min(initial=0) >= 0 and label_map.max(initial=0) < 2**16:  # much faster than sorting
-        return set(np.flatnonzero(np.bincount(label_map.ravel())).tolist())
-    return set(np.unique(label_map).tolist())
-
-
-def label_map_annotations(
-    dataset: SegmentationDataset, label_map: np.ndarray, ignored: Collection[int], where: str
-) -> list[Annotation]:
-    """
-    A segment for every class of a label map, whose values are numbers of categories.
-
-    Raises:
-        ValueError: a value is neither a category nor among `ignored`.
-    """
-    values = sorted(value for value in values_in(label_map) if value not in ignored)
-    if unknown := [value for value in values if not dataset.knows(value)]:
-        numbers = [category.id for category in dataset.categories]
-        raise ValueError(
-            f"{where}: {int((label_map == unknown[0]).sum())} pixels have the value "
-            f"{unknown[0]}, which is no class: these are {min(numbers)} to {max(numbers)}. Values that belong to "
-            "no class are given as --ignore_index."
-        )
-    return [Annotation(rle, value) for rle, value in zip(encode_masks(label_map, values), values, strict=True)]
 
 
 def files_by_stem(tree: FileTree, folder: str, suffixes: Collection[str]) -> dict[str, str]:
@@ -220,6 +205,17 @@ def paired(
         path = tree.path(present[stem])
         dataset.bad_sample(path, f"{path} has no counterpart in {tree.path(missing)}. Add it, or remove the file.")
     return [(picture_files[stem], map_files[stem]) for stem in sorted(picture_files.keys() & map_files.keys())]
+
+
+def _listed_stems(tree: FileTree, split: str | None) -> set[str] | None:
+    """What a split holds, by Pascal VOC's lists: those of the split, or all of them if they have other names."""
+    lists = {PurePosixPath(name).stem: name for name in tree.files(LISTS) if name.endswith(".txt")}
+    if not lists:
+        return None
+    own = choose_split(list(lists), split, tree.path(LISTS))
+    chosen = list(lists.values()) if own is None else [lists[own]]
+    lines = (line.strip().strip('"') for name in chosen for line in tree.read_text(name).splitlines())
+    return {line for line in lines if line}
 
 
 def _find_folders(tree: FileTree, split: str | None) -> tuple[str, str]:

@@ -36,7 +36,6 @@ READERS: dict[str, Any] = {
 }
 AUTO = "auto"
 FORMATS = (AUTO, *READERS)
-DEFAULT_IGNORE_INDEX = (255,)
 MANY_ENTRIES = 12
 
 
@@ -53,11 +52,13 @@ def open_dataset(
     task: str | None = None,
     skip_bad_samples: bool = False,
     class_names: str | Path | Sequence[str] | None = None,
-    ignore_index: Collection[int] = DEFAULT_IGNORE_INDEX,
+    label_values: str | Path | Mapping[int | str, str | None] | None = None,
+    ignore_index: Collection[int] | None = None,
     do_reduce_labels: bool | None = None,
     image_column: str | None = None,
     annotation_column: str | None = None,
     image_reading: ImageReading = DEFAULT_READING,
+    images_dir: str | Path | None = None,
 ) -> SegmentationDataset:
     """
     Opens a data set.
@@ -72,8 +73,9 @@ def open_dataset(
         format: one of [`FORMATS`].
         split: "train", "validation" or "predict" (test data, or those for validation where there are none).
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
-        class_names, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
+        class_names, label_values, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
         image_column, annotation_column: for tables, see [`TableDataset`].
+        images_dir: the folder of the pictures where it is not the data set's, for COCO's formats and YOLO's.
 
     Raises:
         FileNotFoundError: there is no such path, or nothing of a known format in it ([`NoDatasetError`]).
@@ -85,10 +87,12 @@ def open_dataset(
         raise ValueError(f"There is no data format {format!r}: {', '.join(FORMATS)}.")
     settings = {
         "class_names": class_names,
-        "ignore_index": None if tuple(ignore_index) == DEFAULT_IGNORE_INDEX else tuple(ignore_index),
+        "label_values": label_values,
+        "ignore_index": ignore_index,
         "do_reduce_labels": do_reduce_labels,
         "image_column": image_column,
         "annotation_column": annotation_column,
+        "images_dir": images_dir,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     name, source = _find(str(path), format, split, task, skip_bad_samples)
@@ -168,5 +172,5 @@ def _format_of_file(path: str, suffix: str) -> str:
         return "datasets"
     is_panoptic = Path(path).stem.startswith("panoptic")
     if not is_panoptic and not Path(path).stem.startswith(("instances", "_annotations")) and Path(path).is_file():
-        is_panoptic = '"segments_info"' in Path(path).read_text(encoding="utf-8")
+        is_panoptic = b'"segments_info"' in Path(path).read_bytes()
     return "coco_panoptic" if is_panoptic else "coco_instance"

@@ -33,6 +33,7 @@ class DataReport:
         num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
         num_crowds: how many of the segments are crowds.
         num_empty: pictures without segments.
+        pictures_by_segments: number of segments -> how many pictures have so many.
         void_share: which share of the pixels, from 0 to 1, belongs to no segment; None where pixels were not counted.
         num_turned_on_trust: images that were turned upright as their EXIF orientation says, though their annotations
             fit them as they are stored, too.
@@ -48,6 +49,7 @@ class DataReport:
     num_pictures_with: dict[str, int]
     num_crowds: int
     num_empty: int
+    pictures_by_segments: dict[int, int] = field(default_factory=dict)
     void_share: float | None = None
     num_turned_on_trust: int = 0
     bad_samples: list[BadSample] = field(default_factory=list)
@@ -72,6 +74,7 @@ class DataReport:
             },
             "crowds": self.num_crowds,
             "empty_pictures": self.num_empty,
+            "pictures_by_segments": self.pictures_by_segments,
             "void_share": self.void_share,
             "turned_on_trust": self.num_turned_on_trust,
             "left_out": [sample._asdict() for sample in self.bad_samples],
@@ -95,13 +98,25 @@ class DataReport:
         lines += ["", *self._class_table()]
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
-            lines += [f"  {sample.reason}" for sample in self.bad_samples[:SHOWN_BAD_SAMPLES]]
-            if len(self.bad_samples) > SHOWN_BAD_SAMPLES:
-                lines.append(f"  and {len(self.bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+            lines += listed(self.bad_samples)
         return "\n".join(lines)
+
+    def why_nothing(self) -> str:
+        """Why there is nothing to learn or to measure, where there is not."""
+        if self.num_crowds:
+            return (
+                f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
+                "counts: set 'iscrowd' to 0 for single objects"
+            )
+        return (
+            f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
+            "of pictures that are not there, or void throughout"
+        )
 
     def _warnings(self) -> list[str]:
         lines = []
+        if not self.num_to_learn:
+            lines.append(f"WARNING: there is nothing to learn or to measure, since {self.why_nothing()}")
         if self.num_turned_on_trust:
             lines.append(
                 f"{self.num_turned_on_trust:,} images have an EXIF orientation and annotations that fit them either "
@@ -176,6 +191,7 @@ def report(
         num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
         num_crowds=sum(summary.num_crowds for summary in known),
         num_empty=sum(not summary.label_ids for summary in known),
+        pictures_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
         void_share=sum(void) / num_pixels if num_pixels else None,
         num_turned_on_trust=num_turned,
         bad_samples=list(bad),
@@ -193,6 +209,32 @@ def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progr
     """
     read = _read(dataset, range(len(dataset)), num_workers, "Checking", show_progress)
     return list(dict.fromkeys(bad for _, found in read for bad in found))
+
+
+def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> bool:
+    """
+    Whether a data set has a segment that is no crowd, if need be by reading samples until one has.
+
+    Args:
+        dataset: the data set.
+        num_workers: processes that read.
+        show_progress: whether to show a progress bar.
+    """
+    summaries = [dataset.summary(index) for index in range(len(dataset))]
+    known = [summary for summary in summaries if summary is not None]
+    if any(len(summary.label_ids) > summary.num_crowds for summary in known):
+        return True
+    unknown = [index for index, summary in enumerate(summaries) if summary is None]
+    read = _read(dataset, unknown, num_workers, "Looking for segments", show_progress)
+    return any(summary is not None and len(summary.label_ids) > summary.num_crowds for summary, _ in read)
+
+
+def listed(bad_samples: Sequence[BadSample]) -> list[str]:
+    """The reasons for bad samples, a line for each of the first ones, and how many more there are."""
+    lines = [f"  {sample.reason}" for sample in bad_samples[:SHOWN_BAD_SAMPLES]]
+    if len(bad_samples) > SHOWN_BAD_SAMPLES:
+        lines.append(f"  and {len(bad_samples) - SHOWN_BAD_SAMPLES:,} more")
+    return lines
 
 
 class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +17,19 @@ from .images import size_text
 
 @dataclass(frozen=True)
 class Category:
-    """A class as a data set lists it. `id` is the data set's own number; it may leave gaps."""
+    """A class as a data set lists it. `id` is the data set's own number; it may leave gaps.
+
+    However the accents of its name were typed, it is the same name: Unicode's composed form.
+    """
 
     id: int
     name: str
     isthing: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", unicodedata.normalize("NFC", self.name))
+        if not self.name.strip():
+            raise ValueError(f"Category {self.id} has no name.")
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,8 @@ class LabelSpace:
                     f"Categories {other.id} and {category.id} are both called {category.name!r}. "
                     "Give every category its own name."
                 )
-        if not self.names:
-            object.__setattr__(self, "names", tuple(by_name))
+        names = tuple(unicodedata.normalize("NFC", name) for name in self.names)
+        object.__setattr__(self, "names", names or tuple(by_name))
         if unknown := [name for name in by_name if name not in self.names]:
             raise ValueError(
                 f"Category {unknown[0]!r} is not a class of the model ({len(unknown)} of {len(by_name)} categories "

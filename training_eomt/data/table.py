@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,10 +14,11 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 
 from .base import Annotation, SegmentationDataset
-from .class_names import find_class_names, numbered, read_class_names
+from .class_names import by_value, find_class_names, numbered, read_class_names
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import as_tree, label_map_annotations, label_map_of, values_in
+from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding
+from .label_maps import as_tree
 from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
 
@@ -34,15 +36,16 @@ class TableDataset(SegmentationDataset):
     [`LabelMapDataset`]. With three it is panoptic: red is the number of the class, green + 256 blue the number of the
     object. Object 0 means that objects are not told apart: a class that has objects anywhere in the data is a thing,
     and its pixels of object 0 are void; a class that has none is stuff. To find this out, every annotation is read
-    once. Transformers' own examples for instance segmentation use the same colours without blue.
+    once. Transformers' own examples for instance segmentation use the same colours without blue. With a table of
+    colours in `label_values`, three channels are colours of classes.
 
     Args:
         path: a folder with pictures and `metadata.jsonl` (whose `image_file_name` and `label_file_name` make the
             columns `image` and `label`), one that `save_to_disk` wrote, one of parquet files, or a name on the Hub.
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
         split: which part to take where there are several.
-        class_names, ignore_index, do_reduce_labels: see [`LabelMapDataset`]; names are looked for in `id2label.json`
-            and the like beside the data, too.
+        class_names, label_values, ignore_index, do_reduce_labels: see [`LabelMapDataset`]; names are looked for in
+            `id2label.json` and the like beside the data, too.
         image_column, annotation_column: names of the columns; by default found by their type and name.
 
     Raises:
@@ -63,14 +66,14 @@ class TableDataset(SegmentationDataset):
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
         class_names: str | Path | Sequence[str] | None = None,
-        ignore_index: Collection[int] = (255,),
+        label_values: str | Path | Mapping[int | str, str | None] | None = None,
+        ignore_index: Collection[int] | None = None,
         do_reduce_labels: bool = False,
         image_column: str | None = None,
         annotation_column: str | None = None,
     ) -> None:
         tree = _local(path, skip_bad_samples)
         self.table = open_table(str(path) if tree is None else tree, split)
-        self.ignored = frozenset(ignore_index) | ({0} if do_reduce_labels else set())
         where, columns = self.table.where, self.table.columns
         self.image_column = _column(where, columns, image_column, IMAGE_COLUMNS, "image_column", annotation_column)
         self.annotation_column = _column(
@@ -87,14 +90,20 @@ class TableDataset(SegmentationDataset):
             self.table.check(self.image_column, self.annotation_column, leave_out)
         if not len(self.table):
             raise ValueError(f"{where} has no rows: there is no picture to read.")
-        names = read_class_names(Path(class_names)) if isinstance(class_names, str | Path) else class_names
-        if names is None:
+        names, table = given_class_names(class_names), given_label_values(label_values)
+        if names is None and table is None:
             names = _names_on_hub(str(path)) if tree is None else find_class_names(tree)
-        if names is None and id2label is not None:
-            names = [id2label[label_id] for label_id in range(len(id2label))]
         self.image_reading = image_reading
-        self.is_panoptic = self._read_annotation(0).mode in COLOUR_MODES
-        categories = self._categories(names, int(do_reduce_labels))
+        self.is_panoptic = table is None and self._read_annotation(0)[0].mode in COLOUR_MODES
+        if self.is_panoptic:
+            self.ignored = (USUAL_VOID if ignore_index is None else frozenset(ignore_index)) | (
+                {0} if do_reduce_labels else set()
+            )
+            categories = self._panoptic_categories(names, id2label, int(do_reduce_labels))
+        else:
+            maps = [partial(self._read_annotation, index) for index in range(len(self.table))]
+            self.coding = label_coding(names, table, id2label, ignore_index, do_reduce_labels, maps, skip_bad_samples)
+            categories = [Category(number, name, False) for number, name in self.coding.names.items()]
         kind = "panoptic" if self.is_panoptic else "semantic"
         super().__init__(where, categories, kind, id2label, task, skip_bad_samples, tree, image_reading)
         for name, reason in left_out:
@@ -116,13 +125,12 @@ class TableDataset(SegmentationDataset):
         return self.table.open(index, self.image_column)
 
     def __getitem__(self, index: int) -> Sample:
-        annotation = self._read_annotation(index)
-        where = self.table.name(index, self.annotation_column)
+        annotation, where = self._read_annotation(index)
         image = self.read_image(index, (annotation.height, annotation.width), where)
         if self.is_panoptic:
             annotations = self._segments(panoptic_map_of(annotation, where), where)
         else:
-            annotations = label_map_annotations(self, label_map_of(annotation, where), self.ignored, where)
+            annotations = self.coding.annotations(annotation, where)
         return Sample(self.name(index), image, self.targets(annotations), os.path.basename(self.name(index)))
 
     def _segments(self, segments: np.ndarray, where: str) -> list[Annotation]:
@@ -140,39 +148,37 @@ class TableDataset(SegmentationDataset):
         rles = encode_masks(segments, found)
         return [Annotation(rle, value // MAX_OBJECTS) for rle, value in zip(rles, found, strict=True)]
 
-    def _categories(self, names: Sequence[str] | None, first_class: int) -> list[Category]:
-        by_number = None if names is None else dict(enumerate(names, start=first_class))
-        if by_number is not None and not self.is_panoptic:
-            return [Category(number, name, False) for number, name in by_number.items()]
+    def _panoptic_categories(
+        self, names: Sequence[str] | None, id2label: Mapping[int, str] | None, first_class: int
+    ) -> list[Category]:
         with ThreadPoolExecutor() as threads:
-            values = set().union(*threads.map(self._values, range(len(self.table))))
-        if not self.is_panoptic:
-            by_number, things = numbered(values - self.ignored, first_class), set()
-        else:
-            things = {value // MAX_OBJECTS for value in values if value % MAX_OBJECTS}
-            by_number = by_number or numbered({v // MAX_OBJECTS for v in values} - self.ignored, first_class)
+            values = set().union(*threads.map(self._panoptic_values, range(len(self.table))))
+        things = {value // MAX_OBJECTS for value in values if value % MAX_OBJECTS}
+        if names is None and id2label is not None:
+            names = [id2label[label_id] for label_id in range(len(id2label))]
+        found = {value // MAX_OBJECTS for value in values} - self.ignored
+        by_number = numbered(found, first_class) if names is None else by_value(names, first_class)
         return [Category(number, name, number in things) for number, name in by_number.items()]
 
-    def _values(self, index: int) -> set[int]:
+    def _panoptic_values(self, index: int) -> set[int]:
         """The values of an annotation; none where it cannot be read, which reading the sample tells."""
-        where = self.table.name(index, self.annotation_column)
         try:
-            annotation = self._read_annotation(index)
-            if self.is_panoptic:
-                return set(np.unique(panoptic_map_of(annotation, where)).tolist())
-            return values_in(label_map_of(annotation, where))
-        except ValueError:
+            return set(np.unique(panoptic_map_of(*self._read_annotation(index))).tolist())
+        except (ValueError, OSError):
             return set()
 
-    def _read_annotation(self, index: int) -> Image.Image:
+    def _read_annotation(self, index: int) -> tuple[Image.Image, str]:
+        """An annotation, decoded, and what messages call it."""
+        where = self.table.name(index, self.annotation_column)
         with self.table.open(index, self.annotation_column) as file:
-            return self.image_reading.read_annotation(file, self.table.name(index, self.annotation_column))
+            return self.image_reading.read_annotation(file, where), where
 
 
 def panoptic_map_of(image: Image.Image, where: str) -> np.ndarray:
     """`(height, width)` int64: 65536 times the class, which is red, plus the object, green + 256 blue."""
     if image.mode not in COLOUR_MODES:
         raise ValueError(f"{where} has mode {image.mode}, but other annotations of the data are RGB.")
+    check_lossless(image, where)
     red, green, blue = np.asarray(image.convert("RGB")).astype(np.int64).transpose(2, 0, 1)
     return MAX_OBJECTS * red + green + 256 * blue
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import datasets
+import msgspec
 
+from ..json_files import read_json
 from .files import FileTree, open_file
+from .located import Located
 from .splits import choose_split
 
 
@@ -50,13 +53,26 @@ class MetadataTable:
         self.tree = tree
         name = next(name for name in METADATA_FILES if name in tree)
         self.where = tree.path(name)
+        self._faults: list[tuple[str, str]] = []  # rows that cannot be read, and why
+        self._rows: list[dict[str, str]] = []
+        keys: dict[str, str] | None = None
         rows = _csv_rows(tree, name) if name.endswith(".csv") else _json_rows(tree, name)
-        keys = [key for key in (rows[0] if rows else ()) if key == FILE_NAME or key.endswith(f"_{FILE_NAME}")]
-        columns = {key: key.removesuffix(FILE_NAME).removesuffix("_") or "image" for key in keys}
-        self._rows: list[dict[str, str]] = [
-            {column: row.get(key) or "" for key, column in columns.items()} for row in rows
-        ]
-        self.columns: list[str] = list(self._rows[0]) if rows else []
+        for number, row in rows:
+            where = f"{self.where}: line {number}"
+            if isinstance(row, ValueError):
+                self._faults.append((where, str(row)))
+                continue
+            if keys is None:
+                file_keys = [key for key in row if key == FILE_NAME or key.endswith(f"_{FILE_NAME}")]
+                keys = {key: key.removesuffix(FILE_NAME).removesuffix("_") or "image" for key in file_keys}
+            try:
+                names = {column: _file_name(row.get(key), f"{where}: {key!r}") for key, column in keys.items()}
+            except ValueError as error:
+                self._faults.append((where, str(error)))
+                continue
+            files = Located(tree, "")
+            self._rows.append({column: files.find(name) or name if name else "" for column, name in names.items()})
+        self.columns: list[str] = list((keys or {}).values())
         if split and self.columns:
             self._keep_split(split)
 
@@ -70,7 +86,9 @@ class MetadataTable:
         return self.tree.open(self._rows[row][column])
 
     def check(self, image_column: str, annotation_column: str, bad_row: BadRow) -> None:
-        """Gives rows to `bad_row` that lack a file, or whose picture was in a row before, and forgets them."""
+        """Gives rows to `bad_row` that cannot be read, lack a file, or whose picture came before, and forgets them."""
+        for where, reason in self._faults:
+            bad_row(where, f"{reason} Correct or delete the row.")
         kept: list[dict[str, str]] = []
         seen: set[str] = set()
         for row in self._rows:
@@ -109,14 +127,18 @@ class ArrowTable:
     Args:
         data: the rows.
         where: the data for messages.
+
+    Raises:
+        ValueError: the data are damaged.
     """
 
     def __init__(self, data: datasets.Dataset, where: str) -> None:
         self.where = where
         self.columns: list[str] = [str(name) for name, feature in data.features.items() if _is_picture(feature)]
-        for column in self.columns:
-            data = data.cast_column(column, datasets.Image(decode=False))
-        self._data = data.select_columns(self.columns)
+        with _readable(where):
+            for column in self.columns:
+                data = data.cast_column(column, datasets.Image(decode=False))
+            self._data = data.select_columns(self.columns)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -125,9 +147,11 @@ class ArrowTable:
         return f"{self.where}: {column!r} of row {row}"
 
     def open(self, row: int, column: str) -> BinaryIO:
-        stored = self._data.select_columns([column])[row][column]
-        if stored is None:
+        with _readable(self.name(row, column)):
+            stored = self._data.select_columns([column])[row][column]
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
             raise ValueError(f"{self.name(row, column)} is empty.")
+        # The library writes tables that name files of this machine instead of holding them: to_parquet does.
         return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else open_file(Path(stored["path"]))
 
 
@@ -153,7 +177,7 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
         ValueError: it cannot be read.
     """
     if isinstance(source, str):
-        return ArrowTable(_from_hub(source, split or "train"), source)
+        return _from_hub(source, split or "train")
     kind = table_in(source)
     if kind == "metadata":
         return MetadataTable(source, split)
@@ -165,15 +189,29 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
     if not source.root.is_dir():
         raise ValueError(f"{where}: only pictures with a metadata.jsonl are read from a zip. Unpack it.")
     if kind == "saved":
-        saved = datasets.load_from_disk(where)
+        with _readable(where):
+            saved = datasets.load_from_disk(where)
         if isinstance(saved, datasets.DatasetDict):
-            saved = saved[_part(list(saved), split or "train", where)]
+            part = _part(list(saved), split or "train", where)
+            return ArrowTable(saved[part], f"{where} ({part})")
         return ArrowTable(saved, where)
     files = _parquet_files(source)
-    parts = {name: name.split("-")[0].removesuffix(".parquet") for name in files}  # data/train-00000-of-00002.parquet
+    # data/train-00000-of-00002.parquet
+    parts = {name: name.removeprefix("data/").split("-")[0].removesuffix(".parquet") for name in files}
     own = choose_split(list(parts.values()), split, where)
     paths = [str(source.root / name) for name in files if own in (None, parts[name])]
-    return ArrowTable(datasets.Dataset.from_parquet(paths), where)
+    with _readable(where):
+        table = datasets.Dataset.from_parquet(paths)
+    return ArrowTable(table, where if own is None else f"{where} ({own})")
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Makes a `ValueError` of what the `datasets` library and Arrow raise for damaged files: errors of every kind."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _parquet_files(tree: FileTree) -> list[str]:
@@ -194,30 +232,47 @@ def _part(names: list[str], split: str, where: str) -> str:
     return names[0]
 
 
-def _from_hub(name: str, split: str) -> datasets.Dataset:
+def _from_hub(name: str, split: str) -> ArrowTable:
     try:
-        names = datasets.get_dataset_split_names(name)
-        return datasets.load_dataset(name, split=_part(names, split, name))
+        part = _part(datasets.get_dataset_split_names(name), split, name)
+        data = datasets.load_dataset(name, split=part)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"There is no file or folder {name}, and it cannot be read as a data set of the Hub: {error}"
         ) from error
+    except datasets.exceptions.DatasetsError as error:
+        raise ValueError(f"{name}, a data set of the Hub, cannot be read: {error}") from error
+    return ArrowTable(data, f"{name} ({part})")
 
 
-def _json_rows(tree: FileTree, name: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(tree.read_text(name).splitlines(), start=1):
+Row = Mapping[str, Any] | ValueError  # or why it cannot be read
+
+
+def _json_rows(tree: FileTree, name: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(tree.read_text(name).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield (
+                number,
+                read_json(line.encode(), dict[str, msgspec.Raw], f"{tree.path(name)}: line {number}", "a row"),
+            )
         except ValueError as error:
-            raise ValueError(f"{tree.path(name)}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{tree.path(name)}: line {number} is no object.")
-        rows.append(row)
-    return rows
+            yield number, error
 
 
-def _csv_rows(tree: FileTree, name: str) -> list[dict[str, Any]]:
-    return list(csv.DictReader(io.StringIO(tree.read_text(name))))
+def _csv_rows(tree: FileTree, name: str) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(io.StringIO(tree.read_text(name), newline=""))
+    try:
+        for row in reader:
+            # Cells without a title, and titles without a cell.
+            yield reader.line_num, {key: cell for key, cell in row.items() if key is not None and cell is not None}
+    except csv.Error as error:
+        raise ValueError(f"{tree.path(name)}: line {reader.line_num} is no row of CSV: {error}.") from error
+
+
+def _file_name(value: str | msgspec.Raw | None, where: str) -> str:
+    """The name of a file in a row, "" where there is none. Raises a `ValueError` if it is something else."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return read_json(bytes(value), str | None, where, "the name of a file") or ""  # type: ignore[arg-type]

@@ -2,23 +2,77 @@ import zipfile
 
 import pytest
 
-from training_eomt.data.class_names import find_class_names, numbered, read_class_names
+from training_eomt.data.class_names import by_value, find_class_names, numbered, read_class_names
 from training_eomt.data.files import FileTree
+
+
+def read(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_class_names(path)
 
 
 def test_class_names_are_read_from_text_tables_and_json(tmp_path):
     for name, text in (
         ("a.txt", "road\ncar, automobile\n"),
         ("b.txt", "0: road\n1: car, automobile\n"),
-        ("c.txt", "Idx\tRatio\tName\n1\t0.5\troad\n2\t0.5\tcar, automobile\n"),
+        ("c.txt", "0\troad\n1\tcar, automobile\n"),
         ("d.json", '["road", "car, automobile"]'),
         ("e.json", '{"1": "car, automobile", "0": "road"}'),
+        ("f.txt", "# CVAT's\n\n# label:color_rgb:parts:actions\nroad:0,0,0::\ncar, automobile:128, 0,0::\n"),
+        ("g.txt", "# mine\nroad\n\n  # more\ncar, automobile"),
+        ("h.txt", "Index\tColour\tName\n1\t#fff\tcar, automobile\n0\t#000\troad\n"),
     ):
-        (tmp_path / name).write_text(text)
-        assert read_class_names(tmp_path / name) == ["road", "car, automobile"]
-    (tmp_path / "f.json").write_text('{"1": "car"}')
-    with pytest.raises(ValueError, match=r"f\.json: the numbers of the classes must be 0 to 0"):
-        read_class_names(tmp_path / "f.json")
+        assert read(tmp_path, name, text) == ["road", "car, automobile"], name
+
+
+def test_names_that_are_numbered_from_1_keep_their_numbers(tmp_path):
+    for name, text in (
+        ("a.txt", "Idx\tRatio\tName\n1\t0.5\troad\n2\t0.5\tcar\n"),  # as in ADE20K's objectInfo150.txt
+        ("b.txt", "1\troad\n2\tcar\n"),
+        ("c.txt", "1: road\n2: car\n"),
+        ("d.json", '{"2": "car", "1": "road"}'),
+    ):
+        names = read(tmp_path, name, text)
+        assert by_value(names, 0) == by_value(names, 1) == {1: "road", 2: "car"}
+    assert by_value(["road", "car"], 0) == {0: "road", 1: "car"}
+    assert by_value(["road", "car"], 1) == {1: "road", 2: "car"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name, text", [("a.txt", "Straße\neau, vœu\n"), ("a.json", '["Straße", "eau, vœu"]')])
+def test_a_byte_order_mark_belongs_to_no_name(tmp_path, encoding, name, text):
+    content = (b"\xff\xfe" if encoding == "utf-16-le" else b"") + text.encode(encoding)
+    assert read(tmp_path, name, content) == ["Straße", "eau, vœu"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("latin.txt", "Straße\n".encode("latin-1"), r"latin\.txt is no UTF-8 text"),
+        ("gap.txt", "0: road\n1: car\n3: sky\n", r"gap\.txt has names for classes up to 3, and none for 2\."),
+        ("gap.json", '{"1": "a", "4": "b"}', r"gap\.json has names for classes up to 4, and none for 2\."),
+        ("far.json", '{"7": "a"}', r"far\.json has names for classes up to 7, and none for 0\."),
+        ("huge.json", '{"0": "a", "99999999999999999999": "b"}', r"huge\.json has names for classes up to 9{20}"),
+        ("twice.txt", "0: a\n0: a\n", r"twice\.txt: line 2 names class 0 a second time"),
+        ("twice.json", '{"0": "road", "0": "car"}', r"twice\.json is not valid JSON: the key '0' comes twice"),
+        ("same.json", '{"0": "road", "00": "car"}', r"same\.json: two of its 2 keys are the same number"),
+        ("mixed.txt", "0: road\ncar\n", r"mixed\.txt: line 2, 'car', does not hold a number, a colon and a name"),
+        ("table.txt", "no\tname\nx\troad\n", r"table\.txt: line 2, .*, does not hold a number, tabs and a name"),
+        ("empty.txt", "0\troad\n1\t\n", r"empty\.txt: line 2"),
+        ("null.json", '["road", null]', r"null\.json must hold a list of names.*`null`.*`\$\[1\]`"),
+        ("list.json", '["road", ["car"]]', r"list\.json must hold a list of names.*`array`"),
+        ("number.json", '{"0": 1}', r"number\.json must hold a list of names.*`int`"),
+        ("bool.json", "[true, false]", r"bool\.json must hold a list of names.*`bool`"),
+        ("text.json", '"road"', r"text\.json must hold a list of names"),
+        ("deep.json", "[" * 100_000, r"deep\.json is not valid JSON"),
+        ("none.json", "{}", r"none\.json names no classes"),
+        ("comments.txt", "# nothing\n", r"comments\.txt names no classes"),
+    ],
+)
+def test_what_is_no_list_of_names_is_an_error_that_names_the_file(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, name, content)
 
 
 def test_names_are_found_in_the_folder_before_the_one_around_it(tmp_path):

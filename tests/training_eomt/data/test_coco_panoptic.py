@@ -56,7 +56,7 @@ def test_coco_own_layout_reads_the_same_samples(folder, tmp_path):
 
 def test_void_pixels_belong_to_no_target_and_crowds_are_kept(folder):
     dataset = CocoPanopticDataset(folder)
-    png_path = folder / "panoptic" / dataset.annotations[0]["file_name"]
+    png_path = folder / "panoptic" / dataset.annotations[0].file_name
     png = np.array(Image.open(png_path))
     png[:5] = 0
     Image.fromarray(png).save(png_path)
@@ -127,10 +127,16 @@ def unknown_image(content):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda content: content.pop("categories"), r"not COCO panoptic: it has no 'categories'"),
-        (lambda content: content["annotations"][1].pop("segments_info"), r"annotation 1 .*no 'segments_info'"),
-        (lambda content: content["categories"][2].pop("isthing"), r"category 2 .*no 'isthing'"),
-        (lambda content: content["images"][1].update(height="x"), r"image 1 .*'height' is 'x', no number"),
+        (lambda content: content.pop("categories"), r"not COCO panoptic: object missing required field `categories`"),
+        (
+            lambda content: content["annotations"][1].pop("segments_info"),
+            r"annotation 1 .*missing required field `segments_info`",
+        ),
+        (lambda content: content["categories"][2].pop("isthing"), r"category 2 .*missing required field `isthing`"),
+        (
+            lambda content: content["images"][1].update(height="x"),
+            r"image 1 .*expected `int \| float \| null`, got `str` - at `\$\.height`",
+        ),
         (duplicate_category, r"panoptic\.json: Category id 1 .*'circle'.*'square'"),
         (unknown_category, r"segment 2654435 of 000001\.png has category_id 77.*'categories'"),
         (unknown_image, r"annotation 1 \(000001\.png\) .*image_id 55"),
@@ -195,9 +201,15 @@ def test_a_png_that_holds_no_colours_is_an_error(folder, mode):
     [
         (unknown_category, r"segment 2654435 of 000001\.png has category_id 77"),
         (unknown_image, r"image_id 55"),
-        (lambda content: content["annotations"][1].pop("segments_info"), r"annotation 1 .*it has no 'segments_info'"),
-        (lambda content: content["annotations"][1].update(segments_info=3), r"'segments_info' is 3, no list"),
-        (segment_without_category, r"annotation 1 .*of a segment, it has no 'category_id'"),
+        (
+            lambda content: content["annotations"][1].pop("segments_info"),
+            r"annotation 1 .*missing required field `segments_info`",
+        ),
+        (
+            lambda content: content["annotations"][1].update(segments_info=3),
+            r"annotation 1 .*expected `array`, got `int` - at `\$\.segments_info`",
+        ),
+        (segment_without_category, r"annotation 1 .*required field `category_id` - at `\$\.segments_info\[0\]`"),
         (lambda content: content["images"][1].update(id=0), r"two pictures with id 0: 000000\.png and 000001\.png"),
         (lambda content: content["images"][1].update(file_name="000000.png"), r"lists the picture 000000\.png twice"),
         (lambda content: content["annotations"][1].update(image_id=0), r"is the second one of image_id 0"),
@@ -212,6 +224,54 @@ def test_bad_samples_can_be_left_out_and_are_listed(folder, change, message):
     assert len(dataset) == 1 and dataset.name(0).endswith("images/000000.png")
     assert re.search(message, dataset.bad_samples[0].reason)
     assert len(dataset[0].targets) == len(dataset.summary(0).label_ids)
+
+
+def test_flags_and_ids_as_texts_are_read(folder):
+    expected = CocoPanopticDataset(folder)
+
+    def as_texts(content):
+        for category in content["categories"]:
+            category.update(id=str(category["id"]), isthing=str(category["isthing"]))
+        for annotation in content["annotations"]:
+            annotation["image_id"] = str(annotation["image_id"])
+            for segment in annotation["segments_info"]:
+                segment.update(id=str(segment["id"]), category_id=str(segment["category_id"]))
+
+    edit(folder, as_texts)
+    dataset = CocoPanopticDataset(folder)
+    assert dataset.label_space == expected.label_space and dataset.label_space.stuff_classes
+    assert [target.label_id for target in dataset[0].targets] == [target.label_id for target in expected[0].targets]
+    np.testing.assert_array_equal(dataset[0].masks(), expected[0].masks())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"id": "red"}, r"segment's id is 'red', expected a number.*`\$\.segments_info\[0\]`"),
+        ({"id": [1]}, r"got `array` - at `\$\.segments_info\[0\]\.id`"),
+        ({"category_id": None}, r"got `null` - at `\$\.segments_info\[0\]\.category_id`"),
+        ({"iscrowd": 7}, r"iscrowd is 7, expected 0 or 1"),
+        ({"area": float("inf")}, r"got NaN, Infinity or one as large - at `\$\.segments_info\[0\]\.area`"),
+    ],
+)
+def test_a_segment_that_is_listed_wrongly_is_named(folder, change, message):
+    edit(folder, lambda content: content["annotations"][1]["segments_info"][0].update(change))
+    with pytest.raises(ValueError, match=rf"panoptic\.json: annotation 1 is not COCO panoptic: .*{message}"):
+        CocoPanopticDataset(folder)
+    assert len(CocoPanopticDataset(folder, skip_bad_samples=True)) == 1
+
+
+def test_pictures_in_another_folder_are_read(folder, tmp_path_factory):
+    elsewhere = shutil.move(folder / "images", tmp_path_factory.mktemp("elsewhere") / "pictures")
+    dataset = CocoPanopticDataset(folder, images_dir=elsewhere)
+    assert Path(dataset.name(1)) == Path(elsewhere) / "000001.png" and dataset[1].targets
+
+
+def test_pngs_outside_the_dataset_are_not_read(folder, tmp_path_factory):
+    outside = shutil.move(folder / "panoptic" / "000001.png", tmp_path_factory.mktemp("outside") / "secret.png")
+    edit(folder, lambda content: content["annotations"][1].update(file_name=str(outside)))
+    with pytest.raises(FileNotFoundError, match=r"secret\.png is missing"):
+        CocoPanopticDataset(folder)
 
 
 def test_for_semantic_segmentation_segments_of_a_class_are_one(folder):

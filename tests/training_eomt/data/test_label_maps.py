@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training_eomt.data import open_dataset
 from training_eomt.data.label_maps import LabelMapDataset
 
 
@@ -96,7 +97,7 @@ def test_a_file_without_counterpart_is_an_error_or_left_out(tmp_path):
 def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
     write(tmp_path, {"a": LABEL_MAP, "b": LABEL_MAP, "c": LABEL_MAP, "d": LABEL_MAP})
     masks = tmp_path / "masks"
-    Image.new("RGB", (4, 3)).save(masks / "b.png")
+    Image.new("RGB", (4, 3), (128, 0, 0)).save(masks / "b.png")
     Image.new("L", (5, 3)).save(masks / "c.png")
     (tmp_path / "images" / "d.jpg").write_bytes((tmp_path / "images" / "d.jpg").read_bytes()[:300])
     dataset = LabelMapDataset(tmp_path, class_names=["road", "car"])
@@ -113,3 +114,111 @@ def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
 def test_an_empty_folder_says_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of pictures"):
         LabelMapDataset(tmp_path)
+
+
+def test_maps_of_0_and_255_are_read_through_a_table(tmp_path):
+    drawn = np.array([[0, 0, 255], [0, 255, 255]], np.uint8)
+    folder = write(tmp_path, {"a": drawn})
+    (tmp_path / "values.json").write_text('{"0": "background", "255": "lesion"}')
+    dataset = LabelMapDataset(folder, label_values=tmp_path / "values.json")
+    assert dataset.label_space.id2label == {0: "background", 1: "lesion"}
+    assert painted(dataset, 0).tolist() == (drawn == 255).astype(int).tolist()
+    model = LabelMapDataset(folder, {0: "lesion", 1: "background"}, label_values={0: "background", 255: "lesion"})
+    assert painted(model, 0).tolist() == (drawn == 0).astype(int).tolist()
+
+
+# Pascal VOC's colours of background, aeroplane, bicycle and the border around objects.
+COLOURS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (224, 224, 192)], np.uint8)
+INDICES = np.array([[0, 0, 1, 1], [2, 2, 3, 0]])
+
+
+def write_voc(folder, lists, names=("a", "b", "c"), has_palette=False):
+    for inner in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
+        (folder / inner).mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (4, 2)).save(folder / "JPEGImages" / f"{name}.jpg")
+        if has_palette:
+            palette = Image.new("P", (4, 2))
+            palette.putpalette(COLOURS[:3].tobytes() + bytes(252 * 3) + COLOURS[3:].tobytes())
+            palette.putdata(np.where(INDICES == 3, 255, INDICES).ravel().tolist())
+            palette.save(folder / "SegmentationClass" / f"{name}.png")
+        else:
+            Image.fromarray(COLOURS[INDICES]).save(folder / "SegmentationClass" / f"{name}.png")
+    Image.new("RGB", (4, 2)).save(folder / "JPEGImages" / "not_listed.jpg")
+    for name, stems in lists.items():
+        (folder / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    return folder
+
+
+def test_the_lists_of_pascal_voc_say_what_belongs_to_a_split(tmp_path):
+    lists = {"train": ["a", "c"], "val": ["b"], "trainval": ["a", "b", "c"]}
+    folder = write_voc(tmp_path / "VOC2012", lists, has_palette=True)
+    for place in (folder, tmp_path):  # as it unpacks: VOCdevkit/VOC2012
+        for split, stems in (("train", ["a", "c"]), ("validation", ["b"]), ("predict", ["b"])):
+            dataset = open_dataset(place, split=split, class_names=["background", "aeroplane", "bicycle"])
+            assert [Path(dataset.name(index)).stem for index in range(len(dataset))] == stems
+            assert painted(dataset, 0).tolist() == np.where(INDICES == 3, -1, INDICES).tolist()
+
+
+def test_the_masks_of_cvat_are_read_as_it_exports_them(tmp_path):
+    folder = write_voc(tmp_path, {"default": ["a", "b", "c"]})
+    labels = "# label:color_rgb:parts:actions\nbackground:0,0,0::\naeroplane:128,0,0::\nbicycle:0,128,0::\n"
+    (folder / "labelmap.txt").write_text(labels + "border:224,224,192::\n")
+    dataset = open_dataset(folder)
+    assert len(dataset) == 3 and dataset.label_space.names == ("background", "aeroplane", "bicycle", "border")
+    assert painted(dataset, 2).tolist() == INDICES.tolist()
+    table = {"0,0,0": "background", "128,0,0": "aeroplane", "0,128,0": "bicycle", "224,224,192": None}
+    without_border = open_dataset(folder, label_values=table)
+    assert painted(without_border, 0).tolist() == np.where(INDICES == 3, -1, INDICES).tolist()
+    (folder / "labelmap.txt").write_text(labels)
+    with pytest.raises(ValueError, match=r"SegmentationClass/a\.png: 1 pixels have the colour 224,224,192"):
+        open_dataset(folder)[0]
+
+
+def test_beside_maps_of_numbers_the_file_of_cvat_names_the_classes(tmp_path):
+    folder = write(tmp_path, {"a": LABEL_MAP})
+    (folder / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nroad:0,0,0::\ncar:9,0,0::\nsky:0,9,0::\n")
+    dataset = LabelMapDataset(folder)
+    assert dataset.label_space.names == ("road", "car", "sky")
+    np.testing.assert_array_equal(painted(dataset, 0), np.where(LABEL_MAP == 255, -1, LABEL_MAP.astype(int)))
+    (folder / "classes.txt").write_text("a\nb\nc\n")
+    assert LabelMapDataset(folder).label_space.names == ("a", "b", "c")
+
+
+def test_what_lists_name_and_is_not_there_is_an_error_or_left_out(tmp_path):
+    folder = write_voc(tmp_path, {"train": ["a", "gone"], "val": []})
+    names = ["background", "aeroplane", "bicycle"]
+    with pytest.raises(ValueError, match=r"gone, which a list in .*Segmentation names, is neither in .*JPEGImages"):
+        LabelMapDataset(folder, split="train", class_names=names)
+    dataset = LabelMapDataset(folder, split="train", class_names=names, skip_bad_samples=True)
+    assert len(dataset) == 1 and "gone" in dataset.bad_samples[0].reason
+    with pytest.raises(FileNotFoundError, match="no picture with a label map for the validation split"):
+        LabelMapDataset(folder, split="validation", class_names=names)
+    (folder / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="has no validation split, only train"):
+        open_dataset(folder, split="validation")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_tiffs_of_whole_numbers_are_maps(tmp_path, dtype, compression):
+    folder = write(tmp_path, {"a": LABEL_MAP})
+    (folder / "masks" / "a.png").unlink()
+    Image.fromarray(LABEL_MAP.astype(dtype)).save(folder / "masks" / "a.tif", compression=compression)
+    dataset = open_dataset(folder, class_names=["road", "car", "sky"])
+    np.testing.assert_array_equal(painted(dataset, 0), np.where(LABEL_MAP == 255, -1, LABEL_MAP.astype(int)))
+
+
+def test_jpegs_in_place_of_maps_are_an_error_that_says_why(tmp_path):
+    folder = write(tmp_path, {"a": LABEL_MAP, "b": LABEL_MAP, "c": LABEL_MAP})
+    for name in ("a", "b"):
+        Image.fromarray(LABEL_MAP).save(folder / "masks" / f"{name}.jpg")
+        (folder / "masks" / f"{name}.png").unlink()
+    with pytest.raises(ValueError, match=r"masks/a\.jpg is a JPEG, whose compression .*; so are 1 others"):
+        open_dataset(folder)
+    dataset = open_dataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 1 and ["JPEG" in bad.reason for bad in dataset.bad_samples] == [True, True]
+    (folder / "masks" / "c.png").unlink()
+    Image.fromarray(LABEL_MAP).save(folder / "masks" / "c.jpg")
+    with pytest.raises(ValueError, match="is a JPEG"):
+        open_dataset(folder)

@@ -55,3 +55,17 @@ def test_memory_of_masks_does_not_grow_with_the_number_of_segments():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rles) == 200 and peak < 20 * segment_map.size  # 200 masks are 200 bytes a pixel
+
+
+def test_a_name_is_the_same_however_its_accents_were_typed():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    with pytest.raises(ValueError, match="Categories 0 and 1 are both called"):
+        LabelSpace((Category(0, composed, True), Category(1, decomposed, True)))
+    space = LabelSpace((Category(5, decomposed, True),), ("tea", decomposed))
+    assert space.label_ids == {5: 1} and space.names == ("tea", composed)
+    assert LabelSpace((Category(5, decomposed, True),), (composed,)).label_ids == {5: 0}
+
+
+def test_a_category_has_a_name():
+    with pytest.raises(ValueError, match="Category 3 has no name"):
+        Category(3, " ", True)

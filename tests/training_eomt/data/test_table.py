@@ -8,6 +8,8 @@ from PIL import Image
 
 from training_eomt.data import table_sources
 from training_eomt.data.table import TableDataset
+from training_eomt.run_data import open_data
+from training_eomt.script_arguments import DataArguments
 
 
 LABEL_MAP = np.array([[0, 0, 1, 1], [0, 300, 300, 255]], dtype=np.uint16)
@@ -84,6 +86,60 @@ def test_what_the_library_writes_holds_the_same_samples(folder, tmp_path, write)
     assert "of row 2" in dataset.name(2)
 
 
+@pytest.mark.parametrize("write", [saved_splits, parquet])
+def test_the_splits_of_one_folder_are_two_datasets(folder, tmp_path, write):
+    path = str(write(folder, tmp_path / "written"))
+    arguments = DataArguments(dataset=path)
+    train, validation = open_data(arguments, trains=True, evaluates=True, task=None, id2label=None)
+    assert (len(train), len(validation)) == (1, 3) and train.where != validation.where
+    one_split = TableDataset(path, split="train").where
+    assert one_split.startswith(path) and "train" in one_split
+
+
+def test_a_folder_with_one_split_has_no_other(folder, tmp_path):
+    with pytest.raises(ValueError, match="has no validation split"):
+        open_data(DataArguments(dataset=str(saved(folder, tmp_path / "written"))), True, True, None, None)
+    (parquet(folder, tmp_path / "parquet") / "data" / "validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="has no validation split, only train"):
+        open_data(DataArguments(dataset=str(tmp_path / "parquet")), True, True, None, None)
+
+
+def test_the_splits_of_a_name_on_the_hub_are_two_datasets(folder, monkeypatch):
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    splits = {"train": data.select([0]), "validation": data}
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name: list(splits))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: splits[split])
+    monkeypatch.setattr("training_eomt.data.table.hf_hub_download", _no_file)
+    train, validation = open_data(DataArguments(dataset="me/cats"), True, True, None, None)
+    assert (len(train), len(validation)) == (1, 3)
+
+
+def _no_file(*_, **__):
+    raise OSError
+
+
+@pytest.mark.parametrize("write", [saved_splits, parquet])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_damaged_tables_are_errors_that_name_them(folder, tmp_path, write, damage):
+    path = write(folder, tmp_path / "written")
+    for file in path.rglob("*"):
+        if file.suffix in (".arrow", ".parquet"):
+            content = file.read_bytes()
+            file.write_bytes({"truncated": content[:300], "text": b"not a table" * 9, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"written.* cannot be read"):
+        TableDataset(path)
+
+
+def test_damaged_descriptions_of_tables_are_errors_that_name_them(folder, tmp_path):
+    path = saved(folder, tmp_path / "written")
+    for name, text in (("state.json", "{}"), ("dataset_info.json", "[1]"), ("state.json", "5")):
+        before = (path / name).read_text()
+        (path / name).write_text(text)
+        with pytest.raises(ValueError, match=r"written cannot be read: \w+"):
+            TableDataset(path)
+        (path / name).write_text(before)
+
+
 def test_a_name_on_the_hub_is_loaded(folder, monkeypatch):
     data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
     monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name: ["train", "valid"])
@@ -137,7 +193,7 @@ def test_a_file_that_is_missing_or_listed_twice_is_an_error_or_left_out(folder):
 
 
 def test_bad_metadata_and_annotations_are_named(folder):
-    Image.new("RGB", (4, 2)).save(folder / "maps" / "b.png")
+    Image.new("RGB", (4, 2), (128, 0, 0)).save(folder / "maps" / "b.png")
     Image.new("L", (5, 2)).save(folder / "maps" / "c.png")
     dataset = TableDataset(folder, class_names=["road", "car"])
     with pytest.raises(ValueError, match=r"maps/a\.png: 2 pixels have the value 300"):
@@ -146,8 +202,57 @@ def test_bad_metadata_and_annotations_are_named(folder):
         dataset[1]
     with pytest.raises(ValueError, match=r"images/c\.png is 2x4 .*maps/c\.png is 2x5"):
         dataset[2]
-    (folder / "metadata.jsonl").write_text("{}\n{")
-    with pytest.raises(ValueError, match=r"metadata\.jsonl: line 2 is not JSON"):
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "line 2 is not valid JSON"),
+        ("[1]", "line 2 is not a row: expected `object`, got `array`"),
+        (
+            '{"image_file_name": 5, "label_file_name": "maps/a.png"}',
+            "line 2: 'image_file_name' is not the name .*`int`",
+        ),
+        ('{"image_file_name": ["a"]}', "line 2: 'image_file_name' is not the name of a file"),
+        ('{"image_file_name": "images/a.png"}', "images/a.png names no file for 'label'"),
+        ('{"image_file_name": "images/a.png", "label_file_name": NaN}', "line 2: 'label_file_name' is not"),
+        ('{"image_file_name": "images/a\\u0000.png", "label_file_name": "maps/a.png"}', "is missing"),
+        ('{"image_file_name": "/etc/passwd", "label_file_name": "maps/a.png"}', "passwd, which .* names, is missing"),
+        ('{"image_file_name": "../../x.png", "label_file_name": "maps/a.png"}', "x.png, which .* names, is missing"),
+        ('{"a": ' + "[" * 100_000, "line 2 is not valid JSON"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named_or_left_out(folder, line, message):
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    (folder / "metadata.jsonl").write_text("\n".join([lines[0], line, *lines[1:]]))
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"(?s)metadata\.jsonl.*{message}|{message}"):
+        TableDataset(folder)
+    dataset = TableDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 3 and len(dataset.bad_samples) == 1
+
+
+def test_names_with_backslashes_and_other_columns_are_read(folder):
+    rows = [{key: value.replace("/", "\\") for key, value in row.items()} for row in rows_of(folder)]
+    write_rows(folder, [{**row, "caption": "one\u2028line", "score": float("nan")} for row in rows])
+    dataset = TableDataset(folder)
+    assert len(dataset) == 3 and Path(dataset.name(0)) == folder / "images" / "a.png"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "image_file_name,label_file_name\nimages/a.png,maps/a.png,more\nimages/b.png\n",
+            "images/b.png names no file",
+        ),
+        ("image_file_name,label_file_name\nimages/a.png,maps/a\0.png\n", "missing|NUL"),
+        ('image_file_name,label_file_name\n"' + "x" * 200_000 + '",maps/a.png\n', "no row of CSV: field larger"),
+    ],
+)
+def test_csv_that_is_wrong_is_named(folder, text, message):
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         TableDataset(folder)
 
 
@@ -164,3 +269,29 @@ def test_a_table_of_all_splits_is_split_by_folder_and_csv_is_read(tmp_path):
     (folder / "metadata.csv").write_text("\n".join(lines))
     assert [len(TableDataset(folder, split=split)) for split in ("train", "validation")] == [1, 2]
     assert table_sources.table_in(table_sources.FileTree(folder)) == "metadata"
+
+
+def test_values_and_colours_of_a_table_stand_for_classes(tmp_path):
+    values = np.array([[0, 255], [255, 0]], np.uint8)
+    colours = np.array([(0, 0, 0), (128, 0, 0)], np.uint8)[values // 255]
+    for name, label_map, table in (
+        ("values", values, {"0": "background", "255": "lesion"}),
+        ("colours", colours, {"0,0,0": "background", "#800000": "lesion"}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (2, 2)).save(folder / "a.png")
+        Image.fromarray(label_map).save(folder / "a_map.png")
+        (folder / "metadata.jsonl").write_text('{"image_file_name": "a.png", "label_file_name": "a_map.png"}\n')
+        dataset = TableDataset(folder, label_values=table)
+        assert dataset.kind == "semantic" and dataset.label_space.names == ("background", "lesion")
+        assert (dataset[0].masks()[1] == (values == 255)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_in_place_of_an_annotation_is_an_error_that_names_it(tmp_path, mode):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    Image.new(mode, (2, 2)).save(tmp_path / "a_map.jpg")
+    (tmp_path / "metadata.jsonl").write_text('{"image_file_name": "a.png", "label_file_name": "a_map.jpg"}\n')
+    with pytest.raises(ValueError, match=r"a_map\.jpg is a JPEG"):
+        TableDataset(tmp_path, class_names=["a"])[0]

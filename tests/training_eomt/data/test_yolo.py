@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from training_eomt.data import open_dataset
 from training_eomt.data.yolo import YoloDataset
 
 
@@ -59,7 +60,10 @@ def test_pictures_are_found_however_the_yaml_names_them(folder, text):
 def test_a_yaml_file_elsewhere_names_the_folder(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
     path.write_text(f"path: {folder}\ntrain: images/train\nnames: [cat, dog]")
-    assert len(YoloDataset(path)[0].targets) == 2
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml names the folder images/train .* --images_dir"):
+        YoloDataset(path)
+    for images_dir in (folder, folder / "images", folder / "images" / "train"):
+        assert len(YoloDataset(path, images_dir=images_dir)[0].targets) == 2
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,10 @@ def test_a_yaml_file_elsewhere_names_the_folder(folder, tmp_path_factory):
         ("1 0 0 64 0 64 64", "coordinates from 0 to 64; they must be fractions"),
         ("1 0 0 1 0 x 1", "is not a row of numbers"),
         ("1 0 0 0 0 0 0", "covers no pixel"),
+        ("1 0 0 1 nan 1 1", "not finite"),
+        ("1 0 0 1 1e999 1 1", "not finite"),
+        ("inf 0 0 1 0 1 1", "not finite"),
+        ("1.5 0 0 1 0 1 1", r"has the class 1\.5"),
     ],
 )
 def test_a_bad_line_is_named_or_left_out(folder, line, message):
@@ -90,12 +98,24 @@ def test_a_text_file_without_picture_is_an_error(folder):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("train: images/train", "has no 'names'"),
+        ("train: images/train", "missing required field `names`"),
+        ("[1]", "expected `object`, got `array`"),
+        ("names: thing", r"got `str` - at `\$\.names`"),
+        ("names: [cat, null]", r"got `null` - at `\$\.names\[1\]`"),
+        ("names: [true, false]", r"got `bool` - at `\$\.names\[0\]`"),
+        ("names: {a: cat}", "must be 0 to 0"),
+        ("names: []", "'names' must be"),
+        ("names: [cat]\nnames: [dog]", "the key 'names' comes twice"),
+        ("x: &x [cat]\nnames: *x", "an alias"),
+        ("names: [cat]\ntrain: 5", "'train': expected"),
+        ("names: [cat]\npath: [a]", r"got `array` - at `\$\.path`"),
+        ("names: [cat]\ntrain: /etc", r"names the folder /etc .*--images_dir"),
         ("names: [cat]\nnc: 2", "'nc' is 2, but there are 1"),
         ("names: {1: cat}", "must be 0 to 0"),
         ("names: [cat", "is not YAML"),
         ("names: [cat]\ntrain: images/none", "names the folder images/none"),
-        ("names: [cat]\ntrain: list.txt", "lists of pictures"),
+        ("names: [cat]\ntrain: list.txt", "names the list list.txt"),
+        ("names: [cat]\ntrain: /etc/hosts.txt", "names the list /etc/hosts.txt"),
     ],
 )
 def test_a_yaml_file_that_is_wrong_is_an_error(folder, text, message):
@@ -114,3 +134,62 @@ def test_pictures_of_the_same_name_in_two_folders_are_two_pictures(tmp_path):
     (tmp_path / "data.yaml").write_text(json.dumps({"train": folders, "names": ["cat"]}))
     dataset = YoloDataset(tmp_path / "data.yaml", split="train")
     assert len({dataset[index].image_id for index in range(len(dataset))}) == len(dataset) == 2
+
+
+@pytest.mark.parametrize("names", ["[no, 'yes', 1]", "{0: no, '1': 'yes', 2: 1}", "- no\n- yes\n- '1'"])
+def test_names_are_what_is_written(folder, names):
+    (folder / "data.yaml").write_text("train: images/train\nnames:\n  " + names.replace("\n", "\n  "))
+    assert YoloDataset(folder).label_space.names == ("no", "yes", "1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: C:\\data\ntrain: images\\train\nnames: [cat, dog]",
+        "train: D:\\sets\\mine\\images\\train\nnames: [cat, dog]",
+        "path: ../datasets/mine\ntrain: images/train\nnames: [cat, dog]",
+        "train: /home/me/mine/images/train\nnames: [cat, dog]",
+    ],
+)
+def test_paths_of_other_machines_are_read_below_the_yaml_file(folder, text):
+    (folder / "data.yaml").write_text(text)
+    dataset = YoloDataset(folder)
+    assert len(dataset) == 2 and len(dataset[0].targets) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["images/train/{}", "./images/train/{}", "data/images/train/{}", "/home/me/images/train/{}", "images\\train\\{}"],
+)
+def test_a_list_of_pictures_is_read_as_cvat_writes_it(folder, line):
+    (folder / "data.yaml").write_text("path: ./\ntrain: train.txt\nnames:\n  0: cat\n  1: dog\n")
+    lines = [line.format(name) for name in ("b.png", "a.png", "a.png")]
+    (folder / "train.txt").write_text("\n".join(lines) + "\n\n")
+    dataset = YoloDataset(folder)
+    assert [Path(dataset.name(index)).name for index in range(len(dataset))] == ["b.png", "a.png"]
+    assert len(dataset[1].targets) == 2 and dataset[0].targets == []
+    (folder / "train.txt").write_text("\n".join([*lines, "images/train/none.png", "/etc/hosts"]))
+    with pytest.raises(FileNotFoundError, match=r"none\.png is missing \(2 of 4 pictures that .*train\.txt lists"):
+        YoloDataset(folder)
+    dataset = YoloDataset(folder, skip_bad_samples=True)
+    assert len(dataset) == 2 and len(dataset.bad_samples) == 2
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "notes.json"])
+def test_label_studios_export_without_a_yaml_file_is_read(tmp_path, name):
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text(LINE)
+    notes = {"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {"year": 2024}}
+    (tmp_path / name).write_text("cat\ndog\n" if name == "classes.txt" else json.dumps(notes))
+    dataset = open_dataset(tmp_path)
+    assert isinstance(dataset, YoloDataset) and dataset.label_space.names == ("cat", "dog")
+    assert [target.label_id for target in dataset[0].targets] == [1]
+
+
+def test_a_flat_folder_is_no_split_where_the_yaml_file_names_another(folder):
+    (folder / "data.yaml").write_text("train: images/train\nnames: [cat, dog]")
+    (folder / "images/val").rename(folder / "images/more")
+    with pytest.raises(FileNotFoundError, match="has no validation split"):
+        YoloDataset(folder, split="validation")

@@ -1,0 +1,181 @@
+"""What the fields of a configuration may be: they come from files and command lines."""
+
+import math
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from transformers.activations import ACT2FN
+
+
+MOST_CLASSES = 2**16
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """A value as it would be written in Python, shortened."""
+    return _shortened.repr(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number, which True and 1.0 are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which True and nan are not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _integer(low: int, high: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {low} to {high}", lambda value: is_integer(value) and low <= value <= high
+
+
+def _number(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"a number from {low:g} to {high:g}", lambda value: is_number(value) and low <= value <= high
+
+
+def _or_none(rule: tuple[str, Callable[[Any], bool]]) -> tuple[str, Callable[[Any], bool]]:
+    return f"None or {rule[0]}", lambda value: value is None or rule[1](value)
+
+
+def _size(high: int) -> tuple[str, Callable[[Any], bool]]:
+    text, is_length = _integer(1, high)
+
+    def is_size(value: Any) -> bool:
+        is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+        return all(map(is_length, value)) if is_pair else is_length(value)
+
+    return f"{text}, or a pair of them, height and width", is_size
+
+
+def _is_rope(value: Any) -> bool:
+    # (Transformers writes `rope_type` as `type` in old files.)
+    return isinstance(value, dict) and all(
+        is_number(setting) and 0 < setting <= 1e12
+        for name, setting in value.items()
+        if name not in ("rope_type", "type")
+    )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(getattr(torch, value, None) if isinstance(value, str) else value, torch.dtype)
+
+
+_FLAG: tuple[str, Callable[[Any], bool]] = ("True or False", lambda value: isinstance(value, bool))
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+_PROBABILITY = _number(0, 1)
+_WEIGHT = _number(0, 1e6)
+
+# What each field may be, in words, and whether a value is that. The upper bounds are far above what anybody trains:
+# beyond them there is a typing error, or somebody who wants to fill the memory.
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "hidden_size": _integer(1, 2**16),
+    "num_hidden_layers": _integer(1, 1000),
+    "num_attention_heads": _integer(1, 2**16),
+    "hidden_act": (
+        "the name of one of Transformers' activations, such as 'gelu'",
+        lambda value: isinstance(value, str) and value in ACT2FN,
+    ),
+    "hidden_dropout_prob": _PROBABILITY,
+    "initializer_range": _number(0, 1e6),
+    "layer_norm_eps": _number(0, 1),
+    "image_size": _size(2**16),
+    "patch_size": _size(2**10),
+    "num_channels": _integer(1, 2**10),
+    "mlp_ratio": _number(1e-3, 1e3),
+    "layerscale_value": _number(-1e6, 1e6),
+    "drop_path_rate": _PROBABILITY,
+    "num_upscale_blocks": _integer(0, 8),
+    "attention_dropout": _PROBABILITY,
+    "use_swiglu_ffn": _FLAG,
+    "num_blocks": _integer(0, 1000),  # and at least 1, which the configuration says with num_hidden_layers
+    "no_object_weight": _WEIGHT,
+    "class_weight": _WEIGHT,
+    "mask_weight": _WEIGHT,
+    "dice_weight": _WEIGHT,
+    "train_num_points": _integer(1, 2**24),
+    "oversample_ratio": _number(1, 1000),
+    "importance_sample_ratio": _PROBABILITY,
+    "num_queries": _integer(1, 2**16),
+    "num_register_tokens": _integer(0, 2**12),
+    "num_labels": _integer(1, MOST_CLASSES),
+    "intermediate_size": _integer(1, 2**20),
+    "rope_parameters": _or_none(("a dictionary with rope_theta, a number above 0", _is_rope)),
+    **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp"), _FLAG),
+    "pos_embed_shift": _or_none(_number(0, 1e3)),
+    "pos_embed_jitter": _or_none(_number(1e-3, 1e3)),
+    "pos_embed_rescale": _or_none(_number(1e-3, 1e3)),
+    # of Transformers, which takes what is stored there as it is
+    "architectures": _or_none(("a list of names", _are_texts)),
+    "attn_implementation": _or_none(("a name, such as 'sdpa'", lambda value: isinstance(value, (str, dict)))),
+    "auto_map": (
+        "a dictionary from Auto classes to classes, such as {'AutoConfig': 'configuration_eomt.EomtConfig'}",
+        lambda value: isinstance(value, dict) and _are_texts([*value, *value.values()]),
+    ),
+    "chunk_size_feed_forward": _integer(0, 2**31),
+    "dtype": _or_none(("the name of a dtype of PyTorch, such as 'float32'", _is_dtype)),
+    "is_encoder_decoder": _FLAG,
+    "output_attentions": _or_none(_FLAG),
+    "output_hidden_states": _or_none(_FLAG),
+    "per_layer_config": _or_none(("a dictionary", lambda value: isinstance(value, dict))),
+    "problem_type": _or_none(("a problem type of Transformers", lambda value: value in _PROBLEM_TYPES)),
+    "quantization_config": _or_none(
+        ("a dictionary or a configuration", lambda value: isinstance(value, dict) or hasattr(value, "to_dict"))
+    ),
+    "return_dict": _or_none(_FLAG),
+    "torch_dtype": _or_none(("the name of a dtype of PyTorch, such as 'float32'", _is_dtype)),
+    "transformers_version": _or_none(("a text", lambda value: isinstance(value, str))),
+}
+
+
+def check_field(name: str, value: Any) -> None:
+    """Raises a ValueError that says what field `name` may be, if `value` is something else."""
+    if name in _RULES:
+        expected, is_as_expected = _RULES[name]
+        if not is_as_expected(value):
+            raise ValueError(f"{name}={shown(value)}: expected {expected}.")
+
+
+def numbered_labels(id2label: Any) -> dict[int, str]:
+    """
+    Names of classes under their numbers, in order.
+
+    Args:
+        id2label: number -> name. JSON files have the numbers as texts.
+
+    Raises:
+        ValueError: something else, named.
+    """
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"id2label={shown(id2label)}: expected a dictionary from numbers of classes to names.")
+    labels: dict[int, str] = {}
+    for key, name in id2label.items():
+        is_text = isinstance(key, str) and re.fullmatch("0|[1-9][0-9]{0,8}", key)
+        if not (is_text or is_integer(key)):
+            raise ValueError(f"id2label has the key {shown(key)}: expected the number of a class.")
+        if not isinstance(name, str):
+            raise ValueError(f"id2label[{shown(key)}] is {shown(name)}: expected the name of a class, a text.")
+        if int(key) in labels:
+            raise ValueError(f"id2label has class {int(key)} twice.")
+        labels[int(key)] = name
+    if not 1 <= len(labels) <= MOST_CLASSES:
+        raise ValueError(f"id2label has {len(labels)} classes: expected 1 to {MOST_CLASSES}.")
+    if out_of_range := sorted(number for number in labels if not 0 <= number < len(labels)):
+        raise ValueError(
+            f"id2label numbers {len(labels)} classes, but not from 0 to {len(labels) - 1}: there is "
+            f"{', '.join(map(str, out_of_range[:5]))}{'...' if len(out_of_range) > 5 else ''}."
+        )
+    return dict(sorted(labels.items()))
+
+
+__all__ = ["check_field", "is_integer", "is_number", "numbered_labels", "shown"]

@@ -1,0 +1,113 @@
+"""A signal ends a training after its step, with a checkpoint from which it goes on as if it had never been stopped."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+import pytest
+from transformers import TrainerCallback
+
+from training_eomt import interruption
+from training_eomt.interruption import Stopped
+
+
+class SignalAt(TrainerCallback):
+    """This process gets signals when a step begins, in its middle as far as the loop is concerned."""
+
+    def __init__(self, step, *numbers):
+        self.step, self.numbers = step, numbers
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "step"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 3), (signal.SIGTERM, 143, 4)]
+)
+def test_the_step_is_finished_and_the_training_goes_on_from_there(make_trainer, tmp_path, capfd, number, status, step):
+    """In the middle of an epoch, at its end, which is evaluated first, and in the last step."""
+    settings = {"max_steps": 4, "per_device_train_batch_size": 1, "eval_strategy": "steps", "eval_steps": 2}
+    settings |= {"learning_rate": 1e-2, "save_strategy": "no", "ema_decay": 0.9}
+    whole = make_trainer(**settings)
+    whole.train()
+    stopped = make_trainer(**settings)
+    stopped.add_callback(SignalAt(step, number))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Stopped, match=rf"stopped after step {step} of 4.*--resume_from_checkpoint true") as raised:
+        stopped.train()
+    assert raised.value.exit_status == status
+    assert "the step is finished and a checkpoint is written. Once more stops at once" in capfd.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [folder.name for folder in (tmp_path / "output").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    for (name, parameter), expected in zip(resumed.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert parameter.equal(expected), name
+    measured = [
+        [(entry["step"], entry["eval_pq"]) for entry in trainer.state.log_history if "eval_pq" in entry]
+        for trainer in (whole, resumed)
+    ]
+    assert measured[0] == measured[1] and len(measured[0]) == 2
+
+
+def test_what_belongs_to_the_end_of_an_epoch_is_done_before(make_trainer):
+    settings = {"max_steps": 4, "eval_strategy": "epoch", "save_strategy": "no"}
+    stopped = make_trainer(**settings)  # an epoch is two steps
+    stopped.add_callback(SignalAt(2, signal.SIGTERM))
+    with pytest.raises(Stopped, match="after step 2 of 4"):
+        stopped.train()
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_pq" in entry] == [2, 4]
+
+
+def test_a_launcher_may_send_it_twice_and_a_person_who_does_does_not_wait(make_trainer, tmp_path, monkeypatch):
+    stopped = make_trainer(max_steps=3)
+    stopped.add_callback(SignalAt(1, signal.SIGINT, signal.SIGINT))
+    with pytest.raises(Stopped, match="after step 1 of 3"):
+        stopped.train()
+    monkeypatch.setattr(interruption, "_ONE_REQUEST", 0)
+    stopped = make_trainer(max_steps=3, output_dir=str(tmp_path / "other"))
+    stopped.add_callback(SignalAt(1, signal.SIGINT, signal.SIGTERM))
+    with pytest.raises(Stopped, match="from the last checkpoint, if there is one") as raised:
+        stopped.train()
+    assert raised.value.exit_status == 143 and not list((tmp_path / "other").glob("checkpoint-*"))
+
+
+def test_in_an_evaluation_it_is_at_once(make_trainer, tmp_path):
+    stopped = make_trainer(max_steps=3, eval_strategy="steps", eval_steps=1)
+    stopped.model.register_forward_pre_hook(
+        lambda model, _: None if model.training else os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(Stopped, match="from the last checkpoint, if there is one"):
+        stopped.train()
+    assert not list((tmp_path / "output").glob("checkpoint-*"))
+
+
+def test_processes_that_prepare_data_leave_it_to_the_training(make_trainer):
+    """A terminal sends SIGINT to all of them, and a scheduler SIGTERM."""
+    trainer = make_trainer(max_steps=3, dataloader_num_workers=1)
+    pids = []
+
+    class ToTheWorkers(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            children = [child.pid for child in multiprocessing.active_children()]
+            pids.extend(children)
+            for pid in children:
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+
+    trainer.add_callback(ToTheWorkers())
+    trainer.train()
+    assert pids and trainer.state.global_step == 3
+
+
+def test_in_a_thread_signals_are_left_to_others(make_trainer):
+    trainer, before = make_trainer(max_steps=1), signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    assert trainer.state.global_step == 1 and signal.getsignal(signal.SIGTERM) == before

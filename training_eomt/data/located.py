@@ -1,0 +1,49 @@
+"""Files of a dataset by the names that descriptions have for them, which may be those of another machine."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .files import FileTree
+
+
+class Located(NamedTuple):
+    """A folder of files that another file lists by names, such as a JSON file of COCO.
+
+    Args:
+        tree: where the folder is. No name leads out of it.
+        folder: its name there.
+        by_last_part: whether the folders in front of a file's own name may be others than they are here.
+    """
+
+    tree: FileTree
+    folder: str
+    by_last_part: bool = False
+
+    def find(self, name: str) -> str | None:
+        """The file of the tree that a name means, None if there is none."""
+        for reading in _readings(name, self.by_last_part):
+            if (path := posixpath.normpath(posixpath.join(self.folder, reading))) in self.tree:
+                return path
+        return None
+
+
+def _readings(name: str, by_last_part: bool) -> Iterator[str]:
+    """
+    What a name may mean, the likeliest first.
+
+    `\\` is `/`, and accents may be written in either of Unicode's ways, if only so the file is found. A path of the
+    machine that the file comes from stands for its last parts.
+    """
+    yield name
+    plain = name.replace("\\", "/")
+    forms = list(dict.fromkeys([plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)]))
+    yield from forms
+    if by_last_part or re.match(r"/|\.\.?/|[A-Za-z]:", plain):
+        for form in forms:
+            parts = form.split("/")
+            yield from ("/".join(parts[start:]) for start in range(1, len(parts)))

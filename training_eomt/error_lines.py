@@ -1,0 +1,68 @@
+"""What an error that is nobody's bug says on a command line."""
+
+import os
+import re
+from collections.abc import Collection
+
+
+_CAUGHT_IN_WORKER = re.compile(
+    r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE
+)
+_LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|recvvalue|store->get", re.IGNORECASE)
+
+
+def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
+    """
+    What a person can do something about, without a traceback.
+
+    Args:
+        error: what ended the run.
+        trackers: names of the libraries that the run reports to.
+
+    Returns:
+        The message; None for an error that only its traceback explains.
+    """
+    text = str(error) or type(error).__name__
+    if len(text) > 100_000:
+        text = f"{text[:100_000]}..."
+    if _is_out_of_memory(error, text):
+        return (
+            f"There is not enough memory. {_first_line(text)} Take fewer pictures at a time "
+            "(--per_device_train_batch_size, --per_device_eval_batch_size), or put recipes/low_memory.yaml on top."
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return (
+            f"A process that prepares pictures was killed, perhaps for want of memory: take fewer with "
+            f"--dataloader_num_workers. {_first_line(text)}"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_lost_connection(error, text):
+        return "Another process of this run ended, and its own message says why. This one cannot go on alone."
+    library = type(error).__module__.split(".")[0]
+    if library in trackers:
+        return f"{library}, which --report_to names: {_joined(text)}"
+    if library == "huggingface_hub":
+        return f"The Hub: {_joined(text)}"
+    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
+        return _CAUGHT_IN_WORKER.sub("", text)
+    return None
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", text) is not None)
+    )
+
+
+def _is_lost_connection(error: Exception, text: str) -> bool:
+    is_of_torch = isinstance(error, RuntimeError) and type(error) is not NotImplementedError
+    return (is_of_torch or isinstance(error, ConnectionError)) and _LOST_CONNECTION.search(text) is not None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
