@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import requires_backends
@@ -26,15 +29,15 @@ class EomtImageProcessorKwargs(ImagesKwargs, total=False):
     top_k: number of pairs of a query and a class that can become instances.
     """
 
-    task: str
+    task: str | None
     do_split_image: bool | None
     ignore_index: int | None
-    do_reduce_labels: bool
+    do_reduce_labels: bool | None
     stuff_classes: list[int] | None
-    threshold: float
-    mask_threshold: float
-    overlap_mask_area_threshold: float
-    top_k: int
+    threshold: float | None
+    mask_threshold: float | None
+    overlap_mask_area_threshold: float | None
+    top_k: int | None
 
 
 class EomtImageProcessor(EomtProcessorMixin, TorchvisionBackend):
@@ -46,11 +49,25 @@ class EomtImageProcessor(EomtProcessorMixin, TorchvisionBackend):
         requires_backends(self, ["torchvision"])
         super().__init__(**kwargs)
 
+    def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """`(channels, height, width)` at another size; of one pixel, where PyTorch fails, a channel at a time."""
+        if size.height * size.width > 1:
+            return super().resize(image, size, resample, **kwargs)
+        return torch.cat([super(EomtImageProcessor, self).resize(c, size, resample, **kwargs) for c in image.split(1)])
+
 
 class EomtImageProcessorPil(EomtProcessorMixin, PilBackend):
     """Image processor that resizes with PIL, as the reference implementation does; needs no torchvision."""
 
     valid_kwargs = EomtImageProcessorKwargs
+
+    def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """`(channels, height, width)` at another size; Transformers' own takes 8-bit colours only."""
+        if image.dtype == np.uint8 and len(image) in (1, 3, 4):
+            return super().resize(image, size, resample, **kwargs)
+        return np.stack(
+            [np.asarray(Image.fromarray(channel).resize((size.width, size.height), resample)) for channel in image]
+        )
 
 
 # `save_pretrained` then copies the code: this file and what it imports, which is why the pipeline is imported here.

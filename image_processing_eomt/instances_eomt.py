@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .boxes_eomt import Occupancy, bounding_box
+from .outputs_eomt import check_finite
 from .run_lengths_eomt import encode_masks
 from .sizes_eomt import View
 from .upsampling_eomt import upsampled_masks
@@ -54,7 +55,8 @@ def instance_segments(
         `was_fused` (False).
 
     Raises:
-        ValueError: binary maps and COCO annotations are both asked for, or `top_k` is less than 1.
+        ValueError: binary maps and COCO annotations are both asked for, `top_k` is less than 1, or the predictions
+            are not finite.
     """
     if return_binary_maps and return_coco_annotation:
         raise ValueError("return_binary_maps and return_coco_annotation exclude each other: choose one.")
@@ -70,6 +72,7 @@ def instance_segments(
     labels = pairs % num_classes
     queries, query_of_pair = torch.unique(pairs // num_classes, return_inverse=True)  # one mask per query
     mask_logits = mask_logits[queries]
+    check_finite(class_scores, mask_logits)
     logit_threshold = _logit(mask_threshold)
 
     probability_sum = torch.zeros(len(queries), device=device)

@@ -1,11 +1,15 @@
 """Segmentation maps (one integer per pixel) as the masks and classes the loss wants."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+MAX_IDS = 10_000  # in one map; every id has a mask of the image's size
 
 
 def as_label_maps(segmentation_maps: Any) -> list[Tensor]:
@@ -34,7 +38,7 @@ def _as_label_map(label_map: Any, index: int) -> Tensor:
         label_map = torch.from_numpy(array if array.dtype == bool else array.astype(np.int64))
     if label_map.ndim == 3 and label_map.dtype == torch.bool:
         return label_map
-    if label_map.ndim != 2 or label_map.is_floating_point():
+    if label_map.ndim != 2 or label_map.is_floating_point() or label_map.is_complex():
         raise ValueError(_not_a_map(index, tuple(label_map.shape), label_map.dtype))
     return label_map.to(torch.int64)
 
@@ -76,10 +80,14 @@ def masks_and_classes(
 
     Raises:
         KeyError: an id is not in `id_to_class`.
-        ValueError: a class is negative.
+        ValueError: a class is negative or no whole number, or there are more ids than a segmentation has.
     """
     is_stack = label_map.ndim == 3
     present = torch.nonzero(label_map.flatten(1).any(dim=1)).squeeze(1) if is_stack else torch.unique(label_map)
+    if len(present) > MAX_IDS:
+        raise ValueError(
+            f"A segmentation map has {len(present)} different ids, at most {MAX_IDS} are possible: is it an image?"
+        )
     kept_ids, classes = [], []
     for id_ in present.tolist():
         if not is_stack:
@@ -87,6 +95,9 @@ def masks_and_classes(
             if (id_ == ignore_index and not has_class) or (do_reduce_labels and id_ == 0):
                 continue
         label = id_ if id_to_class is None else id_to_class[id_]
+        if not isinstance(label, Integral):
+            raise ValueError(f"The class of id {id_} must be a whole number, got {label!r:.100}.")
+        label = int(label)
         if label == ignore_index or (do_reduce_labels and label == 0):
             continue
         label = label - 1 if do_reduce_labels else label

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .boxes_eomt import Occupancy, bounding_box
+from .outputs_eomt import check_finite
 from .sizes_eomt import View
 from .upsampling_eomt import upsampled_masks
 
@@ -47,7 +48,7 @@ def panoptic_segments(
         (whether its class is a stuff class).
 
     Raises:
-        ValueError: a stuff class is not a class of the model.
+        ValueError: a stuff class is not a class of the model, or the predictions are not finite.
     """
     num_classes = class_logits.shape[-1] - 1
     for label in stuff_classes:
@@ -58,6 +59,8 @@ def panoptic_segments(
     kept = torch.nonzero((labels != num_classes) & (scores > threshold)).squeeze(1)
     num_kept = len(kept)
     device = mask_logits.device
+    mask_logits = mask_logits[kept]
+    check_finite(scores, mask_logits)
     if num_kept == 0:
         return {"segmentation": torch.full(output_size, -1, dtype=torch.int32, device=device), "segments_info": []}
     scores, labels = scores[kept], labels[kept]
@@ -67,7 +70,7 @@ def panoptic_segments(
     mask_area = torch.zeros(num_kept, dtype=torch.int64, device=device)
     won_area = torch.zeros(num_kept, dtype=torch.int64, device=device)
     occupancy = Occupancy(num_kept + 1, output_size, device)
-    for rows, logits in upsampled_masks(mask_logits[kept], view, output_size):
+    for rows, logits in upsampled_masks(mask_logits, view, output_size):
         probabilities = logits.sigmoid()
         covered = probabilities >= mask_threshold
         winner = (scores[:, None, None] * probabilities).max(dim=0).indices  # several times faster than argmax

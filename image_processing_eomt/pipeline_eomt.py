@@ -1,19 +1,28 @@
 """What `pipeline("image-segmentation", ..., trust_remote_code=True)` runs."""
 
-import os
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import ImageSegmentationPipeline
-from transformers.image_utils import load_image
 from transformers.pipelines.base import ChunkPipeline
 
+from .pixels_eomt import as_pixels
+from .settings_eomt import check_names, checked_settings
+from .sizes_eomt import padded_size
+from .sources_eomt import numbered_error, upright_image
 from .tasks_eomt import check_task
 
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_SIZE, MAX_WORKERS = 2**16, 2**10
 
 # What each task takes of the settings that a call may give.
 _SETTINGS = {
@@ -21,27 +30,49 @@ _SETTINGS = {
     "instance": ("threshold", "mask_threshold", "top_k"),
     "semantic": (),
 }
+_CALL_SETTINGS = ("subtask", "timeout", *dict.fromkeys(name for names in _SETTINGS.values() for name in names))
+
+
+@dataclass(frozen=True)
+class _NumberedImage:
+    """One of several images."""
+
+    index: int
+    image: Any
 
 
 class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     """
     Image segmentation with the checkpoint's own task, thresholds and stuff classes, for every batch size.
 
-    Calling it takes one image (a URL, a path, base64 or a PIL image), a list, a generator, a data set or a column of a
-    data set, and optionally `subtask` ("panoptic", "instance" or "semantic"), the settings of that task's
-    post-processing (`threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`, `top_k`; others are
-    ignored) and `timeout` (seconds). Generators, data sets and columns give a generator. Images are turned upright.
-    16-bit images have to be paths or PIL images.
+    Calling it takes one image (a URL, a path, base64, a PIL image, or an array or tensor as `as_pixels` takes it), a
+    list, a batch in an array or tensor of four dimensions, an iterator, a data set or a column of a data set, and
+    optionally `subtask` ("panoptic", "instance" or "semantic"), the settings of that task's post-processing
+    (`threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`, `top_k`; those of other tasks are
+    ignored) and `timeout` (seconds). Iterators, data sets and columns give a generator. Images are turned upright;
+    arrays and tensors are so already. 16-bit images of URLs lose their low values.
 
     Each image gives a list of dicts: `score` (None for semantic segmentation), `label` (the class name) and `mask`, a
     PIL image of mode "L" in the size of the upright image, 255 inside of the segment. Masks of instances may overlap.
-    A batch is one of windows where images are split into several. A `subtask` that does not exist is a `ValueError`.
+    A batch is one of windows where images are split into several.
+
+    Raises:
+        ValueError: a setting is unknown or not what it must be, an image is none, cannot be decoded or holds values
+            that are no brightness, or the model's predictions are not finite. The message says which image of several.
+        OSError: a file or a URL cannot be read.
     """
 
     image_processor: Any
     model: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _check_loading(kwargs)
+        super().__init__(*args, **kwargs)
+        self._other_sizes: set[tuple[int, int]] = set()  # of images that were warned of
+
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        check_names(kwargs, _CALL_SETTINGS, "The pipeline")
+        kwargs = checked_settings(kwargs)
         if kwargs.get("subtask") is not None:
             check_task(kwargs["subtask"])
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
@@ -50,28 +81,60 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         inputs = kwargs.pop("images", inputs)
-        if isinstance(inputs, tuple):
+        _check_loading(kwargs)
+        if isinstance(inputs, tuple) or (isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4):
             inputs = list(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, str | list):
-            inputs = (image for image in inputs)  # a column of a data set, whose pictures are not read all at once
+        if isinstance(inputs, list):
+            if not inputs:
+                return []
+            inputs = [_NumberedImage(index, image) for index, image in enumerate(inputs)]
+        elif isinstance(inputs, Iterator) or (isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)):
+            # also a column of a data set, whose images are not read all at once
+            inputs = (_NumberedImage(index, image) for index, image in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self, image: Any, subtask: str | None = None, timeout: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """One image to the inputs it makes, one at a time, each with a batch dimension of 1."""
-        image = _upright(image, timeout)
+        number, image = (image.index, image.image) if isinstance(image, _NumberedImage) else (None, image)
         processor = self.image_processor
         settings: dict[str, Any] = {}
         if processor.do_split_image and (subtask or processor.task) != "semantic":
             settings = {"do_split_image": False, "do_pad": True}  # the queries stand for things in the whole image
-        pixel_values = processor(images=[image], return_tensors="pt", **settings)["pixel_values"].to(self.dtype)
+        self._warn_of_other_size()
+        try:
+            if isinstance(image, np.ndarray | Tensor):
+                image = as_pixels(image, bool(processor.do_convert_rgb))
+                settings["input_data_format"] = "channels_first"
+                target_size = tuple(image.shape[1:])
+            else:
+                image = upright_image(image, timeout)
+                target_size = (image.height, image.width)
+            inputs = processor(images=[image], return_tensors="pt", **settings)
+        except (ValueError, OSError) as error:
+            raise numbered_error(error, number) from error
+        pixel_values = inputs["pixel_values"].to(self.dtype)
         for index in range(len(pixel_values)):
             yield {
                 "pixel_values": pixel_values[index : index + 1],
-                "target_size": (image.height, image.width),
+                "target_size": target_size,
                 "is_last": index == len(pixel_values) - 1,
             }
+
+    def _warn_of_other_size(self) -> None:
+        """Says once for each size of images that it is not the one the model is made for."""
+        size = self.model.config.image_size
+        made_for = (size, size) if isinstance(size, int) else tuple(size)
+        given = padded_size(self.image_processor.size)
+        if given != made_for and given not in self._other_sizes:
+            self._other_sizes.add(given)
+            logger.warning(
+                "The image processor makes images of %s, and the model is made for %s (height, width): set the "
+                "processor's size, or the model's with set_image_size, unless this is on purpose.",
+                given,
+                made_for,
+            )
 
     def forward(self, model_inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:  # type: ignore[override]
         """As `Pipeline.forward`, but the results stay where the model is: post-processing is faster there."""
@@ -93,11 +156,9 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         self, model_outputs: list[dict[str, Any]], subtask: str | None = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """The segments of one image, from the outputs for all that it was split into."""
-        outputs = SimpleNamespace(
-            **{
-                name: torch.cat([output[name] for output in model_outputs])
-                for name in ("masks_queries_logits", "class_queries_logits")
-            }
+        outputs = SimpleNamespace(  # the masks, which take most of the memory, are not copied
+            masks_queries_logits=[masks for output in model_outputs for masks in output["masks_queries_logits"]],
+            class_queries_logits=torch.cat([output["class_queries_logits"] for output in model_outputs]),
         )
         task = subtask or self.image_processor.task
         settings = {name: settings[name] for name in _SETTINGS[task] if name in settings}
@@ -120,14 +181,11 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         ]
 
 
-def _upright(image: Any, timeout: float | None) -> Image.Image:
-    """A picture in its own mode, since 16-bit ones do not survive `load_image`'s conversion, turned upright."""
-    if isinstance(image, str) and os.path.isfile(image):
-        image = Image.open(image)
-    elif not isinstance(image, Image.Image):
-        image = load_image(image, timeout=timeout)
-    upright: Image.Image = ImageOps.exif_transpose(image)
-    return upright
+def _check_loading(settings: Mapping[str, Any]) -> None:
+    for name, smallest, largest in (("batch_size", 1, MAX_BATCH_SIZE), ("num_workers", 0, MAX_WORKERS)):
+        number = settings.get(name)
+        if number is not None and (type(number) is not int or not smallest <= number <= largest):
+            raise ValueError(f"{name} must be a whole number from {smallest} to {largest}, got {number!r:.100}.")
 
 
 def _as_image(mask: Tensor) -> Image.Image:

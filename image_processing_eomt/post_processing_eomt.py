@@ -8,8 +8,10 @@ from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
 from .instances_eomt import instance_segments
+from .outputs_eomt import check_outputs, checked_sizes
 from .panoptic_eomt import panoptic_segments
 from .semantic_eomt import semantic_classes
+from .settings_eomt import checked_arguments, checked_settings
 from .sizes_eomt import View, padded_size, view_of
 from .tasks_eomt import check_task, only_for_tasks
 
@@ -29,6 +31,7 @@ class EomtPostProcessing:
     top_k: int
 
     @only_for_tasks("panoptic")
+    @checked_arguments
     def post_process_panoptic_segmentation(
         self,
         outputs: Any,
@@ -59,21 +62,20 @@ class EomtPostProcessing:
             height]`, pixels) and `was_fused`.
 
         Raises:
-            ValueError: `target_sizes` does not fit the batch, an image was split, or a stuff class is not a class of
-                the model.
+            ValueError: `target_sizes` does not fit the batch, an image was split, a stuff class is not a class of the
+                model, an argument is unknown or out of range, or the outputs are none of a model or not finite.
         """
-        return [
-            panoptic_segments(
-                *image,
-                threshold=_or_stored(threshold, self.threshold),
-                mask_threshold=_or_stored(mask_threshold, self.mask_threshold),
-                overlap_mask_area_threshold=_or_stored(overlap_mask_area_threshold, self.overlap_mask_area_threshold),
-                stuff_classes=_or_stored(stuff_classes, self.stuff_classes) or (),
-            )
-            for image in self._whole_images(outputs, target_sizes, size)
-        ]
+        settings = self._settings(
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            stuff_classes=stuff_classes,
+        )
+        settings["stuff_classes"] = settings["stuff_classes"] or ()
+        return [panoptic_segments(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
 
     @only_for_tasks("panoptic", "instance")
+    @checked_arguments
     def post_process_instance_segmentation(
         self,
         outputs: Any,
@@ -106,20 +108,19 @@ class EomtPostProcessing:
             pycocotools reads and JSON holds them.
 
         Raises:
-            ValueError: `target_sizes` does not fit the batch, an image was split, or both forms are asked for.
+            ValueError: `target_sizes` does not fit the batch, an image was split, both forms are asked for, an
+                argument is unknown or out of range, or the outputs are none of a model or not finite.
         """
-        return [
-            instance_segments(
-                *image,
-                threshold=_or_stored(threshold, self.threshold),
-                mask_threshold=_or_stored(mask_threshold, self.mask_threshold),
-                top_k=_or_stored(top_k, self.top_k),
-                return_binary_maps=return_binary_maps,
-                return_coco_annotation=return_coco_annotation,
-            )
-            for image in self._whole_images(outputs, target_sizes, size)
-        ]
+        checked_settings({"overlap_mask_area_threshold": overlap_mask_area_threshold})
+        settings = {
+            **self._settings(threshold=threshold, mask_threshold=mask_threshold, top_k=top_k),
+            **checked_settings(
+                {"return_binary_maps": return_binary_maps, "return_coco_annotation": return_coco_annotation}
+            ),
+        }
+        return [instance_segments(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
 
+    @checked_arguments
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Any = None, size: Any = None, return_segmentation_scores: bool = False
     ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
@@ -138,8 +139,10 @@ class EomtPostProcessing:
             as `segmentation` and `segmentation_scores`, `(num_classes, height, width)` float32.
 
         Raises:
-            ValueError: `target_sizes` does not fit the batch, or is missing.
+            ValueError: `target_sizes` does not fit the batch, or is missing, an argument is unknown, or the outputs
+                are none of a model or not finite.
         """
+        checked_settings({"return_segmentation_scores": return_segmentation_scores})
         results: list[Any] = []
         for image in self._images(outputs, target_sizes, size):
             segmentation, scores = semantic_classes(*image, return_segmentation_scores)
@@ -168,6 +171,16 @@ class EomtPostProcessing:
         )
         return results
 
+    def _settings(self, **given: Any) -> dict[str, Any]:
+        """Arguments, checked; the stored setting where one is None, which may have been set since it was checked."""
+        settings = checked_settings(
+            {name: getattr(self, name) if value is None else value for name, value in given.items()}
+        )
+        for name in settings.keys() & {"threshold", "mask_threshold", "overlap_mask_area_threshold"}:
+            if settings[name] is None:
+                raise ValueError(f"The processor's {name} is None: set it to a number from 0 to 1.")
+        return settings
+
     def _whole_images(
         self, outputs: Any, target_sizes: Any, size: Any
     ) -> list[tuple[Tensor, Tensor, View, tuple[int, int]]]:
@@ -195,6 +208,7 @@ class EomtPostProcessing:
 
     def _views(self, outputs: Any, target_sizes: Any, size: Any) -> list[tuple[View, tuple[int, int]]]:
         """For each image, in the batch's order: what the model saw of it, and the `(height, width)` of its result."""
+        check_outputs(outputs)
         num_inputs = outputs.class_queries_logits.shape[0]
         offsets = getattr(outputs, "patch_offsets", None)
         is_split = offsets is not None and len(offsets) > 0
@@ -206,7 +220,7 @@ class EomtPostProcessing:
                 raise ValueError("Images that are not padded differ in size: pass their sizes as target_sizes.")
             input_size = padded_size(size)
             return [(View(input_size, input_size), input_size)] * num_inputs
-        sizes = _target_sizes(target_sizes)
+        sizes = checked_sizes(target_sizes)
         settings: dict[str, Any] = {"size": size, "do_resize": self.do_resize}
         if is_split or self.do_split_image:
             views = [view_of(image, **settings, do_pad=bool(self.do_pad), do_split_image=True) for image in sizes]
@@ -224,24 +238,13 @@ class EomtPostProcessing:
         return [(view_of(image, **settings, do_pad=do_pad, do_split_image=False), image) for image in sizes]
 
 
-def _or_stored(given: Any, stored: Any) -> Any:
-    return stored if given is None else given
-
-
-def _target_sizes(target_sizes: Any) -> list[tuple[int, int]]:
-    """One `(height, width)` per image."""
-    sizes = [tuple(int(edge) for edge in size) for size in target_sizes]
-    for index, size in enumerate(sizes):
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"Target size {index} must be (height, width) in pixels, got {size}.")
-    return sizes  # type: ignore[return-value]
-
-
 def _check_offsets(offsets: Any, views: Sequence[View]) -> None:
     """Raises a `ValueError` if windows were elsewhere; Transformers' own processor may be a pixel off."""
     expected = [(index, start) for index, view in enumerate(views) for start, _ in view.spans()]
     for offset, (index, start) in zip(offsets, expected):
-        given_index, given_start, *_ = torch.as_tensor(offset).tolist()
+        if len(offset) != 3:
+            raise ValueError(f"An offset is an image's index, a first and a last pixel, got {offset}.")
+        given_index, given_start, _ = torch.as_tensor(offset).tolist()
         if given_index != index or abs(given_start - start) > 1:
             raise ValueError(
                 f"A window of image {given_index} starts at pixel {given_start}, but with the given target_sizes it "

@@ -1,9 +1,9 @@
 """What the torchvision and the PIL image processor share: everything but the resize."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,18 +11,25 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
-    ChannelDimension,
     ImageInput,
     PILImageResampling,
     SizeDict,
 )
 
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
-from .pixels_eomt import as_pixels
+from .pixels_eomt import as_grey_levels, as_pixels
 from .post_processing_eomt import EomtPostProcessing
+from .settings_eomt import check_names, check_spelling, checked_settings
 from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .sizes_eomt import View, has_one_edge, padded_size, view_of
-from .tasks_eomt import check_task
+from .sources_eomt import listed_images, numbered_error
+
+
+logger = logging.getLogger(__name__)
+
+# What files hold beside settings: where they come from, and what Transformers' own processors of EoMT had or have.
+PROVENANCE = frozenset(("auto_map", "feature_extractor_type", "image_processor_type", "num_labels", "processor_class"))
+MAY_BE_NONE = ("ignore_index", "top_k")
 
 
 class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
@@ -57,9 +64,62 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
     overlap_mask_area_threshold = 0.8
     top_k = 100
 
+    def __init__(self, **kwargs: Any) -> None:
+        """
+        Takes every setting, and what a stored file holds beside them. None stands for the default, but for
+        `ignore_index` (no id is ignored) and `top_k` (all pairs are looked at).
+
+        Raises:
+            ValueError: a setting is unknown or not what it must be.
+        """
+        check_names((name for name in kwargs if not _is_provenance(name)), self._setting_names(), type(self).__name__)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name in MAY_BE_NONE}
+        super().__init__(**checked_settings(kwargs))
+        if self.backend == "torchvision" and self.resample > PILImageResampling.BICUBIC:
+            raise ValueError(f"resample={self.resample} is a filter that only EomtImageProcessorPil has: take 0 to 3.")
+
+    @classmethod
+    def _setting_names(cls) -> list[str]:
+        return list(cls.valid_kwargs.__annotations__)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As Transformers' own.
+
+        Raises:
+            ValueError: a stored setting, or one given in its place, is not what it must be, or nearly has the name of
+                another. Other names are the loader's, and stored ones that are no settings are warned of.
+            OSError: there is no such file, or it cannot be read.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except ValueError as error:
+            where = f"{pretrained_model_name_or_path} (preprocessor_config.json)"
+            raise ValueError(f"Image processor of {where}: {error}") from error
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As Transformers' own, which does not look at what the file holds."""
+        try:
+            settings, kwargs = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (TypeError, RecursionError, UnicodeDecodeError) as error:
+            raise ValueError(f"the file holds no settings: {error}") from error
+        if not isinstance(settings, dict):
+            raise ValueError(f"the file must hold an object of settings, got {settings!r:.100}.")
+        return settings, kwargs
+
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A processor from stored settings; a `task` among `kwargs` brings its splitting and padding along."""
+        names = cls._setting_names()
+        check_spelling(kwargs, names, cls.__name__)
+        unknown = [name for name in image_processor_dict if name not in names and not _is_provenance(name)]
+        if unknown:
+            logger.warning("Image processors of EoMT have no settings %s: they are ignored.", ", ".join(unknown))
+        image_processor_dict = {key: value for key, value in image_processor_dict.items() if key not in unknown}
         if kwargs.get("task") is not None and "size" in image_processor_dict:
             height, width = padded_size(image_processor_dict["size"])
             if height == width:  # how a square is stored depends on splitting too
@@ -74,9 +134,14 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         do_pad: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
+        kwargs = checked_settings(
+            {**kwargs, "size": size, "task": task, "do_split_image": do_split_image, "do_pad": do_pad}
+        )
+        size, task, do_split_image, do_pad = (
+            kwargs.pop(name) for name in ("size", "task", "do_split_image", "do_pad")
+        )
         if task is None:
             task = "semantic" if do_split_image else "panoptic"
-        check_task(task)
         if do_split_image is None:
             do_split_image = task == "semantic"
         if do_pad is None:
@@ -107,8 +172,10 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         size, which overlap evenly.
 
         Args:
-            images: one image or several, of any kind and sizes. Pixels are taken as they are stored: turn photographs
-                upright with `PIL.ImageOps.exif_transpose`. Transparency is dropped.
+            images: one image or several, of any kind and sizes: PIL images, arrays and tensors, as `as_pixels` takes
+                them, and paths and addresses. Pixels are taken as they are stored, but for paths and addresses: turn
+                photographs upright with `PIL.ImageOps.exif_transpose`. Transparency is dropped. Floating point is
+                from 0 to 1 or from 0 to 255, and without `do_rescale` anything that is finite.
             segmentation_maps: for each image a `(height, width)` map of integer ids. In a list, an entry may also be
                 `(num_masks, height, width)` bool masks, which may overlap and whose ids are their indices.
             instance_id_to_semantic_id: class of each id, for all images or a list with one mapping per image. Without
@@ -126,15 +193,16 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
             one less.
 
         Raises:
-            ValueError: the maps do not fit the images, or an id has no class.
+            ValueError: a setting is unknown or not what it must be, an image is none or cannot be taken, the maps do
+                not fit the images, or an id has no class.
+            OSError: a file or an address cannot be read.
         """
-        channel_axis = -1 if kwargs.get("input_data_format") in ("channels_last", ChannelDimension.LAST) else 0
-        if isinstance(images, list | tuple):
-            images = [_with_channel(image, channel_axis) for image in images]
-        else:
-            images = _with_channel(images, channel_axis)
+        check_names(kwargs, self._setting_names(), type(self).__name__)
         return super().preprocess(
-            images, segmentation_maps, instance_id_to_semantic_id, **_with_settings_of_task(kwargs)
+            images,
+            segmentation_maps,
+            instance_id_to_semantic_id,
+            **checked_settings(_with_settings_of_task(kwargs)),
         )
 
     def process_image(
@@ -143,10 +211,15 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         do_convert_rgb: bool | None = None,
         input_data_format: Any = None,
         device: Any = None,
+        do_rescale: bool | None = None,
         **_: Any,
     ) -> Any:
-        """An image of any kind as `(channels, height, width)` in the backend's kind of array, see `as_pixels`."""
+        """
+        An image of any kind as `(channels, height, width)` in the backend's kind of array, see `as_pixels`; of 8 bits
+        where it is to be rescaled.
+        """
         pixels = as_pixels(image, bool(do_convert_rgb), input_data_format)
+        pixels = as_grey_levels(pixels) if do_rescale else pixels
         return pixels.to(device) if self.backend == "torchvision" else pixels.cpu().numpy()
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
@@ -161,10 +234,15 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         device: Any = None,
         **settings: Any,
     ) -> BatchFeature:
-        arrays = self._prepare_image_like_inputs(
-            images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
-        )
-        views = [view_of((array.shape[-2], array.shape[-1]), **settings) for array in arrays]
+        images = listed_images(images)
+        arrays, views = [], []
+        for index, image in enumerate(images):
+            try:
+                array = self.process_image(image, do_convert_rgb, input_data_format, device, settings["do_rescale"])
+                views.append(view_of((array.shape[-2], array.shape[-1]), **settings))
+            except ValueError as error:
+                raise numbered_error(error, index if len(images) > 1 else None) from error
+            arrays.append(array)
         pixel_values = [
             window for array, view in zip(arrays, views) for window in self._pixel_values(array, view, **settings)
         ]
@@ -203,6 +281,9 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
                 torch.as_tensor(settings[name], device=image.device).reshape(-1, 1, 1)
                 for name in ("image_mean", "image_std")
             )
+            for name, values in (("image_mean", mean), ("image_std", std)):
+                if len(values) not in (1, len(image)) and len(image) > 1:
+                    raise ValueError(f"{name} has {len(values)} numbers, and the image {len(image)} channels.")
             image = (image - mean).div_(std)
         return [_window(image, view, index).contiguous() for index in range(len(view.windows))]
 
@@ -219,6 +300,11 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         """`mask_labels` and `class_labels` of a batch."""
         if len(label_maps) != len(views):
             raise ValueError(f"Got {len(views)} images but {len(label_maps)} segmentation maps.")
+        for each in mapping if isinstance(mapping, list | tuple) else [mapping]:
+            if each is not None and not isinstance(each, Mapping):
+                raise ValueError(
+                    f"instance_id_to_semantic_id must map ids to classes, or be a list of mappings, got {each!r:.100}."
+                )
         if isinstance(mapping, Sequence) and len(mapping) != len(views):
             raise ValueError(f"Got {len(views)} images but {len(mapping)} mappings of instance ids to classes.")
         mask_labels, class_labels = [], []
@@ -283,15 +369,10 @@ def _window(image: Tensor, view: View, index: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
+def _is_provenance(name: Any) -> bool:
+    return name in PROVENANCE or str(name).startswith("_")
+
+
 def _with_settings_of_task(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that are given; with a task among them, those that follow from it are open again."""
     return {"do_split_image": None, "do_pad": None, **given} if given.get("task") is not None else given
-
-
-def _with_channel(image: Any, axis: int) -> Any:
-    """A grey array or tensor of `(height, width)` with a dimension for its channel; anything else as it is."""
-    if isinstance(image, np.ndarray) and image.ndim == 2:
-        return np.expand_dims(image, axis)
-    if isinstance(image, Tensor) and image.ndim == 2:
-        return image.unsqueeze(axis)
-    return image

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 
 
 MAX_IMAGE_PIXELS = 100_000_000
+ALLOW_MORE = "Allow more with --max_image_pixels if there is memory for it, or make the image smaller."
 
 # What turns an image upright, by its EXIF orientation, and what undoes it.
 TURNS = {
@@ -50,7 +51,9 @@ class StoredImage(NamedTuple):
         return self.size[::-1] if self.orientation in _SWAPS_SIDES else self.size
 
 
-def read_stored(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) -> StoredImage:
+def read_stored(
+    file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS, advice: str = ALLOW_MORE
+) -> StoredImage:
     """
     Decodes an image, the first one where a file holds several.
 
@@ -58,11 +61,12 @@ def read_stored(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) 
         file: the file, opened.
         where: what messages call it.
         max_pixels: the most pixels that it may have, in place of Pillow's own limit. An image of more is not decoded.
+        advice: what the message then says can be done.
 
     Raises:
         ValueError: the file cannot be decoded, or has more pixels.
     """
-    with _opened(file, where, max_pixels) as image:
+    with _opened(file, where, max_pixels, advice) as image:
         try:
             # Some decoders ask for Pillow's limit again.
             is_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels)
@@ -147,7 +151,11 @@ def as_rgb(image: Image.Image, where: str = "The image") -> Image.Image:
     image = as_8_bit(image, where)
     if image.mode == "RGB":
         return image
-    return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # or Pillow warns that transparency is lost
+    return image.convert("RGB")
 
 
 @contextmanager
@@ -162,7 +170,7 @@ def _limit_of_pillow(max_pixels: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO, where: str, max_pixels: int, advice: str = ALLOW_MORE) -> Iterator[Image.Image]:
     """An image whose header is read."""
     try:
         with _limit_of_pillow(None):  # for as long as it takes to read the header
@@ -173,8 +181,7 @@ def _opened(file: BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image
         if image.width * image.height > max_pixels:
             raise ValueError(
                 f"{where} has {image.height}x{image.width} pixels (height x width), {image.width * image.height:,} "
-                f"in all, and no more than {max_pixels:,} are read. Allow more with --max_image_pixels if there is "
-                "memory for it, or make the image smaller."
+                f"in all, and no more than {max_pixels:,} are read. {advice}"
             )
         if not image.width * image.height:
             raise ValueError(f"{where} is {image.height}x{image.width} pixels: there is nothing in it.")

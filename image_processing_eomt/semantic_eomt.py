@@ -1,14 +1,21 @@
 """Semantic segmentation: from a model's queries to one class per pixel."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .outputs_eomt import check_finite
 from .sizes_eomt import View
 from .upsampling_eomt import bands, interpolate_rows, rows_of
 
 
 def semantic_classes(
-    mask_logits: Tensor, class_logits: Tensor, view: View, output_size: tuple[int, int], return_scores: bool = False
+    mask_logits: Tensor | Sequence[Tensor],
+    class_logits: Tensor,
+    view: View,
+    output_size: tuple[int, int],
+    return_scores: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """
     Semantic segmentation of one image: the class with the highest score at every pixel.
@@ -19,7 +26,7 @@ def semantic_classes(
     unless they are asked for.
 
     Args:
-        mask_logits: `(num_windows, num_queries, height / 4, width / 4)`.
+        mask_logits: `(num_windows, num_queries, height / 4, width / 4)`, or a tensor for each window.
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
         view: what the model saw of the image.
         output_size: `(height, width)` of the result in pixels.
@@ -27,12 +34,16 @@ def semantic_classes(
 
     Returns:
         `(height, width)` int64 classes, and the scores, `(num_classes, height, width)` float32, or None.
+
+    Raises:
+        ValueError: the predictions are not finite.
     """
-    device = mask_logits.device
-    mask_logits = mask_logits.float()
+    device = class_logits.device
     # (num_windows, num_classes, num_queries)
     class_scores = class_logits.float().softmax(dim=-1)[..., :-1].transpose(1, 2).contiguous()
     num_queries, num_classes = class_scores.shape[2], class_scores.shape[1]
+    for logits, classes in zip(mask_logits, class_scores):
+        check_finite(classes, logits)
     (input_height, input_width), (content_height, content_width) = view.input_size, view.content_size
 
     def content_scores(rows: Tensor) -> Tensor:

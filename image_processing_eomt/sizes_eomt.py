@@ -1,8 +1,15 @@
 """Sizes of images on their way into the model and back: one arithmetic for pre- and post-processing."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
+
+
+MAX_EDGE = 16384  # pixels of a side of what the model sees
+# An image that is cut into windows has at most this many pixels once it is resized. With 200 queries the masks of all
+# windows then take 1.7 GB: 82 windows of 640x640 pixels, the aspect ratio 82 to 1.
+MAX_SPLIT_PIXELS = 2**25
 
 
 class View(NamedTuple):
@@ -36,9 +43,12 @@ def view_of(
     How an image of `(height, width)` pixels enters the model with an image processor's settings.
 
     Raises:
-        ValueError: the image is not resized, and does not fit or cannot be split.
+        ValueError: the image has no pixel, is not resized and does not fit or cannot be split, or would be cut into
+            windows of more than `MAX_SPLIT_PIXELS` together.
     """
     target_size = padded_size(size)
+    if min(image_size) < 1:
+        raise ValueError(f"An image of {image_size} (height, width) has no pixel.")
     if not do_split_image:
         content_size = fitting_size(image_size, target_size) if do_resize else image_size
         if not do_pad:
@@ -57,6 +67,13 @@ def view_of(
         raise ValueError(
             f"An image of {image_size} is both higher and wider than a window of {target_size} (height, width), and "
             "windows follow each other along one side only: set do_resize."
+        )
+    num_windows = math.prod(math.ceil(length / window) for length, window in zip(content_size, target_size))
+    if num_windows > 1 and content_size[0] * content_size[1] > MAX_SPLIT_PIXELS:
+        raise ValueError(
+            f"An image of {image_size} (height, width) would become {content_size} pixels, {num_windows} windows of "
+            f"{target_size}, and an image that is split may become at most {MAX_SPLIT_PIXELS:,} pixels: one side is "
+            "too long for the other. Cut it into shorter images, or set do_split_image=False and do_pad=True."
         )
     tops, lefts = (window_starts(*lengths) for lengths in zip(content_size, target_size))
     return View(content_size, target_size, tuple((top, left) for top in tops for left in lefts))
@@ -83,22 +100,27 @@ def has_one_edge(size: Any) -> bool:
 
 def _edges(size: Any) -> tuple[int, ...]:
     """`(height, width)`, or `(edge,)` of a square."""
-    if isinstance(size, int):
-        return (size,)
+    edges: tuple[Any, ...] = ()
+    if isinstance(size, Integral):
+        edges = (size,)
     # A mapping, or Transformers' SizeDict, which iterates over its (key, value) pairs.
-    if isinstance(size, Mapping) or hasattr(size, "shortest_edge"):
+    elif isinstance(size, Mapping) or hasattr(size, "shortest_edge"):
         known = {key: value for key, value in dict(size).items() if value is not None}
         for names in (("height", "width"), ("shortest_edge", "longest_edge"), ("shortest_edge",)):
             if known.keys() == set(names):
-                return tuple(known[name] for name in names)
-    elif isinstance(size, Iterable):
-        pair = tuple(size)
-        if len(pair) == 2:
-            return pair
-    raise ValueError(
-        "size must be an int, (height, width), {'height', 'width'} or {'shortest_edge', 'longest_edge'} in pixels, "
-        f"got {size!r}."
-    )
+                edges = tuple(known[name] for name in names)
+    elif isinstance(size, Sequence) and not isinstance(size, str | bytes) and len(size) == 2:
+        edges = tuple(size)
+    if not edges or not all(_is_edge(edge) for edge in edges):
+        raise ValueError(
+            "size must be an int, (height, width), {'height', 'width'} or {'shortest_edge', 'longest_edge'} in "
+            f"pixels, whole numbers from 1 to {MAX_EDGE}, got {size!r}."
+        )
+    return tuple(int(edge) for edge in edges)
+
+
+def _is_edge(edge: Any) -> bool:
+    return isinstance(edge, Integral) and not isinstance(edge, bool) and 1 <= int(edge) <= MAX_EDGE
 
 
 def fitting_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:

@@ -21,8 +21,8 @@ def bands(num_rows: int, numel_per_row: int, device: torch.device) -> Iterator[t
 
 
 def rows_of(source: Tensor) -> Callable[[Tensor], Tensor]:
-    """What `interpolate_rows` takes as the rows of a source that is in memory, `(channels, height, width)`."""
-    return lambda indices: source.index_select(1, indices.to(source.device))
+    """What `interpolate_rows` takes as the rows of a source in memory, `(channels, height, width)`: float32."""
+    return lambda indices: source.index_select(1, indices.to(source.device)).float()
 
 
 def interpolate_rows(
@@ -68,7 +68,6 @@ def upsampled_masks(mask_logits: Tensor, view: View, output_size: tuple[int, int
         The rows of a band and the logits in it, `(num_masks, num_rows, output_width)` float32, from top to bottom.
     """
     (content_height, content_width), input_size = view.content_size, view.input_size
-    mask_logits = mask_logits.float()
 
     def content_rows(rows: Tensor) -> Tensor:
         return interpolate_rows(rows_of(mask_logits), mask_logits.shape[1], rows, input_size)[..., :content_width]

@@ -4,9 +4,11 @@ import colorsys
 import math
 import textwrap
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from .pixels_eomt import as_pixels
+from .sources_eomt import upright_image
 
 
 FILL_OPACITY = 0.5
@@ -27,6 +30,7 @@ PREFERRED_FONT_SIZE = 14  # pixels, in small images; 1/32 of the side of larger 
 MAX_NAME_LENGTH = 60  # characters; longer names are cut
 MAX_WORD_LENGTH = 20  # characters; longer words may be broken
 MAX_NAME_LINES = 3
+MAX_TABLE = 1 << 20  # ids of segments between the lowest and the highest
 MAX_NAME_GRID = 300_000  # pixels; names in larger images are placed on every second, third, ... pixel
 # Pillow's own font (None) has little beyond ASCII; the others are looked for among the system's.
 FONTS = (None, "DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "PingFang.ttc", "msyh.ttc")
@@ -45,33 +49,36 @@ def class_color(label_id: int) -> tuple[int, int, int]:
 
 
 def draw_segmentation(
-    image: Image.Image,
+    image: Any,
     segmentation: Any,
-    segments_info: Sequence[Mapping[str, Any]] | None,
-    id2label: Mapping[int, str],
+    segments_info: Sequence[Mapping[str, Any]] | None = None,
+    id2label: Mapping[int, str] | None = None,
 ) -> Image.Image:
     """
     Paints segments over an image: filled in their class's colour (a shade per instance), outlined, and named.
 
     Where two segments meet, a line in a light tint of the smaller one's colour runs beside a dark line in the larger
     one, so that outlines show on dark and on light ground and thin things are not hidden by them. A name is written
-    inside its segment, on up to three lines, and left out where it does not fit.
+    inside its segment, on up to three lines, and left out where it does not fit. Lines and letters grow with the
+    image.
 
     Args:
-        image: of any mode, upright.
-        segmentation: tensor or array in one of three forms:
+        image: a PIL image of any mode, upright. With what the pipeline returns, anything that the pipeline takes.
+        segmentation: what the pipeline returns for one image, or a tensor or array in one of three forms:
 
             - `(height, width)` ids of segments, as panoptic post-processing returns them. What `segments_info` does
               not list, such as -1, is left alone;
             - `(height, width)` ids of classes, as semantic post-processing returns them, with `segments_info=None`.
               Negative ids are left alone;
             - `(num_segments, height, width)` masks, the i-th that of `segments_info[i]`, as instance post-processing
-              returns them with `return_binary_maps=True`. Where they overlap, the best score is on top, or the first
-              without scores.
+              returns them with `return_binary_maps=True`.
+
+            Where masks overlap, the best score is on top, or the first without scores.
         segments_info: a dict with `id` (not needed for masks), `label_id` and maybe `score` per segment, as
             post-processing returns it, or None where every id is a class.
         id2label: names of the classes. A class without a name, or whose name no font at hand can write, is shown by
-            its number.
+            its number. What the pipeline returns has names, and needs them only for the classes' own colours: without
+            them each name has one of its own.
 
     Returns:
         An RGB image of the same size.
@@ -79,55 +86,98 @@ def draw_segmentation(
     Raises:
         ValueError: the segmentation has none of these forms, or is not as large as the image.
     """
-    array = np.asarray(segmentation.cpu() if hasattr(segmentation, "cpu") else segmentation)
-    _check_shape(array.shape, image, segments_info)
-    if segments_info is None:
-        class_ids = [int(class_id) for class_id in np.unique(array) if class_id >= 0]
-        segments_info = [{"id": class_id, "label_id": class_id} for class_id in class_ids]
-    if array.ndim == 3:
-        segment_map = _flattened(array, [segment.get("score", 0.0) for segment in segments_info])
+    id2label = {} if id2label is None else id2label
+    if isinstance(segmentation, list | tuple) and all(_is_of_pipeline(segment) for segment in segmentation):
+        image = upright_image(image)
+        _check_size({(segment["mask"].height, segment["mask"].width) for segment in segmentation}, image)
+        masks = [np.asarray(segment["mask"]) for segment in segmentation]
+        scores = [segment.get("score") or 0.0 for segment in segmentation]
+        segment_map = _flattened(masks, scores, (image.height, image.width))
+        ids = {name: label_id for label_id, name in id2label.items()}
+        names = [segment["label"] for segment in segmentation]
+        label_ids = [ids.get(name, zlib.crc32(str(name).encode(errors="replace"))) for name in names]
     else:
-        segment_map = _numbered(array, [segment["id"] for segment in segments_info])
-    label_ids = [segment["label_id"] for segment in segments_info]
-    rgb = Image.fromarray(as_pixels(image, do_convert_rgb=True).permute(1, 2, 0).numpy())
+        array = np.asarray(segmentation.cpu() if hasattr(segmentation, "cpu") else segmentation)
+        _check_form(array, segments_info)
+        _check_size({array.shape[-2:]}, image)
+        if segments_info is None:
+            class_ids = [int(class_id) for class_id in np.unique(array) if class_id >= 0]
+            segments_info = [{"id": class_id, "label_id": class_id} for class_id in class_ids]
+        if array.ndim == 3:
+            scores = [segment.get("score") or 0.0 for segment in segments_info]
+            segment_map = _flattened(array, scores, array.shape[1:])
+        else:
+            segment_map = _numbered(array, [segment["id"] for segment in segments_info])
+        label_ids = [int(segment["label_id"]) for segment in segments_info]
+        names = [id2label.get(label_id) for label_id in label_ids]
+    rgb = Image.fromarray(as_pixels(image, do_convert_rgb=True).permute(1, 2, 0).contiguous().numpy())
     drawing = _painted(rgb, segment_map, _shades(label_ids))
-    _write_names(drawing, segment_map, [_writable(id2label.get(label_id), label_id) for label_id in label_ids])
+    _write_names(drawing, segment_map, [_writable(name, label_id) for name, label_id in zip(names, label_ids)])
     return drawing
 
 
-def _check_shape(
-    shape: tuple[int, ...], image: Image.Image, segments_info: Sequence[Mapping[str, Any]] | None
-) -> None:
+def _is_of_pipeline(segment: Any) -> bool:
+    return isinstance(segment, Mapping) and isinstance(segment.get("mask"), Image.Image) and "label" in segment
+
+
+def _check_form(array: np.ndarray, segments_info: Sequence[Mapping[str, Any]] | None) -> None:
+    shape = array.shape
+    if (
+        array.dtype.kind not in "biuf"
+        or len(shape) not in (2, 3)
+        or (array.dtype.kind == "f" and not np.isfinite(array).all())
+    ):
+        raise ValueError(
+            "A segmentation is (height, width) or (num_segments, height, width) finite numbers, or what the pipeline "
+            f"returns for one image, got shape {shape} of {array.dtype}."
+        )
     if len(shape) == 3 and segments_info is None:
         raise ValueError(f"Masks of shape {shape} need segments_info, which says what each of them is.")
     if len(shape) == 3 and segments_info is not None and shape[0] != len(segments_info):
         raise ValueError(f"There are {shape[0]} masks but {len(segments_info)} dicts in segments_info.")
-    if len(shape) not in (2, 3):
-        raise ValueError(f"A segmentation is (height, width) or (num_segments, height, width), got shape {shape}.")
-    if shape[-2:] != (image.height, image.width):
+    for index, segment in enumerate(segments_info or ()):
+        for name in ("label_id",) if len(shape) == 3 else ("id", "label_id"):
+            if not isinstance(segment, Mapping) or not isinstance(segment.get(name), Integral):
+                raise ValueError(f"segments_info[{index}] must be a dict with the whole number {name!r}: {segment}")
+
+
+def _check_size(sizes: set[tuple[int, ...]], image: Image.Image) -> None:
+    for size in sizes - {(image.height, image.width)}:
         raise ValueError(
-            f"The segmentation is {shape[-2:]}, the image {(image.height, image.width)} (height, width). Post-process "
+            f"The segmentation is {size}, the image {(image.height, image.width)} (height, width). Post-process "
             "with target_sizes set to the image's size. If the image comes from a camera that was held sideways, draw "
             "on ImageOps.exif_transpose(image), as pipelines segment the upright picture."
         )
 
 
 def _numbered(ids: np.ndarray, segment_ids: Sequence[int]) -> np.ndarray:
-    """`(height, width)` int32: i + 1 where `ids` is `segment_ids[i]`, 0 where it is none of them."""
+    """`(height, width)`: i + 1 where `ids` is `segment_ids[i]`, 0 where it is none of them."""
+    numbers = np.arange(1, len(segment_ids) + 1, dtype=_dtype_of(segment_ids))
     if not segment_ids:
-        return np.zeros(ids.shape, dtype=np.int32)
+        return np.zeros(ids.shape, dtype=numbers.dtype)
     order = np.argsort(segment_ids)
     in_order = np.asarray(segment_ids)[order]
+    first, last = int(in_order[0]), int(in_order[-1])
+    if ids.dtype.kind != "f" and last - first < MAX_TABLE:  # a table is several times as fast as a search
+        table = np.zeros(last - first + 3, dtype=numbers.dtype)
+        table[in_order - first + 1] = numbers[order]
+        position = ids.astype(np.int64) - (first - 1)
+        return np.take(table, np.clip(position, 0, len(table) - 1, out=position))
     position = np.searchsorted(in_order[:-1], ids)  # at most the last, whatever the id
-    return np.where(in_order[position] == ids, (order + 1).astype(np.int32)[position], np.int32(0))
+    return np.where(in_order[position] == ids, numbers[order][position], numbers.dtype.type(0))
 
 
-def _flattened(masks: np.ndarray, scores: Sequence[float]) -> np.ndarray:
-    """`(height, width)` int32: i + 1 where mask i has the best score, the first of equals; 0 without a mask."""
-    segment_map = np.zeros(masks.shape[1:], dtype=np.int32)
+def _flattened(masks: Any, scores: Sequence[float], size: tuple[int, ...]) -> np.ndarray:
+    """`(height, width)`: i + 1 where mask i has the best score, the first of equals; 0 without a mask."""
+    segment_map = np.zeros(size, dtype=_dtype_of(scores))
     for index in sorted(range(len(masks)), key=lambda index: (scores[index], -index)):
         segment_map[masks[index] > 0] = index + 1
     return segment_map
+
+
+def _dtype_of(segments: Sequence[Any]) -> Any:
+    """The smallest in which the numbers of these segments can be counted."""
+    return np.min_scalar_type(len(segments))
 
 
 def _to_rgb(color: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -152,15 +202,16 @@ def _painted(image: Image.Image, segment_map: np.ndarray, colors: Sequence[tuple
     """The image with segments filled and outlined: in `colors[i]` where `segment_map` is i + 1, left alone where 0."""
     palette = np.array([(0, 0, 0), *colors], dtype=np.uint8)
     tints = 255 - (255 - palette) // 2
-    pixels = np.array(Image.blend(image, Image.fromarray(palette[segment_map]), FILL_OPACITY))
-    np.copyto(pixels, np.asarray(image), where=(segment_map == 0)[..., None])
+    pixels = np.array(Image.blend(image, Image.fromarray(np.take(palette, segment_map, axis=0)), FILL_OPACITY))
+    nothing = segment_map == 0
+    pixels[nothing] = np.asarray(image)[nothing]
 
     # Ranks by area, the smallest segment first, what is no segment last.
     areas = np.bincount(segment_map.ravel(), minlength=len(palette))
     areas[0] = segment_map.size + 1
-    ranks = np.empty(len(palette), dtype=np.int32)
+    ranks = np.empty(len(palette), dtype=segment_map.dtype)
     ranks[np.argsort(areas, kind="stable")] = np.arange(len(palette))
-    rank_map = ranks[segment_map]
+    rank_map = np.take(ranks, segment_map)
     reach = 2 * max(1, round(math.sqrt(segment_map.size) / 400)) + 1
     light = rank_map < ndimage.maximum_filter(rank_map, reach)
     dark = ~light & (rank_map > ndimage.minimum_filter(rank_map, reach))
@@ -186,7 +237,7 @@ def _write_names(drawing: Image.Image, segment_map: np.ndarray, names: Sequence[
     draw = ImageDraw.Draw(drawing)
     largest_font_size = max(PREFERRED_FONT_SIZE, round(math.sqrt(segment_map.size) / 32))
     step = max(1, round(math.sqrt(segment_map.size / MAX_NAME_GRID)))
-    grid = np.ascontiguousarray(segment_map[::step, ::step])
+    grid = segment_map[::step, ::step].astype(np.int32)
     for index, (box, (name, font_file)) in enumerate(zip(ndimage.find_objects(grid), names, strict=False)):
         layouts = _layouts(name, font_file, largest_font_size)
         if box is None or not layouts:
@@ -265,11 +316,19 @@ def _layouts(name: str, font_file: str | None, largest_font_size: int) -> list[_
     return layouts
 
 
+def shown_name(name: str | None, label_id: int) -> str:
+    """A class's name on one line, not too long, without what cannot be seen; its number where nothing is left."""
+    if name is None:
+        return str(label_id)
+    text = "".join(letter for letter in " ".join(str(name).split()) if letter.isprintable())
+    if len(text) > MAX_NAME_LENGTH:
+        text = text[: MAX_NAME_LENGTH - 1] + "…"
+    return text or (str(label_id) if name else "")
+
+
 def _writable(name: str | None, label_id: int) -> tuple[str, str | None]:
     """The name and a font that has its letters; else the name without accents, else the class's number."""
-    name = " ".join(str(label_id if name is None else name).split())
-    if len(name) > MAX_NAME_LENGTH:
-        name = name[: MAX_NAME_LENGTH - 1] + "…"
+    name = shown_name(name, label_id)
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     texts = (name, plain, str(label_id))
     return next((text, file) for text in texts for file in _fonts_at_hand() if _has_letters(file, text))

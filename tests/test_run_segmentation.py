@@ -610,6 +610,33 @@ def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path
     assert not (tmp_path / "output").exists()
 
 
+def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by half
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[:10] = 255
+    Image.fromarray(drawn).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "values.yaml").write_text("0: background\n255: lesion\n")
+    check = ["--train_data", str(tmp_path), "--check_data", "--use_cpu", "true"]
+    table = ["--label_values", str(tmp_path / "values.yaml")]
+    run(check)
+    printed = capsys.readouterr().out
+    assert "25.0% of the pixels are void" in printed and "--label_values" in printed and "--exif stored" in printed
+    run([*check, *table, "--exif", "upright", "--max_image_pixels", "2400"])
+    printed = capsys.readouterr().out
+    assert re.search(r"lesion +1 +1", printed) and "0.0% of the pixels are void" in printed
+    assert "--label_values" not in printed and "--exif" not in printed
+    with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
+        run([*check, *table, "--max_image_pixels", "2399"])
+    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+        run([*check, "--max_image_pixels", "0"])
+    with pytest.raises(ValueError, match="class_names and label_values both"):
+        run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
+
+
 def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(words, photographs, capsys):
     truncated = photographs / "train" / "images" / "2.png"
     truncated.write_bytes(truncated.read_bytes()[:60])

@@ -7,14 +7,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import class_color, draw_segmentation
+from image_processing_eomt.visualization_eomt import shown_name
 
 
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller pictures are enlarged by a whole factor
 MARGIN = 12
 TEXT_SIZE = 15
-MAX_NAME_LENGTH = 60  # characters in the legend
 BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 
 # What post-processing returns too: `segmentation`, the map of segment ids, and `segments_info`.
@@ -81,8 +80,7 @@ def _legend_rows(label_ids: set[int], id2label: Any, font: Any, width: int) -> l
     rows: list[list[tuple[int, str, int]]] = [[]]
     used = MARGIN
     for label_id in sorted(label_ids):
-        name = terminal_text(id2label[label_id])
-        name = name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
+        name = shown_name(id2label.get(label_id), label_id)
         entry_width = TEXT_SIZE + 6 + int(font.getlength(name)) + 2 * MARGIN
         if rows[-1] and used + entry_width > width:
             rows.append([])

@@ -1,6 +1,7 @@
 """From samples to what the model takes: augmented for training, as deployed for evaluation."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) 
     keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
     features = image_processor.preprocess(
         images=[sample.image],
-        segmentation_maps=[sample.masks()[keep]],
+        segmentation_maps=[replace(sample, targets=[sample.targets[index] for index in keep]).masks()],
         instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
         ignore_index=VOID,
         do_reduce_labels=False,

@@ -425,7 +425,7 @@ def _fingerprint(
     settings = json.loads(image_processor.to_json_string())
     return {
         "pictures": source.where,
-        "exif": source.image_reading.exif,
+        "exif": source.exif,
         "outputs": sorted(files.outputs),
         "category_ids": files.category_ids,
         "weights_sha256": weights_hash(model),

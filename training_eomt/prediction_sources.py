@@ -21,11 +21,11 @@ class PictureSource(Protocol):
         where: what they are, for messages and to tell one source from another.
         has_targets: whether samples know what is to be found in the picture.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
-        image_reading: how pictures are read.
+        exif: which way up images are read, see [`ImageReading`].
     """
 
     where: str
-    image_reading: ImageReading
+    exif: str
     has_targets: bool
     category_ids: Mapping[int, int] | None
 
@@ -61,7 +61,7 @@ class PictureFolder:
 
     def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
-        self.image_reading = image_reading
+        self.image_reading, self.exif = image_reading, image_reading.exif
         self.where = str(path.resolve())
         if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
@@ -113,8 +113,7 @@ class AnnotatedPictures:
     has_targets = True
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
-        self.image_reading = dataset.image_reading
+        self.dataset, self.exif = dataset, dataset.image_reading.exif
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
@@ -141,8 +140,11 @@ class AnnotatedPictures:
     def __getitem__(self, index: int) -> Sample:
         try:
             return self.dataset[index]
-        except (ValueError, OSError):
-            image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+        except (ValueError, OSError) as error:
+            try:
+                image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+            except (ValueError, OSError):
+                raise error from None
             return Sample(self.names[index], image, file_name=self.names[index])
 
 

@@ -91,9 +91,12 @@ def test_premultiplied_and_lab_colours_are_read():
 
 def test_colours_behind_transparency_are_kept():
     palette = Image.fromarray(RGB).convert("P")
-    stored = read(in_file(palette, transparency=3)).image
-    assert stored.info["transparency"] == 3
-    assert np.array_equal(np.asarray(as_rgb(stored)), np.asarray(palette.convert("RGB")))
+    for transparency in (3, bytes(range(200))):
+        stored = read(in_file(palette, transparency=transparency)).image
+        assert stored.info["transparency"] == transparency
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(np.asarray(as_rgb(stored)), np.asarray(palette.convert("RGB")))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])

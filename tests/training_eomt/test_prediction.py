@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.images import ImageReading
 from training_eomt.figures import overlapping_segments, side_by_side
 from training_eomt.prediction import AnnotatedPictures, predict
 from training_eomt.prediction_outputs import DEFAULT_OUTPUTS
@@ -254,6 +255,7 @@ def test_predictions_of_another_model_task_or_source_are_not_added_to(model, pic
         ({"outputs": ["maps"]}, "outputs"),
         ({"category_ids": {0: 5}}, "category_ids.0: 0 there, 5 now"),
         ({"source": elsewhere}, "pictures"),
+        ({"source": PictureFolder(pictures, ImageReading("stored"))}, 'exif: "auto" there, "stored" now'),
     ):
         with pytest.raises(ValueError, match=message):
             run(model, **{"source": pictures, "directory": tmp_path / "out", **settings})

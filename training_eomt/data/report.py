@@ -123,6 +123,9 @@ class DataReport:
                 "way; they are turned upright. If they were annotated as they are stored: --exif stored"
             )
         found = [name for name, number in self.num_segments.items() if number]
+        if 0 < len(found) < len(self.num_segments):
+            num_absent = len(self.num_segments) - len(found)
+            lines.append(f"{num_absent:,} of {len(self.num_segments):,} classes have no segment")
         if self.task == "semantic" and len(found) == 1 and self.void_share:
             lines.append(
                 f"WARNING: {found[0]!r} is the only class, and everything else is void. Where a value such as 255 is "

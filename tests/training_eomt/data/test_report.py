@@ -32,6 +32,7 @@ def test_samples_are_read_where_only_that_tells(maps, num_workers):
     found = report(open_dataset(maps), num_workers=num_workers, show_progress=False)
     assert (found.num_pictures, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
     assert found.num_segments == found.num_pictures_with == {"road": 5, "car": 2, "sky": 0}
+    assert "1 of 3 classes have no segment" in str(found)
     assert found.sizes == ((10, 20), (12, 20), (15, 20))
 
 
