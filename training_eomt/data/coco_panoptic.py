@@ -31,6 +31,7 @@ from .coco_json import (
 )
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
+from .label_coding import check_lossless, values_in
 from .label_maps import as_tree
 from .samples import Sample, encode_masks
 
@@ -212,6 +213,7 @@ def read_segment_map(tree: FileTree, name: str, image_reading: ImageReading) -> 
     """
     with tree.open(name) as file:
         png = image_reading.read_annotation(file, tree.path(name))
+    check_lossless(png, tree.path(name))
     if png.mode not in ("RGB", "RGBA"):
         raise ValueError(
             f"{tree.path(name)} is no panoptic PNG: its mode is {png.mode}, expected RGB, whose colours are ids of "
@@ -227,7 +229,7 @@ def _check_segments(segment_map: np.ndarray, segments: list[SegmentEntry], png_p
         raise ValueError(f"{png_path}: the JSON file lists two segments with one id. Ids must be unique in a picture.")
     if 0 in listed:
         raise ValueError(f"{png_path}: the JSON file lists a segment with id 0, which means void. Give it another id.")
-    painted = set(np.unique(segment_map).tolist()) - {0}
+    painted = values_in(segment_map) - {0}
     if absent := sorted(listed - painted):
         raise ValueError(f"{png_path}: segment {absent[0]}, which the JSON file lists, has no pixels in the PNG.")
     if unlisted := sorted(painted - listed):

@@ -180,11 +180,9 @@ def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
 
 def values_in(label_map: np.ndarray) -> set[int]:
     """The values that occur."""
-    if label_map.min(initial=0) >= 0 and label_map.max(initial=0) < 2**24:  # much faster than sorting
-        occurs = np.zeros(int(label_map.max(initial=0)) + 1, dtype=bool)
-        occurs[label_map.ravel()] = True
-        return set(np.flatnonzero(occurs).tolist())
-    return set(np.unique(label_map).tolist())
+    pixels = label_map.ravel()
+    last_of_runs = pixels[np.flatnonzero(pixels[1:] != pixels[:-1])]  # far fewer than pixels
+    return {*np.unique(last_of_runs).tolist(), *pixels[-1:].tolist()}
 
 
 def segments_of(
@@ -251,8 +249,8 @@ def check_lossless(image: Image.Image, where: str) -> None:
     """Raises a `ValueError` if a decoded annotation is a JPEG."""
     if image.format in LOSSY_FORMATS:
         raise ValueError(
-            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes any more. "
-            "Save label maps as PNGs."
+            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes or segments "
+            "any more. Save annotations as PNGs."
         )
 
 

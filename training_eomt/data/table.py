@@ -17,7 +17,7 @@ from .base import Annotation, SegmentationDataset
 from .class_names import by_value, find_class_names, numbered, read_class_names
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding
+from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding, values_in
 from .label_maps import as_tree
 from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
@@ -135,7 +135,7 @@ class TableDataset(SegmentationDataset):
 
     def _segments(self, segments: np.ndarray, where: str) -> list[Annotation]:
         found = []
-        for value in np.unique(segments).tolist():
+        for value in sorted(values_in(segments)):
             class_id, number = divmod(value, MAX_OBJECTS)
             if class_id in self.ignored or (class_id in self._things and not number):
                 continue
@@ -163,7 +163,7 @@ class TableDataset(SegmentationDataset):
     def _panoptic_values(self, index: int) -> set[int]:
         """The values of an annotation; none where it cannot be read, which reading the sample tells."""
         try:
-            return set(np.unique(panoptic_map_of(*self._read_annotation(index))).tolist())
+            return values_in(panoptic_map_of(*self._read_annotation(index)))
         except (ValueError, OSError):
             return set()
 

@@ -214,7 +214,7 @@ def test_jpegs_in_place_of_maps_are_an_error_that_says_why(tmp_path):
     for name in ("a", "b"):
         Image.fromarray(LABEL_MAP).save(folder / "masks" / f"{name}.jpg")
         (folder / "masks" / f"{name}.png").unlink()
-    with pytest.raises(ValueError, match=r"masks/a\.jpg is a JPEG, whose compression .*; so are 1 others"):
+    with pytest.raises(ValueError, match=r"masks/a\.jpg is a JPEG.* \(2 of the label maps are JPEGs\)"):
         open_dataset(folder)
     dataset = open_dataset(folder, skip_bad_samples=True)
     assert len(dataset) == 1 and ["JPEG" in bad.reason for bad in dataset.bad_samples] == [True, True]
