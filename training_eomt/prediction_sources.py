@@ -114,6 +114,7 @@ class AnnotatedPictures:
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset, self.exif = dataset, dataset.image_reading.exif
+        dataset.skip_bad_samples = True  # an annotation that cannot be used is no reason to leave out its picture
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
