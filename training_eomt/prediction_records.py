@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from .json_files import read_json
-
 
 try:
     import fcntl
@@ -98,7 +96,8 @@ class RecordFile:
         self._write({"picture": name, "failure": reason})
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record).encode("ascii") + b"\n"
+        # Bytes of file names that are no text, which messages may hold, are no JSON for most readers.
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._lock:
             start = os.fstat(self._file.fileno()).st_size
             try:
@@ -264,9 +263,10 @@ def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
 def _noted(path: Path) -> dict[str, Any] | None:
     """What a folder's predictions depend on, as it is noted there; None if the file is damaged."""
     try:
-        return read_json(path.read_bytes(), dict[str, Any], str(path))
-    except ValueError:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def _unknown(path: Path, what: str) -> str:
