@@ -23,6 +23,8 @@ _WRITTEN = (
     "trainer_state.json",
     "checkpoint-[0-9]*",
     "evaluation.json",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
     "evaluation_pictures",
     "data_report.json",
     "training_curves.png",

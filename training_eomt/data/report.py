@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from configuration_eomt.text_eomt import terminal_text
+
 from .base import BadSample, SampleSummary, SegmentationDataset
 from .images import BOTH_FIT
 
@@ -99,7 +101,7 @@ class DataReport:
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
             lines += listed(self.bad_samples)
-        return "\n".join(lines)
+        return "\n".join(terminal_text(line) for line in lines)
 
     def why_nothing(self) -> str:
         """Why there is nothing to learn or to measure, where there is not."""
@@ -136,7 +138,10 @@ class DataReport:
     def _class_table(self) -> list[str]:
         """All classes, those with most segments first."""
         names = sorted(self.num_segments, key=lambda name: -self.num_segments[name])
-        shown = {name: name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…" for name in names}
+        texts = {name: terminal_text(name) for name in names}
+        shown = {
+            name: text if len(text) <= NAME_WIDTH else f"{text[: NAME_WIDTH - 1]}…" for name, text in texts.items()
+        }
         width = max((len(name) for name in shown.values()), default=0)
         rows = [f"{'class':{width}}  {'segments':>9}  {'pictures':>9}"]
         for name in names:
