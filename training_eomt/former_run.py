@@ -23,12 +23,15 @@ _WRITTEN = (
     "trainer_state.json",
     "checkpoint-[0-9]*",
     "evaluation.json",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
     "evaluation_pictures",
     "data_report.json",
     "training_curves.png",
     "predictions",
     "runs",
     DRAFT,
+    ".*.draft",  # files that a killed process was writing
 )
 
 
