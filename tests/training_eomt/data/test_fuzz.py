@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import yaml
@@ -24,7 +25,7 @@ from training_eomt.data.report import check_samples, report
 
 
 SEED = int(os.environ.get("EOMT_FUZZ_SEED", 0))
-ROUNDS = int(os.environ.get("EOMT_FUZZ_ROUNDS", 120))  # of each format
+ROUNDS = int(os.environ.get("EOMT_FUZZ_ROUNDS", 150))  # of each format
 HEIGHT, WIDTH = 12, 16
 
 NASTY_VALUES: list[Any] = [
@@ -182,6 +183,31 @@ def metadata_csv(folder: Path) -> None:
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
 
 
+def table(folder: Path) -> datasets.Dataset:
+    """The rows of `metadata`, which hold their images."""
+    metadata(folder / "source")
+    rows = [json.loads(line) for line in (folder / "source" / "metadata.jsonl").read_text().splitlines()]
+    columns = {
+        key: [{"bytes": (folder / "source" / row[f"{key}_file_name"]).read_bytes(), "path": None} for row in rows]
+        for key in ("image", "label")
+    }
+    shutil.rmtree(folder / "source")
+    return (
+        datasets.Dataset.from_dict(columns)
+        .cast_column("image", datasets.Image())
+        .cast_column("label", datasets.Image())
+    )
+
+
+def saved(folder: Path) -> None:
+    data = table(folder)
+    datasets.DatasetDict({"train": data, "validation": data}).save_to_disk(str(folder))
+
+
+def parquet(folder: Path) -> None:
+    table(folder).to_parquet(str(folder / "train-00000-of-00001.parquet"))
+
+
 def zips(folder: Path) -> None:
     """Instances in a zip in a zip, the JSON file beside it."""
     coco_instance(folder)
@@ -198,7 +224,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     write.__name__: write
     for write in (
         *(coco_instance, coco_panoptic, yolo, yolo_list, label_maps, pascal_voc, ade20k, cityscapes),
-        *(metadata, metadata_csv, zips),
+        *(metadata, metadata_csv, saved, parquet, zips),
     )
 }
 
@@ -307,12 +333,14 @@ def change_tree(folder: Path, path: Path, rng: random.Random) -> None:
 def change(folder: Path, rng: random.Random) -> str:
     """Damages a file of a dataset; returns what was done to which."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if not files:
+        return "nothing: no file is left"
     texts = [path for path in files if path.suffix in (".json", ".yaml", ".jsonl", ".csv", ".txt")]
     path = rng.choice(texts) if texts and rng.random() < 0.7 else rng.choice(files)
     kind = rng.choice(("content", "content", "content", "content", "bytes", "tree"))
     if kind == "tree":
         change_tree(folder, path, rng)
-    elif kind == "bytes" or path.suffix == ".zip":
+    elif kind == "bytes" or path.suffix in (".zip", ".arrow", ".parquet"):
         path.write_bytes(change_bytes(path.read_bytes(), rng))
     elif path.suffix in (".png", ".jpg"):
         change_image(path, rng)
@@ -358,7 +386,8 @@ def use(folder: Path, skip_bad_samples: bool) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.filterwarnings("ignore")
-def test_only_documented_errors_come_out_of_damaged_datasets(tmp_path, name):
+def test_only_documented_errors_come_out_of_damaged_datasets(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     valid = tmp_path / "valid"
     valid.mkdir()
     FORMATS[name](valid)
