@@ -424,6 +424,9 @@ def command(words: Sequence[str] | None = None) -> None:
                 warn(line)
         complete_arguments = complete(arguments)
         trackers = complete_arguments[2].report_to
+        from training_eomt.interruption import answer_sigterm
+
+        answer_sigterm()
         main(complete_arguments)
         leave_the_others()
     except KeyboardInterrupt as stop:

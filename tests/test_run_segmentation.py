@@ -690,7 +690,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(w
         "--output_dir",
         str(tmp_path / "file" / "out"),
     ]
-    with pytest.raises(OSError, match=r"file is a file: choose another --output_dir than .*file/out"):
+    with pytest.raises(OSError, match=r"file is a file: choose another folder than .*file/out"):
         run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
 
 

@@ -31,6 +31,7 @@ _WRITTEN = (
     "predictions",
     "runs",
     DRAFT,
+    ".*.draft",  # files that a killed process was writing
 )
 
 
