@@ -8,6 +8,7 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 
 import copy
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configuration_eomt.text_eomt import terminal_text
-from training_eomt.disk import check_room, write_whole
+from training_eomt.disk import MIN_FREE, check_writable
 from training_eomt.error_lines import error_line
-from training_eomt.output_folder import check_writable
+from training_eomt.given_paths import check_exists
 from training_eomt.script_arguments import (
     DataArguments,
     ModelArguments,
@@ -70,8 +71,13 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     ):
         if needed and not given:
             raise ValueError(f"--{name} is missing.")
+    for name in ("dataset", "train_data", "validation_data", "predict_data"):
+        if given := getattr(data_args, name):
+            check_exists(name, given)
     if data_args.check_data:
         return
+    if model_args.model_name_or_path:
+        check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
     if data_args.gives_prediction_settings and not training_args.do_predict:
@@ -104,7 +110,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
                 f"{path} already holds something. Choose another --output_dir, continue a training with "
                 "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
             )
-    check_writable(output_dir)
+    # How much room a training takes is known once there is a model.
+    check_writable(output_dir, needed=0 if training_args.do_train else MIN_FREE)
     if training_args.push_to_hub and training_args.hub_token is None:
         from huggingface_hub import get_token
 
@@ -179,9 +186,6 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     """Runs what the arguments ask for and returns the metrics of the evaluation."""
     model_args, data_args, training_args = arguments
     check_arguments(model_args, data_args, training_args)
-    writes_results = training_args.do_eval or training_args.do_predict
-    if writes_results and not training_args.do_train and training_args.process_index == 0:
-        check_room(Path(training_args.output_dir))  # what a training needs is known once there is a model
 
     from transformers import set_seed
 
@@ -291,6 +295,7 @@ def write_results(
         names = [config.id2label[label_id] for label_id in range(config.num_labels)]
         write_evaluation(output_dir, metrics, per_class, names, trainer.confusion_matrix)
     if training_args.do_train:
+        from training_eomt.disk import write_whole
         from training_eomt.run_card import write_run_card
 
         write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
@@ -406,6 +411,8 @@ def command(words: Sequence[str] | None = None) -> None:
         words: of the command line. Default: of this process.
     """
     trackers: list[str] = []
+    # Transformers imports torchao where it is installed, which warns of what nobody here can change.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         arguments = read_arguments(sys.argv[1:] if words is None else words)
         check_arguments(arguments.model, arguments.data, arguments.training)

@@ -255,6 +255,11 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
         (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
         (["--do_train", "--max_steps", "0"], "--max_steps 0"),
+        (["--do_train", "--validation_data", "/no/where"], "--validation_data /no/where: there is no such file"),
+        (
+            ["--do_predict", "--model_name_or_path", "./x", "--model_config", "{}"],
+            "--model_name_or_path ./x: there is",
+        ),
         (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
         (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
         (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
@@ -631,7 +636,7 @@ def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsy
     assert "--label_values" not in printed and "--exif" not in printed
     with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
         run([*check, *table, "--max_image_pixels", "2399"])
-    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+    with pytest.raises(ValueError, match="--max_image_pixels 0: it must be a whole number from 1"):
         run([*check, "--max_image_pixels", "0"])
     with pytest.raises(ValueError, match="class_names and label_values both"):
         run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
@@ -675,7 +680,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(w
         "--output_dir",
         str(tmp_path / "file" / "out"),
     ]
-    with pytest.raises(OSError, match=r"file is a file: choose another --output_dir than .*file/out"):
+    with pytest.raises(OSError, match=r"nothing can be written into .*file/out \(.*file is a file\)"):
         run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
 
 
@@ -743,3 +748,12 @@ def test_of_several_processes_the_one_that_fails_says_why_and_the_others_end_in_
     errors = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stderr.log")}
     assert "error: street/1.jpg cannot be decoded" in errors["1"].splitlines()
     assert all("Traceback" not in text for text in errors.values()), errors
+
+
+@pytest.mark.slow
+def test_nothing_but_the_error_is_said_where_torch_was_needed_to_find_it(words):
+    command = [sys.executable, "run_segmentation.py", *words, "--do_train", "--image_size", "65"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line and not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: image_size=65 is not divisible by patch_size=16"), lines

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-from .output_folder import check_writable
 
 
 MIN_FREE = 16 << 20  # bytes: less is a full disk
 
 
-def check_room(folder: Path, needed: int = MIN_FREE) -> None:
+def check_writable(folder: Path, needed: int = MIN_FREE) -> None:
     """
-    Finds out whether results can be written into a folder, and leaves nothing behind.
+    Finds out whether files can be written into a folder, and leaves nothing behind.
 
     Args:
-        folder: the folder; it need not exist.
+        folder: the folder. If it does not exist, it must be possible to make it where it is to be.
         needed: bytes that have to be free.
 
     Raises:
         OSError: nothing can be written there, or there is not enough room.
     """
-    check_writable(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    try:
+        present = folder
+        while not present.exists():
+            present = present.parent
+        if not present.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{present} is a file")
+        with tempfile.TemporaryFile(dir=present) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"nothing can be written into {folder} ({error.strerror}): choose another folder",
+        ) from error
+    free = shutil.disk_usage(present).free
     if free < needed:
         raise OSError(
             f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or choose "

@@ -198,6 +198,12 @@ class DataArguments:
             "choices": list(OUTPUTS),
         },
     )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many of the pictures, drawn by chance, always the same."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
+    )
     threshold: float | None = field(
         default=None,
         metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
@@ -219,12 +225,6 @@ class DataArguments:
     top_k: int | None = field(
         default=None,
         metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on so many of the pictures, drawn by chance, always the same."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
