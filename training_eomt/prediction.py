@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .disk import check_room
+from .disk import check_writable
 from .evaluation import not_finite, outputs_of
 from .inputs import ImageProcessor, collate
 from .prediction_names import safe_paths
@@ -140,7 +140,7 @@ def predict(
     todo = indices[~finished.is_finished[indices]]
     if not len(todo) and is_up_to_date(files, names, finished):
         return summary_of(directory, names, finished, 0)
-    check_room(directory)
+    check_writable(directory)
     num_done = len(indices) - len(todo)
     with only_run(directory, process):
         files.remove_old_drafts()
