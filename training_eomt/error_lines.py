@@ -1,8 +1,11 @@
-"""What an error that is nobody's bug says on a command line."""
+"""What is said on a command line of errors that are nobody's bug, and of what is odd."""
 
 import os
 import re
+import sys
 from collections.abc import Collection
+
+from configuration_eomt.text_eomt import terminal_text
 
 
 _CAUGHT_IN_WORKER = re.compile(
@@ -50,6 +53,16 @@ def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return _CAUGHT_IN_WORKER.sub("", text)
     return None
+
+
+def warn(line: str) -> None:
+    """Says on a line of its own what is odd and goes on."""
+    print(f"warning: {shown(line)}", file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal, on as many lines as it has."""
+    return "\n".join(terminal_text(line) for line in text.split("\n"))
 
 
 def _is_out_of_memory(error: Exception, text: str) -> bool:

@@ -20,9 +20,10 @@ from configuration_eomt.text_eomt import terminal_text
 from .disk import write_whole
 from .evaluation import HEADLINES
 from .json_files import read_json
+from .run_files import REPORT
 
 
-REPORT, CONFUSION_CSV, CONFUSION_PNG = "evaluation.json", "confusion_matrix.csv", "confusion_matrix.png"
+CONFUSION_CSV, CONFUSION_PNG = "confusion_matrix.csv", "confusion_matrix.png"
 NO_CLASS = "(no class)"
 MAX_ROWS = 40  # of a table on the terminal
 MAX_DRAWN = 40  # classes in the picture of a confusion matrix

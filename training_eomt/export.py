@@ -30,9 +30,9 @@ from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSe
 
 from .disk import MIN_FREE, check_room
 from .published import published_checkpoints
+from .run_files import REPORT
 
 
-REPORT = "evaluation.json"  # what run_segmentation.py writes
 _NOT_RESULTS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 # Two models that differ in one of these are not the same model at two times.
 _IDENTITY = (

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 from .augmentation import SegmentationAugmentation
+from .data.base import SegmentationDataset
 from .data.samples import Sample
 
 
@@ -100,7 +101,7 @@ class TrainingInputs(Dataset):
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Sample] | SegmentationDataset,
         image_processor: ImageProcessor,
         augmentation: SegmentationAugmentation | None,
         seed: int = 0,
@@ -140,7 +141,7 @@ class EvaluationInputs(Dataset):
         image_processor: prepares pictures as at inference.
     """
 
-    def __init__(self, samples: Sequence[Sample], image_processor: ImageProcessor):
+    def __init__(self, samples: Sequence[Sample] | SegmentationDataset, image_processor: ImageProcessor):
         self.samples = samples
         self.image_processor = image_processor
         self.task = str(image_processor.task)

@@ -25,11 +25,11 @@ from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
+from .run_files import DRAWINGS
 from .training_arguments import EomtTrainingArguments
 
 
 NUM_DRAWN = 4  # pictures drawn in every evaluation during training
-DRAWINGS = "evaluation_pictures"  # where, in the output folder
 
 
 class EomtTrainer(ResumableTrainer):
