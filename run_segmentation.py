@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configuration_eomt.text_eomt import terminal_text
-from training_eomt.disk import MIN_FREE, check_writable
+from training_eomt.disk import check_room, check_writable, write_whole
 from training_eomt.error_lines import error_line
 from training_eomt.given_paths import check_exists
 from training_eomt.script_arguments import (
@@ -110,8 +110,7 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
                 f"{path} already holds something. Choose another --output_dir, continue a training with "
                 "--resume_from_checkpoint true, or write into it with --overwrite_output_dir."
             )
-    # How much room a training takes is known once there is a model.
-    check_writable(output_dir, needed=0 if training_args.do_train else MIN_FREE)
+    check_writable(output_dir)
     if training_args.push_to_hub and training_args.hub_token is None:
         from huggingface_hub import get_token
 
@@ -186,6 +185,9 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     """Runs what the arguments ask for and returns the metrics of the evaluation."""
     model_args, data_args, training_args = arguments
     check_arguments(model_args, data_args, training_args)
+    writes_results = training_args.do_eval or training_args.do_predict
+    if writes_results and not training_args.do_train and training_args.process_index == 0:
+        check_room(Path(training_args.output_dir))  # what a training needs is known once there is a model
 
     from transformers import set_seed
 
@@ -258,11 +260,12 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
         resume_from = resume_choice(training_args)
         if resume_from is not None:
             check_resumed_model(model.config, Path(training_args.output_dir), resume_from)
+        for line in odd_settings(trainer, reports):
+            if trainer.is_world_process_zero():
+                warn(line)
         if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
             remove_former_run(Path(training_args.output_dir))
         trainer.accelerator.wait_for_everyone()
-        for line in odd_settings(trainer, reports) if trainer.is_world_process_zero() else []:
-            warn(line)
         trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         trainer.save_state()
@@ -290,12 +293,12 @@ def write_results(
     output_dir.mkdir(parents=True, exist_ok=True)
     per_class = results_by_name(trainer)
     if training_args.do_eval:
-        names = [config.id2label[label_id] for label_id in range(config.num_labels)]
         from training_eomt.evaluation_report import write_evaluation
+
+        names = [config.id2label[label_id] for label_id in range(config.num_labels)]
 
         write_evaluation(output_dir, metrics, per_class, names, trainer.confusion_matrix)
     if training_args.do_train:
-        from training_eomt.disk import write_whole
         from training_eomt.run_card import write_run_card
 
         write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
@@ -357,8 +360,8 @@ def predict_pictures(
                 show_progress=trainer.is_world_process_zero() and not training_args.disable_tqdm,
             )
     except KeyboardInterrupt:
-        raise SystemExit(
-            f"\nstopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
+        raise KeyboardInterrupt(
+            f"stopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
             "with --do_predict alone and the model as --model_name_or_path"
         ) from None
     if summary.is_complete and not summary.num_segmented:

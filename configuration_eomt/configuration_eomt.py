@@ -254,15 +254,19 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(f"The configuration has a setting that cannot be: {error}") from error
         if self.id2label is not None:  # a `label2id` may have been given too
             self.label2id = _numbers_of(self.id2label)
-        auto_map = {
-            "AutoConfig": f"configuration_eomt.{type(self).__name__}",
-            **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
-        }
-        self.auto_map: dict[str, str] = {**auto_map, **getattr(self, "auto_map", {})}
+        # What is read from a folder may be code that lies elsewhere; what is saved, see `own_auto_map`, is this code.
+        self.auto_map: dict[str, str] = {**self.own_auto_map(), **getattr(self, "auto_map", {})}
         if comes_with_code:
             # Read from a folder that also holds the code, so `pipeline` finds the class named here in it.
             self.custom_pipelines = _CUSTOM_PIPELINES
         self._check_sizes()
+
+    def own_auto_map(self) -> dict[str, str]:
+        """Which classes of this project's files, that are saved with a model, answer to which Auto classes."""
+        return {
+            "AutoConfig": f"configuration_eomt.{type(self).__name__}",
+            **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
+        }
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -296,6 +300,19 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(f"The configuration of {pretrained_model_name_or_path}: {error}") from error
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
+        """
+        As `PreTrainedConfig.get_config_dict`.
+
+        Raises:
+            `OSError`: there is no configuration, or an empty one.
+        """
+        settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not settings:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json with the configuration of a model.")
+        return settings, unused
+
+    @classmethod
     def _dict_from_json_file(cls, json_file: str | PathLike) -> dict[str, Any]:
         try:
             settings = super()._dict_from_json_file(json_file)
@@ -303,6 +320,8 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
         if not isinstance(settings, dict):
             raise ValueError(f"{json_file} holds {shown(settings)}: expected a configuration, a dictionary.")
+        if "configuration_files" in settings:  # which Transformers reads instead
+            check_field("configuration_files", settings["configuration_files"])
         return settings
 
     def _check_sizes(self) -> None:

@@ -122,6 +122,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a dictionary from Auto classes to classes, such as {'AutoConfig': 'configuration_eomt.EomtConfig'}",
         lambda value: isinstance(value, dict) and _are_texts([*value, *value.values()]),
     ),
+    "configuration_files": ("a list of names of files", _are_texts),
     "chunk_size_feed_forward": _integer(0, 2**31),
     "dtype": _or_none(("the name of a dtype of PyTorch, such as 'float32'", _is_dtype)),
     "is_encoder_decoder": _FLAG,

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
+
+from .text_eomt import markdown_text, terminal_text
 
 
 # The first line below a card's metadata says who may write it anew. A card with neither line is a person's own.
@@ -117,7 +120,7 @@ def further_tags(metadata: ModelCardData) -> list[str]:
 
 def usage_snippet(name: str, has_processor: bool = True) -> str:
     """Python lines that run the model called `name`, a folder or a name on the Hub, on a `picture.jpg`."""
-    model = json.dumps(name, ensure_ascii=False)
+    model = json.dumps(name, ensure_ascii=not name.isprintable())
     if not has_processor:
         return f"""```python
 from transformers import AutoModelForUniversalSegmentation
@@ -158,12 +161,12 @@ def model_card(
     settings = processor or {}
     task = settings["task"] if settings.get("task") in _TASKS else None
     title = Path(name).name or Path(name).resolve().name
-    metadata = card_metadata(title, task=task, results=results, results_source=results_source, **facts)
+    metadata = card_metadata(terminal_text(title), task=task, results=results, results_source=results_source, **facts)
     kind = f"{task} segmentation" if task else "image segmentation"
     return render_card(
         metadata,
         written_by,
-        f"# {title}",
+        f"# {markdown_text(title)}",
         f"A model for {kind}: EoMT, the Encoder-only Mask Transformer ([paper](https://arxiv.org/abs/2503.19108)), a "
         "plain Vision Transformer whose last blocks process learned queries together with the patches of an image.",
         f"## Use\n\n{usage_snippet(name, processor is not None)}",
@@ -217,7 +220,7 @@ def _model_section(
         rows["Trained on"] = ", ".join(metadata.datasets)
     if metadata.license:
         rows["Licence"] = metadata.license_name or metadata.license
-    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    table = "\n".join(f"| {name} | {markdown_text(text)} |" for name, text in rows.items())
     return f"## Model\n\n| | |\n|---|---|\n{table}"
 
 
@@ -228,7 +231,7 @@ def _pixels(size: Any) -> str:
 
 def _classes_section(id2label: Mapping[Any, str | None] | None, stuff_classes: Iterable[int] | None) -> str:
     """The classes by name; `config.json` leaves out two nameless ones."""
-    id2name = {int(index): " ".join(str(name or "").split()) for index, name in (id2label or {0: "", 1: ""}).items()}
+    id2name = {int(index): markdown_text(name or "") for index, name in (id2label or {0: "", 1: ""}).items()}
     names = [id2name[index] or f"LABEL_{index}" for index in sorted(id2name)]
     if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
         return f"## Classes\n\n{len(names)} classes without names."
@@ -242,8 +245,12 @@ def _classes_section(id2label: Mapping[Any, str | None] | None, stuff_classes: I
 def _results_section(results: Mapping[str, float] | None, source: tuple[str, str] | None) -> str:
     if not results:
         return ""
-    origin = f"As [{source[0]}]({source[1]}) gives them; not measured here." if source else "On validation data."
-    rows = "\n".join(f"| {metric} | {value:.4g} |" for metric, value in results.items())
+    origin = "On validation data."
+    if source:
+        name, address = markdown_text(source[0]), quote(source[1], safe="/:?=&%#+,;@~")
+        link = f"[{name}]({address})" if address.startswith(("https://", "http://")) else name
+        origin = f"As {link} gives them; not measured here."
+    rows = "\n".join(f"| {markdown_text(metric)} | {value:.4g} |" for metric, value in results.items())
     return f"## Results\n\n{origin}\n\n| Metric | Value |\n|---|---|\n{rows}"
 
 

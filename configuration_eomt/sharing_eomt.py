@@ -6,21 +6,25 @@ It does not matter which of the two is saved first: the second one writes the ca
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from transformers.utils import logging
+from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import cached_file, logging
 
+from .configuration_eomt import as_pair
+from .folders_eomt import draft_folder, give_usual_mode, replace_files
 from .model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE, further_tags, model_card, read_metadata
 
 
 logger = logging.get_logger(__name__)
 
 CARD = "README.md"
+_PIPELINE = "pipeline_eomt.py"  # which a configuration names where code came along
 _MODEL_SETTINGS, _PROCESSOR_SETTINGS = "config.json", "preprocessor_config.json"
 # What `save_pretrained(..., push_to_hub=True)` is given for the push.
 _HUB_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
@@ -90,6 +94,66 @@ def update_model_card(folder: str | PathLike, name: str | None = None, **facts: 
         write_model_card(folder, name, tags=tags, **facts)
 
 
+def save_into(folder: str | PathLike, save: Callable[[Path], None], source: str | None, in_place: bool) -> None:
+    """
+    Saves a model: into a new folder, or in the place of the model in one, of which a kill leaves nothing mixed.
+
+    Args:
+        folder: where to.
+        save: writes the model's files to a folder.
+        source: what the model was loaded from, which may have code that this process has not.
+        in_place: whether to write into the folder at once, as several processes do that save one model together.
+    """
+    folder = Path(folder)
+    if in_place or not (folder / _MODEL_SETTINGS).is_file():
+        save(folder)
+        _finish_files(folder, source)
+    else:
+        with draft_folder(folder, ".saving-") as draft:
+            save(draft)
+            _finish_files(draft, source)
+            replace_files(draft, folder)
+    finish_saved_folder(folder, is_model=True)
+
+
+def _finish_files(folder: Path, source: str | None) -> None:
+    """All of a model's code, and a mode that lets others read the weights."""
+    if folder.is_dir():
+        _copy_code(folder)
+        _copy_pipeline(folder, source)
+        give_usual_mode(folder.glob("model*.safetensors"))
+
+
+def _copy_code(folder: Path) -> None:
+    """Puts this file, with what it needs, in the place of the one that stands in for it."""
+    if (folder / Path(__file__).name).is_file():
+        for name in (Path(__file__).name, "folders_eomt.py", "model_card_eomt.py", "text_eomt.py"):
+            shutil.copyfile(Path(__file__).with_name(name), folder / name)
+
+
+def _copy_pipeline(folder: Path, source: str | None) -> None:
+    """Writes the pipeline's code to a folder: from beside this file, or from what the model was loaded from."""
+    here = Path(__file__).resolve().parent
+    places = [place for place in (here, here.with_name("image_processing_eomt")) if (place / _PIPELINE).is_file()]
+    names, copied = [_PIPELINE], set()
+    while names:
+        name = names.pop()
+        copied.add(name)
+        file = places[0] / name if places else _file_of_source(source, name)
+        if file is not None:
+            shutil.copyfile(file, folder / name)
+            names += {f"{module}.py" for module in get_relative_imports(file)} - copied
+
+
+def _file_of_source(source: str | None, name: str) -> Path | None:
+    """A file of a folder or of a repository on the Hub; None if it cannot be had."""
+    try:
+        file = cached_file(source, name) if source else None
+    except (OSError, ValueError):  # a folder that is gone, no network: the model is saved all the same
+        return None
+    return Path(file) if file else None
+
+
 def finish_saved_folder(folder: str | PathLike, is_model: bool = False) -> None:
     """
     What comes after a model or an image processor is saved: the folder gets this file, in the place of the one that
@@ -101,16 +165,30 @@ def finish_saved_folder(folder: str | PathLike, is_model: bool = False) -> None:
         is_model: whether a model was saved.
     """
     folder = Path(folder)
-    if (folder / Path(__file__).name).is_file():
-        for code in (Path(__file__), Path(__file__).with_name("model_card_eomt.py")):
-            shutil.copyfile(code, folder / code.name)
-    if not _is_eomt(_settings(folder / _MODEL_SETTINGS)):
+    _copy_code(folder)
+    config, processor = _settings(folder / _MODEL_SETTINGS), _settings(folder / _PROCESSOR_SETTINGS)
+    if config is None or not _is_eomt(config):
         return
+    _compare_sizes(folder, config, processor or {})
     if is_model and is_export(folder):
         logger.warning(_EXPORT_IS_REPLACED, folder / CARD)
         write_model_card(folder, tags=_tags_to_keep(_card_in(folder)))
     else:
         update_model_card(folder)
+
+
+def _compare_sizes(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
+    """Warns where the image processor does not make the images for which the model was set."""
+    of_model, size = config.get("image_size"), processor.get("size")
+    edges = set(size.values()) - {None} if isinstance(size, Mapping) else {size} - {None}
+    if of_model is not None and edges and not edges & set(as_pair(of_model)):
+        logger.warning(
+            "%s: the model is set to images of %s pixels, the image processor makes images of %s. After "
+            "set_image_size give the processor the same size.",
+            folder,
+            of_model,
+            size,
+        )
 
 
 def save_and_push(saved: Any, folder: str | PathLike, kwargs: dict[str, Any]) -> Any:
@@ -241,6 +319,7 @@ __all__ = [
     "push_folder",
     "push_saved",
     "save_and_push",
+    "save_into",
     "update_model_card",
     "write_model_card",
 ]

@@ -5,7 +5,7 @@ import unicodedata
 
 
 # At the beginning of a line these make a heading, a list, a rule or an underline.
-_BLOCK_START = re.compile(r"^(\d*)([-+=.)])")
+_BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
 # Emphasis, code, links, HTML, tables, strikethrough and formulas; an underscore within a word is only itself.
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from .configuration_eomt import as_pair, patch_grid
+from .configuration_eomt import EomtConfig, as_pair, patch_grid
 from .positions_eomt import resample_grid
 
 
@@ -179,12 +180,12 @@ def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: A
         ValueError: a kind of model that is not supported.
         OSError: no such folder or model, or no weights in it.
     """
-    raw_config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)
+    raw_config, _ = EomtConfig.get_config_dict(name_or_path, **hub_kwargs)
     architecture = str(raw_config.get("architecture", ""))
     # timm's files have no model type; Transformers gives them one of its own.
     from_timm = raw_config.get("model_type") in (None, "timm_wrapper")
     is_timm = from_timm and architecture.startswith(("vit_", "deit_", "deit3_"))
-    kind = architecture if from_timm and architecture else raw_config.get("model_type")
+    kind = architecture if from_timm and architecture else str(raw_config.get("model_type"))
     if not (is_timm and model_type == "eomt") and kind not in SUPPORTED_BACKBONES[model_type]:
         elsewhere = [other for other, kinds in SUPPORTED_BACKBONES.items() if kind in kinds and other != model_type]
         hint = f" It is one for {elsewhere[0]!r} models." if elsewhere else ""
@@ -197,7 +198,11 @@ def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: A
     if is_timm:
         config, grid = timm_config(weights, architecture, raw_config)
     else:
-        config, grid = transformers_config(AutoConfig.from_pretrained(name_or_path, **hub_kwargs))
+        try:
+            source = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
+            config, grid = transformers_config(source)
+        except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"The configuration of {name_or_path} cannot be read: {error}") from error
     return _with_prefix_positions(Backbone(config, weights, grid))
 
 
@@ -322,7 +327,7 @@ def timm_config(
         "layer_norm_eps": 1e-6,
     }
     size = model_args.get("img_size") or ((settings.get("pretrained_cfg") or {}).get("input_size") or [0])[1:]
-    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), as_pair(kernel.shape[-2:])
+    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), tuple(kernel.shape[-2:])
     grid = height // patch_height, width // patch_width
     num_prefix = weights["position_embeddings"].shape[-2] - math.prod(grid) if "position_embeddings" in weights else -1
     return config, grid if num_prefix in (0, 1, 2) else None

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
@@ -175,11 +176,20 @@ def infer_config(
     Raises:
         ValueError: not an EoMT checkpoint, or an image size that has to be given.
     """
-    if "network.q.weight" not in weights:
+    if not isinstance(weights, Mapping) or "network.q.weight" not in weights:
         raise ValueError('Not an original EoMT checkpoint: it has no "network.q.weight".')
     needed = ("network.attn_mask_probs", "network.class_head.bias", f"{_BACKBONE}norm.weight")
     if missing := [name for name in needed if name not in weights]:
         raise ValueError(f"Not a whole EoMT checkpoint: it has no {', '.join(missing)}.")
+    try:
+        return _infer_config(weights, image_size, overrides)
+    except (KeyError, AttributeError, TypeError, IndexError) as error:  # whatever is there instead of tensors
+        raise ValueError(f"Not a whole EoMT checkpoint: {error} is missing, or is no tensor of its kind.") from error
+
+
+def _infer_config(
+    weights: Mapping[str, Tensor], image_size: int | tuple[int, int] | None, overrides: dict[str, Any]
+) -> EomtConfig:
     blocks = f"{_BACKBONE}blocks."
     is_dinov3 = f"{_BACKBONE}patch_embed.patch_embeddings.weight" in weights
     kernel = weights[_BACKBONE + ("patch_embed.patch_embeddings.weight" if is_dinov3 else "patch_embed.proj.weight")]
@@ -228,18 +238,28 @@ def infer_config(
 
 def _read_fields(config_file: str | None, labels_file: str | None) -> dict[str, Any]:
     """The fields of the configuration that the command line's files give."""
-    fields = json.loads(Path(config_file).read_text(encoding="utf-8")) if config_file else {}
+    fields = _read_json(config_file, dict) if config_file else {}
     known = {
         field.name for config_class in (EomtConfig, EomtDinov3Config) for field in dataclasses.fields(config_class)
     }
     if unknown := sorted(set(fields) - known - {"num_labels", "label2id"}):
         raise ValueError(f"{config_file}: {', '.join(unknown)} is no field of the configuration.")
     if labels_file:
-        labels = json.loads(Path(labels_file).read_text(encoding="utf-8"))
-        pairs = labels.items() if isinstance(labels, dict) else enumerate(labels)
-        fields["id2label"] = {int(index): name for index, name in pairs}
-        fields["label2id"] = {name: index for index, name in fields["id2label"].items()}
+        labels = _read_json(labels_file, dict, list)
+        fields["id2label"] = labels if isinstance(labels, dict) else dict(enumerate(labels))
     return fields
+
+
+def _read_json(file: str, *kinds: type) -> Any:
+    """What a JSON file holds. Raises a `ValueError` that names it unless that is one of `kinds`."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, kinds):
+        expected = " or a ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{file} holds a {type(content).__name__}: expected a {expected}.")
+    return content
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -277,9 +297,9 @@ def main(arguments: list[str] | None = None) -> None:
         weights = read_weight_file(options.checkpoint)
         config = infer_config(weights, size, **fields)
         model = convert_official_checkpoint(weights, config, options.base_backbone)
-    except (OSError, ValueError) as error:
+        model.save_pretrained(output)
+    except (OSError, ValueError, SafetensorError) as error:
         parser.exit(1, f"error: {error}\n")
-    model.save_pretrained(output)
     count = sum(parameter.numel() for parameter in model.parameters())
     kind = "differences to " + options.base_backbone if options.base_backbone else "absolute weights"
     print(

@@ -44,7 +44,7 @@ def check_loaded_weights(model: nn.Module, loaded: Any, load_config: Any) -> Non
     ]
     if problems:
         hint = ""
-        if {name for name, _, _ in mismatched} & set(_OF_CLASSES):
+        if len(problems) == len(mismatched) and {name for name, _, _ in mismatched} <= set(_OF_CLASSES):
             hint = "\nFor other classes than the checkpoint's give id2label and ignore_mismatched_sizes=True."
         raise ValueError(
             f"The weights of {load_config.pretrained_model_name_or_path} are not those of the model that its "

@@ -184,7 +184,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> None:
         """
-        Prepares the model for training at another size: resamples the position embeddings, if it has any, once.
+        Prepares the model for training at another size: resamples the position embeddings, if it has any, once. The
+        image processor is another object: give it the same `size`.
 
         Args:
             image_size: height and width of the training images in pixels, one int for a square.

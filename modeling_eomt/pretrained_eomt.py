@@ -17,7 +17,7 @@ from .inference_eomt import optimize_for_inference
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
-from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
+from .sharing_eomt import push_saved, save_and_push, save_into
 from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
@@ -135,7 +135,8 @@ class EomtPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """
         As `PreTrainedModel.save_pretrained`, with a model card: it says how to use the model, and is written anew with
-        every save unless a person has made it their own.
+        every save unless a person has made it their own. A model in the folder is replaced at the end, by moving
+        files: what a kill leaves is the old model, the new one, or a folder without a configuration.
 
         SwiGLU layers get the names that the installed Transformers' own class has for them, so that the folder loads
         there too; here both load.
@@ -150,10 +151,15 @@ class EomtPreTrainedModel(PreTrainedModel):
             return save_and_push(self, save_directory, options)
         if uses_legacy_swiglu_names(self.config):
             state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
-        saved = super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        if is_main_process:
-            finish_saved_folder(save_directory, is_model=True)
-        return saved
+        self.config.auto_map = self.config.own_auto_map()  # code of others is not saved
+        if not is_main_process:
+            return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+
+        def save(folder: Any) -> None:
+            PreTrainedModel.save_pretrained(self, folder, is_main_process, state_dict, **kwargs)
+
+        is_sharded = not all(type(parameter) is nn.Parameter for parameter in self.parameters())
+        return save_into(save_directory, save, self.config.name_or_path, in_place=is_sharded)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
         """As `PreTrainedModel.push_to_hub`, with this project's model card; a person's own on the Hub stays."""

@@ -151,6 +151,16 @@ def test_a_training_that_gets_no_better_ends(words, tmp_path, capsys):
     assert state["global_step"] == 3
 
 
+def test_the_best_model_is_kept_without_saying_when_to_evaluate_and_save(words, tmp_path):
+    run([*words, "--max_steps", "4", "--save_strategy", "best", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert len(list((tmp_path / "output").glob("checkpoint-*"))) >= 1 and state["best_metric"] is not None
+    best = ["--load_best_model_at_end", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "best")]
+    run([*words, *best, "--max_steps", "4", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "best" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_pq" in entry][:2] == [2, 4]
+
+
 def test_the_hubs_token_is_in_no_file_of_a_run(words, tmp_path, capsys):
     run([*words, "--do_train", "--report_to", "tensorboard", "--save_strategy", "steps", "--hub_token", "hf_secret"])
     files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
@@ -262,7 +272,7 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         ),
         (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
         (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
-        (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
+        (["--do_train", "--output_dir", "/dev/null/output"], "nothing can be written into /dev/null/output"),
         (["--do_train", "--push_to_hub"], "--push_to_hub needs a token"),
         (["--do_train", "--report_to", "weather"], "report_to=weather: there is no such tracker"),
         (["--do_train", "--optim", "adam_and_eve"], "adam_and_eve is not a valid OptimizerNames"),
@@ -601,7 +611,9 @@ def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(EomtForUniversalSegmentation, "forward", stop)
-        with pytest.raises(SystemExit, match=r"stopped: .*found/predictions\. The same command goes on from there"):
+        with pytest.raises(
+            KeyboardInterrupt, match=r"stopped: .*found/predictions\. The same command goes on from there"
+        ):
             run(again)
     run(again)
     assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
@@ -635,7 +647,7 @@ def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsy
     assert "--label_values" not in printed and "--exif" not in printed
     with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
         run([*check, *table, "--max_image_pixels", "2399"])
-    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+    with pytest.raises(ValueError, match="--max_image_pixels 0: it must be a whole number from 1"):
         run([*check, "--max_image_pixels", "0"])
     with pytest.raises(ValueError, match="class_names and label_values both"):
         run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
@@ -679,7 +691,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(w
         "--output_dir",
         str(tmp_path / "file" / "out"),
     ]
-    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+    with pytest.raises(OSError, match=r"file is a file: choose another folder than .*file/out"):
         run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
 
 

@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,6 +19,7 @@ from configuration_eomt.text_eomt import terminal_text
 
 from .disk import write_whole
 from .evaluation import HEADLINES
+from .json_files import read_json
 
 
 REPORT, CONFUSION_CSV, CONFUSION_PNG = "evaluation.json", "confusion_matrix.csv", "confusion_matrix.png"
@@ -77,10 +77,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no results.
     """
-    try:
-        report = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not the report of an evaluation: {error}. Evaluate again.") from error
+    report = read_json(Path(path).read_bytes(), dict[str, Any], str(path), "the report of an evaluation")
     measured = {
         name.removeprefix("eval_"): value
         for name, value in report.items()

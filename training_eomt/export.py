@@ -8,22 +8,27 @@
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+import msgspec
+from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file
 
+from configuration_eomt import EomtConfig
+from configuration_eomt.fields_eomt import is_number
+from configuration_eomt.folders_eomt import draft_folder, replace_files
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
 from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
+from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from image_processing_eomt.tasks_eomt import TASKS
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
+from .disk import MIN_FREE, check_room
 from .published import published_checkpoints
 
 
@@ -64,7 +69,8 @@ def export_model(
 
     The folder is new, empty or an earlier export of the same model, which is replaced; files that are not the
     export's stay. Everything is written and checked beside the folder first: an export that fails there leaves
-    nothing behind. A new folder then appears at once; an earlier export is replaced file by file, its card last.
+    nothing behind. A new folder then appears at once; an earlier export is replaced file by file, its card last, and
+    has no `config.json` meanwhile, so that nobody loads half of it.
 
     Args:
         model: the model.
@@ -83,41 +89,40 @@ def export_model(
     Raises:
         FileExistsError: the folder holds something else: another model, or one that was not exported.
         ValueError: what was written is not complete, such as for a class that does not bring its code along.
+        OSError: the folder cannot be written, its disk is full, or the upload fails.
     """
     folder = Path(folder)
     _check_target(folder, _as_stored(model.config), image_processor, facts.get("base_model"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        draft = Path(temporary) / "export"
+    check_room(
+        folder, MIN_FREE + sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    )
+    with draft_folder(folder.parent, f".{folder.name}-") as draft:
         model.save_pretrained(draft)
         image_processor.save_pretrained(draft)
         write_model_card(draft, name or push_to_hub or folder.as_posix(), written_by=WRITTEN_BY_EXPORT, **facts)
         _check_complete(draft)
         files = sorted(file.name for file in draft.iterdir())
-        _move(draft, folder)
+        if folder.exists():
+            replace_files(draft, folder, last=CARD)
+        else:
+            draft.rename(folder)
     if push_to_hub:
-        card = (folder / CARD).read_text(encoding="utf-8")
-        push_folder(folder, push_to_hub, files=files, card=card, commit_message="Upload model", private=private)
+        _upload(folder, push_to_hub, files, private)
     return folder
 
 
-def _move(draft: Path, folder: Path) -> None:
-    """Puts a finished export in its place: at once if it is new, else file by file, the card last."""
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    files = sorted(file.name for file in draft.iterdir())
-    if in_the_way := [name for name in files if (folder / name).is_dir()]:
-        raise FileExistsError(f"{folder} has folders where the export has files: {', '.join(in_the_way)}.")
-    for name in sorted(files, key=lambda name: (name == CARD, not name.endswith(".safetensors"))):
-        (draft / name).replace(folder / name)
-    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"):
-        for stale in folder.glob(pattern):
-            if stale.name not in files:
-                stale.unlink()
+def _upload(folder: Path, repository: str, files: list[str], private: bool | None) -> None:
+    """Uploads an export. Raises an `OSError` where that fails, for whatever reason."""
+    card = (folder / CARD).read_text(encoding="utf-8")
+    try:
+        push_folder(folder, repository, files=files, card=card, commit_message="Upload model", private=private)
+    except Exception as error:  # of several libraries: the Hub's, its HTTP client's, its file transfer's
+        reason = terminal_text(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise OSError(f"{folder} is written, but it could not be uploaded to {repository}: {reason[:500]}") from error
 
 
-def _as_stored(config: PreTrainedConfig) -> dict[str, Any]:
+def _as_stored(config: EomtConfig) -> dict[str, Any]:
     """A configuration as `config.json` has it."""
     return json.loads(json.dumps(config.to_diff_dict(), default=str))
 
@@ -129,18 +134,18 @@ def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any,
         raise FileExistsError(f"{folder} is a file. {advice}")
     if not folder.exists() or not any(folder.iterdir()):
         return
+    if not (folder / "config.json").is_file() and is_export(folder):
+        return  # a killed process left it so, between an earlier export and the next
     if not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} is not empty, and what it holds is no model. {advice}")
     if not is_export(folder):
         raise FileExistsError(
             f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
         )
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = _read_json(folder / "config.json")
     differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
     processor_file = folder / "preprocessor_config.json"
-    if processor_file.is_file() and json.loads(processor_file.read_text(encoding="utf-8")).get("task") != getattr(
-        image_processor, "task", None
-    ):
+    if processor_file.is_file() and _read_json(processor_file).get("task") != getattr(image_processor, "task", None):
         differing.append("task")
     stored_base = read_metadata((folder / CARD).read_text(encoding="utf-8", errors="replace")).base_model
     if base_model and stored_base and base_model != stored_base:
@@ -177,6 +182,14 @@ def _check_complete(folder: Path) -> None:
         raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises a `ValueError` that names it where it holds something else."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from error
+
+
 def read_results(path: str | PathLike) -> dict[str, float]:
     """
     Metric -> value from an `evaluation.json`, without times and the loss.
@@ -184,8 +197,9 @@ def read_results(path: str | PathLike) -> dict[str, float]:
     Raises:
         ValueError: there is none.
     """
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    measured = {name.removeprefix("eval_"): value for name, value in report.items() if isinstance(value, (int, float))}
+    measured = {
+        name.removeprefix("eval_"): value for name, value in _read_json(Path(path)).items() if is_number(value)
+    }
     results = {name: value for name, value in measured.items() if name not in _NOT_RESULTS}
     if not results:
         raise ValueError(f"{path} holds no results.")
@@ -204,9 +218,9 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
     Raises:
         ValueError: not an EoMT model, or no image processor.
     """
-    kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    kind = EomtConfig.get_config_dict(source)[0].get("model_type")
     classes = {"eomt": EomtForUniversalSegmentation, "eomt_dinov3": EomtDinov3ForUniversalSegmentation}
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
     model = classes[kind].from_pretrained(source)
     if _find(source, "preprocessor_config.json") or _find(source, "processor_config.json"):
@@ -279,6 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     options = parser.parse_args(arguments)
     try:
+        check_room(Path(options.target), MIN_FREE + _size_of_weights(Path(options.source)))
         facts = _facts(options)
         model, image_processor = _load(options)
         folder = export_model(
@@ -290,9 +305,15 @@ def main(arguments: list[str] | None = None) -> None:
             private=options.private or None,
             **facts,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         parser.exit(1, f"error: {error}\n")
     print(f"Wrote {folder}. See {folder / CARD} for how to use it.")
+
+
+def _size_of_weights(source: Path) -> int:
+    """Bytes of the weights in a folder or a file, 0 for a repository on the Hub."""
+    files = [source] if source.is_file() else [*source.glob("model*.safetensors")]
+    return sum(file.stat().st_size for file in files)
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from image_processing_eomt.visualization_eomt import shown_name
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller pictures are enlarged by a whole factor
 MARGIN = 12
 TEXT_SIZE = 15
-MAX_NAME_LENGTH = 60  # characters in the legend
 BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 
 # What post-processing returns too: `segmentation`, the map of segment ids, and `segments_info`.

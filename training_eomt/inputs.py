@@ -64,17 +64,23 @@ def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) 
     Returns:
         `pixel_values` `(num_windows, 3, height, width)`, and for each window `mask_labels` and `class_labels`; where
         pictures are split also `patch_offsets`.
+
+    Raises:
+        ValueError: the image processor does not take the picture, which is named.
     """
     keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
-    features = image_processor.preprocess(
-        images=[sample.image],
-        segmentation_maps=[replace(sample, targets=[sample.targets[index] for index in keep]).masks()],
-        instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
-        ignore_index=VOID,
-        do_reduce_labels=False,
-        return_tensors="pt",
-        **settings,
-    )
+    try:
+        features = image_processor.preprocess(
+            images=[sample.image],
+            segmentation_maps=[replace(sample, targets=[sample.targets[index] for index in keep]).masks()],
+            instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
+            ignore_index=VOID,
+            do_reduce_labels=False,
+            return_tensors="pt",
+            **settings,
+        )
+    except ValueError as error:
+        raise ValueError(f"{sample.file_name or sample.image_id}: {error}") from error
     return dict(features)
 
 

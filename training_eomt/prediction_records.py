@@ -96,7 +96,8 @@ class RecordFile:
         self._write({"picture": name, "failure": reason})
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record).encode("ascii") + b"\n"
+        # Bytes of file names that are no text, which messages may hold, are no JSON for most readers.
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._lock:
             start = os.fstat(self._file.fileno()).st_size
             try:
@@ -262,9 +263,10 @@ def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
 def _noted(path: Path) -> dict[str, Any] | None:
     """What a folder's predictions depend on, as it is noted there; None if the file is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def _unknown(path: Path, what: str) -> str:
@@ -307,7 +309,7 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
         for line in file:
             if line.endswith(b"}\n") and line.startswith(LINE_START):
                 # A machine that lost its power may leave anything in place of a line.
-                with suppress(msgspec.DecodeError, ValueError, RecursionError):
+                with suppress(ValueError, RecursionError):
                     yield offset, _decoder.decode(line)
             offset += len(line)
 

@@ -32,7 +32,7 @@ class PictureSource(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """A relative path with forward slashes, which no other picture has."""
+        """A relative path with forward slashes, which no other picture has; text, whatever bytes file names have."""
 
     def stamp(self, index: int) -> str | None:
         """Tells the file of a picture from another that takes its place. None where there is no file to look at."""
@@ -62,7 +62,7 @@ class PictureFolder:
     def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
         self.image_reading = image_reading
-        self.where = str(path.resolve())
+        self.where = _as_text(str(path.resolve()))
         if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
             return
@@ -85,7 +85,7 @@ class PictureFolder:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return self.names[index]
+        return _as_text(self.names[index])
 
     def stamp(self, index: int) -> str | None:
         return _stamp(self.tree.root / self.names[index])
@@ -94,7 +94,7 @@ class PictureFolder:
         name = self.names[index]
         with self.tree.open(name) as file:
             image = self.image_reading.read_rgb(file, self.tree.path(name))
-        return Sample(name, image, file_name=name)
+        return Sample(_as_text(name), image, file_name=name)
 
 
 class AnnotatedPictures:
@@ -115,6 +115,7 @@ class AnnotatedPictures:
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
         self.image_reading = dataset.image_reading
+        dataset.skip_bad_samples = True  # an annotation that cannot be used is no reason to leave out its picture
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
@@ -141,14 +142,22 @@ class AnnotatedPictures:
     def __getitem__(self, index: int) -> Sample:
         try:
             return self.dataset[index]
-        except (ValueError, OSError):
-            image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+        except (ValueError, OSError) as error:
+            try:
+                image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+            except (ValueError, OSError):
+                raise error from None
             return Sample(self.names[index], image, file_name=self.names[index])
 
 
 def is_picture(path: Path) -> bool:
     """Whether a path is a single picture, by its name."""
     return path.is_file() and path.suffix.lower() in picture_suffixes()
+
+
+def _as_text(name: str) -> str:
+    """A file's name with escape sequences for bytes that are no text: no other program could read them in JSON."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _stamp(path: Path) -> str | None:
@@ -188,4 +197,6 @@ def _relative(names: list[str]) -> list[str]:
     same_kind = len({os.path.isabs(folder) for folder in folders}) == 1
     shared = os.path.commonpath(list(folders)) if same_kind else ""
     relative = (os.path.relpath(name, shared) if shared else name for name in names)
-    return ["/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) for name in relative]
+    return [
+        _as_text("/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))) for name in relative
+    ]

@@ -4,7 +4,6 @@ Nothing here imports torch until the arguments are known to be right: whoever as
 answered at once.
 """
 
-import argparse
 import dataclasses
 import json
 import typing
@@ -12,11 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from . import argument_outline
 from .argument_outline import Argument
 from .argument_ranges import check_ranges
+from .command_line import parser, with_underscores
 from .recipe_files import check_names, find_recipe, read_recipe
 
 
@@ -27,6 +27,21 @@ OUTPUTS = ("overlays", "maps", "json", "figures")
 DEFAULT_OUTPUTS = OUTPUTS[:3]
 EXIF = ("auto", "upright", "stored")
 MAX_IMAGE_PIXELS = 100_000_000
+
+
+# Fields of a configuration that do not change what a model is, only how it learns.
+_OF_TRAINING = (
+    "no_object_weight",
+    "class_weight",
+    "mask_weight",
+    "dice_weight",
+    "train_num_points",
+    "oversample_ratio",
+    "importance_sample_ratio",
+    "hidden_dropout_prob",
+    "attention_dropout",
+    "drop_path_rate",
+)
 
 
 @dataclass
@@ -42,7 +57,10 @@ class ModelArguments:
     )
     model_config: dict | str | None = field(
         default=None,
-        metadata={"help": "Fields of EomtConfig for a new model, a JSON object on the command line."},
+        metadata={
+            "help": "Fields of EomtConfig, a JSON object on the command line: for a new model all, for a stored one "
+            "those of training, such as the weights of the loss."
+        },
     )
     num_queries: int | None = field(
         default=None,
@@ -63,8 +81,12 @@ class ModelArguments:
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
             return
-        if self.model_name_or_path:
-            raise ValueError("model_config describes a new model, model_name_or_path names an existing one: give one.")
+        others = sorted(name for name in self.model_config if name not in _OF_TRAINING)
+        if self.model_name_or_path and others:
+            raise ValueError(
+                f"model_config sets {', '.join(others)}, which the model of model_name_or_path has: give one of the "
+                f"two, or in model_config only {', '.join(_OF_TRAINING)}."
+            )
         for owner, names in (
             ("--image_size", ["image_size"]),
             ("--num_queries", ["num_queries"] if self.num_queries is not None else []),
@@ -336,8 +358,8 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     """As `parse_arguments`, without what needs torch: `complete` does that."""
     groups = _groups()
     known = {name: found for group in groups.values() for name, found in group.items()}
-    words = [_with_underscores(word) for word in words]
-    namespace, unknown = _parser(groups).parse_known_args(words)
+    words = [with_underscores(word) for word in words]
+    namespace, unknown = parser(groups).parse_known_args(words)
     command_line = vars(namespace)
     recipes = command_line.pop("recipe", [])
     if unknown:
@@ -419,66 +441,3 @@ def _of_dataclass(kind: Any) -> dict[str, Argument]:
         )
         for field in dataclasses.fields(kind)
     }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. --help lists all arguments.\n")
-
-
-def _parser(groups: dict[str, dict[str, Argument]]) -> argparse.ArgumentParser:
-    """Reads a command line; what is not given is not in its result."""
-    parser = _Parser(
-        usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
-        description="Trains, evaluates and applies EoMT on your own pictures.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for title, arguments in groups.items():
-        group = parser.add_argument_group(title)
-        if title == "what to do":
-            group.add_argument(
-                "--recipe",
-                nargs="+",
-                action="extend",
-                help="YAML files of arguments, or names of those that come with this project: later ones come on top, "
-                "the command line's own last.",
-            )
-        for argument in arguments.values():
-            _add(group, argument)
-    return parser
-
-
-def _add(group: Any, argument: Argument) -> None:
-    text = argument.help.replace("%%", "%")
-    if argument.default is not None and "Default" not in text:
-        text += f" (default: {argument.default})"
-    options: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if argument.kind is bool:
-        options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
-    else:
-        options["type"] = str if argument.kind is dict else argument.kind
-        options["metavar"] = "VALUE"
-        if argument.is_list:
-            options["nargs"] = "+"
-        if argument.choices is not None:
-            options |= {"choices": argument.choices, "metavar": "{" + ",".join(argument.choices) + "}"}
-    group.add_argument(f"--{argument.name}", **options)
-    if argument.kind is bool and argument.default is True:
-        group.add_argument(f"--no_{argument.name}", dest=argument.name, action="store_false", help=argparse.SUPPRESS)
-
-
-def _truth(word: str) -> bool:
-    if word.lower() in ("true", "yes", "t", "y", "1"):
-        return True
-    if word.lower() in ("false", "no", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
-
-
-def _with_underscores(word: str) -> str:
-    """`--total-batch-size=4` is `--total_batch_size=4`."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value

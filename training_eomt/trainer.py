@@ -63,8 +63,8 @@ class EomtTrainer(ResumableTrainer):
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
-        chooses = args.load_best_model_at_end or args.early_stopping_patience is not None
-        if chooses and not args.names_best_metric:
+        keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+        if (keeps_best or args.early_stopping_patience is not None) and not args.names_best_metric:
             args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class

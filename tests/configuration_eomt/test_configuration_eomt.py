@@ -232,6 +232,7 @@ def test_classes_that_are_not_numbered_from_zero_or_have_no_names_are_refused(id
 
 BROKEN = {
     "empty": "",
+    "no fields": "{}",
     "cut off": "{",
     "list": "[1, 2]",
     "null": "null",
@@ -249,4 +250,9 @@ BROKEN = {
 def test_a_file_that_is_no_configuration_is_named(tmp_path, kind):
     (tmp_path / "config.json").write_text(BROKEN[kind], encoding="utf-8", errors="surrogateescape")
     with pytest.raises((ValueError, OSError), match="hidden_size" if kind == "nested value" else r"config\.json"):
+        EomtConfig.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_configuration_is_not_the_default_one(tmp_path):
+    with pytest.raises(OSError, match=r"config\.json"):
         EomtConfig.from_pretrained(tmp_path)

@@ -1,7 +1,11 @@
 """What is in a model card."""
 
+import ast
+import re
+
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from configuration_eomt.model_card_eomt import model_card
 from configuration_eomt.sharing_eomt import write_model_card
@@ -80,3 +84,45 @@ def test_classes_without_a_name_or_with_one_of_several_lines_are_listed(tiny_con
 
 def test_a_name_that_needs_quoting_is_quoted(tiny_config):
     assert 'model="a \\"b\\"/c"' in model_card(tiny_config.to_dict(), {}, 'a "b"/c')
+
+
+HOSTILE = "a|b\n\n# c <script>x</script> [d](https://e.org) `f` \x1b[31m\u202e www.g.org ---"
+
+
+def test_names_of_others_show_as_they_are_written(tiny_config):
+    """Of classes, datasets, licences, results and the folder: no table, heading, HTML or link is made of them."""
+    tiny_config.id2label = {0: HOSTILE, 1: "traffic_light", 2: "---"}
+    card = ModelCard(
+        model_card(
+            tiny_config.to_dict(),
+            {"task": "panoptic", "stuff_classes": [0]},
+            f"me/{HOSTILE.replace('/', '')}",
+            datasets=[HOSTILE, "pets"],
+            license="other",
+            license_name=HOSTILE,
+            results={HOSTILE: 0.5},
+            results_source=(HOSTILE, "javascript:alert(1)"),
+        )
+    )
+    assert card.data.datasets == [HOSTILE, "pets"] and card.data.license_name == HOSTILE
+    text = card.text
+    assert "\x1b" not in text and "\u202e" not in text and "javascript" not in text
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert "<script" not in html and 'e.org"' not in html and 'g.org"' not in html
+    assert [title for title in re.findall("<h[12]>(.*)</h[12]>", html) if "script" not in title] == [
+        "Use",
+        "Model",
+        "Classes",
+        "Results",
+        "Citation",
+    ]
+    rows = re.findall("<tr>\\s*(.*?)\\s*</tr>", html, flags=re.DOTALL)
+    assert rows and all(row.count("<td>") + row.count("<th>") == 2 for row in rows)
+    assert "traffic_light" in html and "a|b # c &lt;script&gt;x&lt;/script&gt; [d](https://e.org)" in html
+
+
+def test_a_name_that_is_not_printable_is_still_the_name_in_the_code(tiny_config):
+    name = 'out"put\u202e\x1b'
+    card = model_card(tiny_config.to_dict(), {"task": "panoptic"}, name)
+    (argument,) = re.findall("model=(.*), trust_remote_code", card)
+    assert ast.literal_eval(argument) == name and argument.isascii()

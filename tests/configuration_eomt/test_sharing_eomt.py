@@ -1,10 +1,14 @@
 """Who may write a model card, and how saved things get to the Hub."""
 
 import json
+import os
+import stat
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers.dynamic_module_utils import get_relative_imports
 
+from configuration_eomt import EomtConfig
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE, read_metadata
 from configuration_eomt.sharing_eomt import push_folder, write_model_card
 
@@ -207,3 +211,63 @@ def test_saving_with_push_uploads_what_was_written_and_a_card_with_the_repositor
     assert "model.fp32.safetensors" not in hub.commits[1]["files"]
     assert 'model="me/pets"' in hub_card(hub).text
     assert f'model="{tmp_path.as_posix()}"' in card_of(tmp_path).text
+
+
+def test_all_that_a_model_names_is_in_its_folder_and_everybody_may_read_it(model, tmp_path):
+    umask = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        model.save_pretrained(tmp_path / "whole")
+    finally:
+        os.umask(umask)
+    for folder in (tmp_path, tmp_path / "whole"):
+        config = EomtConfig.from_pretrained(folder)
+        named = {*config.auto_map.values(), config.custom_pipelines["image-segmentation"]["impl"]}
+        files = {f"{name.split('.')[0]}.py" for name in named}
+        assert "pipeline_eomt.py" in files
+        while files:
+            file = folder / files.pop()
+            assert "Stands in for" not in file.read_text()
+            files |= {f"{name}.py" for name in get_relative_imports(file)}
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
+        assert modes == {0o644}
+
+
+def test_code_of_others_is_not_handed_on(model, tmp_path):
+    """What is saved holds this code, whatever the folder that a model was loaded from pointed to."""
+    model.save_pretrained(tmp_path / "theirs")
+    settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    settings["auto_map"] |= {name: f"other/repo--evil.{name}" for name in ("AutoModel", "AutoConfig", "AutoTokenizer")}
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
+    loaded = type(model).from_pretrained(tmp_path / "theirs")
+    assert loaded.config.auto_map["AutoModel"] == "other/repo--evil.AutoModel"  # for who loads that folder
+    loaded.save_pretrained(tmp_path / "ours")
+    saved = json.loads((tmp_path / "ours" / "config.json").read_text())["auto_map"]
+    assert saved == {
+        "AutoConfig": "configuration_eomt.EomtConfig",
+        "AutoModel": "modeling_eomt.EomtForUniversalSegmentation",
+        "AutoModelForUniversalSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+        "AutoModelForImageSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+    }
+
+
+def test_a_model_in_the_folder_is_replaced_as_a_whole(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model.query.weight.data.fill_(2.0)
+
+    def full(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patches:
+        patches.setattr("transformers.modeling_utils.safe_save_file", full)
+        with pytest.raises(OSError, match="disk full"):
+            model.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    model.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {name for name in before if not name.startswith("model-") and "index" not in name} | {
+        "model.safetensors"
+    }
+    assert type(model).from_pretrained(tmp_path).query.weight.mean() == 2.0

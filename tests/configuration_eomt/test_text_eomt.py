@@ -87,5 +87,15 @@ def test_markdown_text_is_one_line():
 
 
 def test_plain_names_are_left_alone():
-    names = ["cat", "traffic light", "traffic_light", "wall-other-merged", "it's (new)", "Größe, 猫", "a/b: c"]
+    names = [
+        "cat",
+        "traffic light",
+        "traffic_light",
+        "wall-other-merged",
+        "it's (new)",
+        "0.8, 0.8",
+        "-1",
+        "Größe, 猫",
+        "a/b: c",
+    ]
     assert [markdown_text(name) for name in names] == names

@@ -212,3 +212,32 @@ def test_names_of_other_classes_give_a_new_class_head(golden, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([files[0], str(tmp_path / "other"), "--config", str(tmp_path / "config.json")])
     assert "hiden_act is no field" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [
+        ("--labels", "5", "labels.json holds a int: expected a dict or a list"),
+        ("--labels", "[" * 20000, r"labels.json cannot be read as JSON"),
+        ("--labels", '{"cat": 0}', "the key 'cat'"),
+        ("--labels", "[1, 2]", "id2label[0] is 1"),
+        ("--config", "[]", "config.json holds a list: expected a dict"),
+        ("--config", '{"hidden_size": "32"}', "hidden_size='32'"),
+    ],
+)
+def test_files_that_hold_something_else_are_named(golden, tmp_path, capsys, option, content, message):
+    file = tmp_path / f"{option.strip('-')}.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        main([str(golden / "dinov2_gelu.weights.safetensors"), str(tmp_path / "model"), option, str(file)])
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_checkpoint_with_holes_is_refused(golden):
+    weights = load_file(golden / "dinov2_gelu.weights.safetensors")
+    for name in weights:
+        if "blocks.0" in name or "q.weight" in name or "patch_embed" in name or "pos_embed" in name:
+            with pytest.raises(ValueError, match=r"Not a|does not fit|position"):
+                holes = {other: weight for other, weight in weights.items() if other != name}
+                convert_official_checkpoint(holes, infer_config(holes))

@@ -1,9 +1,11 @@
 """A finished model becomes one folder, and never in the place of another."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -313,3 +315,106 @@ def test_a_missing_library_is_said_in_one_line(source, tmp_path, capsys, monkeyp
     with pytest.raises(SystemExit):
         main([str(source), str(tmp_path / "pets")])
     assert capsys.readouterr().err == "error: torchvision is missing\n"
+
+
+@pytest.mark.parametrize("after", range(0, 60, 8))
+def test_a_kill_between_two_exports_leaves_the_old_one_the_new_one_or_none(
+    model, processor, tmp_path, monkeypatch, after
+):
+    """And the next export takes what it left away."""
+    folder = tmp_path / "pets"
+    model.query.weight.data.fill_(1.0)
+    export_model(model, processor, folder)
+    model.query.weight.data.fill_(2.0)
+    model.config.class_weight = 3.0
+
+    class Killed(BaseException):
+        pass
+
+    calls = []
+
+    def stop(function):
+        def counted(*arguments, **options):
+            calls.append(function)
+            if len(calls) > after:
+                raise Killed
+            return function(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "replace", stop(Path.replace))
+        patches.setattr(Path, "unlink", stop(Path.unlink))
+        patches.setattr("tempfile.TemporaryDirectory.cleanup", lambda self: self._finalizer.detach())
+        try:
+            export_model(model, processor, folder)
+            killed = False
+        except Killed:
+            killed = True
+    if (folder / "config.json").is_file():
+        loaded = EomtForUniversalSegmentation.from_pretrained(folder)
+        assert (loaded.query.weight.mean().item(), loaded.config.class_weight) in ((1.0, 2.0), (2.0, 3.0))
+    else:
+        with pytest.raises(OSError, match=r"config\.json"):
+            EomtForUniversalSegmentation.from_pretrained(folder)
+    if killed:
+        assert len(list(tmp_path.iterdir())) == 2
+    export_model(model, processor, folder)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert EomtForUniversalSegmentation.from_pretrained(folder).query.weight.mean() == 2.0
+
+
+def test_only_drafts_are_taken_away(model, processor, tmp_path):
+    (tmp_path / ".pets-settings").mkdir()
+    (tmp_path / ".pets-settings" / "mine.txt").write_text("mine")
+    (tmp_path / ".pets-abcd1234" / "export").mkdir(parents=True)
+    export_model(model, processor, tmp_path / "pets")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".pets-settings", "pets"]
+
+
+def test_a_full_or_read_only_disk_is_said_before_the_model_is_loaded(source, tmp_path, capsys, monkeypatch):
+    def untimely(*args, **kwargs):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("training_eomt.export.load_source", untimely)
+
+    def fails(message):
+        with pytest.raises(SystemExit):
+            main([str(source), str(tmp_path / "deep" / "pets")])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and message in line and str(tmp_path / "deep" / "pets") in line
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    fails("0 MB free")
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    fails("cannot be written: Read-only file system")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_failure_of_the_hub_is_said_in_one_line(source, hub, tmp_path, capsys, monkeypatch):
+    class UnreachableError(Exception):
+        pass
+
+    def fail(*args, **kwargs):
+        raise UnreachableError("no route\nto \x1b[31mhost")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(SystemExit) as stop:
+        main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets"])
+    assert stop.value.code == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path / 'pets'} is written, but it could not be uploaded to me/pets: ")
+    assert line.endswith("UnreachableError: no route to \\x1b[31mhost")
+    assert (tmp_path / "pets" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "[", "[1]", "5", "[" * 5000, '{"a": ' * 5000, "\udcff"])
+def test_a_report_that_is_no_json_object_is_named(source, tmp_path, capsys, content):
+    (tmp_path / "report.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(SystemExit):
+        main([str(source), str(tmp_path / "pets"), "--results", str(tmp_path / "report.json")])
+    assert "report.json is not a JSON object" in capsys.readouterr().err

@@ -356,6 +356,19 @@ def test_names_that_cannot_be_names_of_results_end_nothing(model, tmp_path):
     assert len(lowered) == 2 * len(names)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_segmented_once_and_named_in_json(model, tmp_path):
+    (tmp_path / "in\udcfe").mkdir()
+    Image.new("RGB", (60, 40), "gray").save(tmp_path / "in\udcfe" / "a\udcff.png")
+    (tmp_path / "in\udcfe" / "b\udcff.png").write_bytes(b"no picture")
+    for num_new in (1, 0):
+        summary = run(model, tmp_path / "in\udcfe", tmp_path / "out", outputs=DEFAULT_OUTPUTS)
+        assert summary.is_complete and summary.num_new == num_new and len(summary.unreadable) == 1
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert content["images"][0]["file_name"] == content["images"][0]["id"] == "a\\udcff.png"
+    assert (tmp_path / "out" / "panoptic" / content["annotations"][0]["file_name"]).is_file()
+
+
 @pytest.mark.parametrize("damage", ["removed", "emptied", "cut", "folder removed"])
 @pytest.mark.parametrize("output", ["overlays", "panoptic"])
 def test_files_that_are_gone_or_damaged_are_made_again(model, pictures, tmp_path, output, damage):

@@ -90,8 +90,8 @@ def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
         (["--train_val_split", "1.5"], "a fraction below 1 or a number of pictures"),
         (["--train_val_split", "0.1", "--validation_data", "b"], "give one"),
         (["--threshold", "1.1"], "--threshold 1.1: it must be a number from 0 to 1"),
-        (["--mask_threshold", "nan"], "mask_threshold is nan"),
-        (["--overlap_mask_area_threshold", "-0.1"], "overlap_mask_area_threshold is -0.1"),
+        (["--mask_threshold", "nan"], "--mask_threshold nan: it must"),
+        (["--overlap_mask_area_threshold", "-0.1"], "--overlap_mask_area_threshold -0.1: it must"),
         (["--top_k", "0"], "--top_k 0: it must be a whole number from 1"),
     ],
 )
