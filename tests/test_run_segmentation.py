@@ -430,7 +430,8 @@ def test_killed_while_a_checkpoint_is_written_the_next_start_says_so_and_goes_on
     resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "checkpoint-2 is not complete: the training was killed while it was being written" in resumed.stderr
-    assert "step 2/3" not in resumed.stdout and not list((tmp_path / "output").rglob("INCOMPLETE"))
+    assert "step 1/3" not in resumed.stdout and "step 2/3" in resumed.stdout
+    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("never_stopped", "output")]
     for name, expected in weights[0].items():
         assert weights[1][name].equal(expected), name
