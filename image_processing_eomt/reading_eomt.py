@@ -25,6 +25,9 @@ TURNS = {
 _TURNS_BACK = {**TURNS, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _SWAPS_SIDES = (5, 6, 7, 8)
 
+# Pillow stretches grey values of 2 and 4 bits to 0 to 255, by these factors.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
 _EIGHT_BITS_OF_SIXTEEN = [(value + 128) // 257 for value in range(2**16)]
 _pillow_limit = threading.Lock()
 
@@ -35,10 +38,12 @@ class StoredImage(NamedTuple):
     Args:
         image: not turned, in its own mode. Its pixels may not be decoded yet.
         orientation: EXIF's, 1 (upright) to 8.
+        stretch: what the values in the file were multiplied by, 1 but for grey values of 2 and 4 bits.
     """
 
     image: Image.Image
     orientation: int
+    stretch: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,13 +76,14 @@ def read_stored(
             # Some decoders ask for Pillow's limit again.
             is_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels)
             with _limit_of_pillow(max_pixels) if is_large else nullcontext():
+                stretch = _STRETCHED.get(_raw_mode(image), 1)
                 orientation = _orientation(image.getexif())
                 image.load()
         except Exception as error:  # Pillow's decoders raise errors of any kind
             raise _undecodable(where, error) from error
         # Pillow turns TIFFs upright itself.
         stored = image.transpose(_TURNS_BACK[orientation]) if image.format == "TIFF" and orientation > 1 else image
-        return StoredImage(stored, orientation)
+        return StoredImage(stored, orientation, stretch)
 
 
 def size_and_orientation(
@@ -191,6 +197,13 @@ def _opened(file: BinaryIO, where: str, max_pixels: int, advice: str = ALLOW_MOR
 def _orientation(exif: Image.Exif) -> int:
     stated = exif.get(ExifTags.Base.Orientation, 1)
     return int(stated) if stated in TURNS else 1
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How values lie in the file of an image whose header is read, as Pillow calls it."""
+    tiles: Any = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _undecodable(where: str, error: Exception) -> ValueError:

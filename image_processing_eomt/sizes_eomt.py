@@ -12,6 +12,10 @@ MAX_EDGE = 16384  # pixels of a side of what the model sees
 MAX_SPLIT_PIXELS = 2**25
 
 
+class TooManyWindowsError(ValueError):
+    """An image would be cut into windows of more than `MAX_SPLIT_PIXELS` together."""
+
+
 class View(NamedTuple):
     """
     What the model sees of an image; every size is `(height, width)` in pixels.
@@ -43,8 +47,8 @@ def view_of(
     How an image of `(height, width)` pixels enters the model with an image processor's settings.
 
     Raises:
-        ValueError: the image has no pixel, is not resized and does not fit or cannot be split, or would be cut into
-            windows of more than `MAX_SPLIT_PIXELS` together.
+        TooManyWindowsError: it would be cut into windows of more than `MAX_SPLIT_PIXELS` together, a `ValueError`.
+        ValueError: the image has no pixel, or is not resized, and does not fit or cannot be split.
     """
     target_size = padded_size(size)
     if min(image_size) < 1:
@@ -70,7 +74,7 @@ def view_of(
         )
     num_windows = math.prod(math.ceil(length / window) for length, window in zip(content_size, target_size))
     if num_windows > 1 and content_size[0] * content_size[1] > MAX_SPLIT_PIXELS:
-        raise ValueError(
+        raise TooManyWindowsError(
             f"An image of {image_size} (height, width) would become {content_size} pixels, {num_windows} windows of "
             f"{target_size}, and an image that is split may become at most {MAX_SPLIT_PIXELS:,} pixels: one side is "
             "too long for the other. Cut it into shorter images, or set do_split_image=False and do_pad=True."

@@ -75,9 +75,9 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
     assert report["eval_pq"] == metrics["eval_pq"]
     assert {"eval_pq_things", "eval_pq_stuff", "eval_loss", "per_class"} <= set(report)
     pictures = sorted((output / "predictions" / "overlays").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["000000.png.png", "000001.png.png"]
+    assert [picture.name for picture in pictures] == ["000000.png.overlay.png", "000001.png.overlay.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.width > 3 * 320  # input, target and prediction
+        assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
     model = EomtForUniversalSegmentation.from_pretrained(output)
@@ -94,7 +94,7 @@ def test_a_trained_model_is_evaluated_and_applied_without_training(words, shapes
     again += ["--validation_data", str(shapes / "validation"), "--output_dir", str(tmp_path / "evaluation")]
     metrics = run([*again, "--predict_data", str(pictures), "--do_eval", "--do_predict"])
     assert 0.0 <= metrics["eval_pq"] <= 1.0
-    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "evaluation" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
 
 
 def test_fine_tuning_without_further_ado_prints_losses_and_draws_curves_and_pictures(words, tmp_path, capsys):
@@ -149,6 +149,16 @@ def test_a_training_that_gets_no_better_ends(words, tmp_path, capsys):
     run([*words, *still, "--eval_steps", "1", "--early_stopping_patience", "2", "--do_train"])
     state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
+
+
+def test_the_best_model_is_kept_without_saying_when_to_evaluate_and_save(words, tmp_path):
+    run([*words, "--max_steps", "4", "--save_strategy", "best", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert len(list((tmp_path / "output").glob("checkpoint-*"))) >= 1 and state["best_metric"] is not None
+    best = ["--load_best_model_at_end", "--save_strategy", "epoch", "--output_dir", str(tmp_path / "best")]
+    run([*words, *best, "--max_steps", "4", "--do_train", "--do_eval"])
+    state = json.loads((tmp_path / "best" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_pq" in entry][:2] == [2, 4]
 
 
 def test_the_hubs_token_is_in_no_file_of_a_run(words, tmp_path, capsys):
@@ -250,6 +260,8 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         (["--do_train", "--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--do_predict", "--model_name_or_path", "x", "--model_config", "{}", "--num_queries", "3"], "num_queries"),
         (["--do_predict", "--predict_data", "nowhere"], "--model_name_or_path names one"),
+        (["--do_train", "--threshold", "0.5"], "--threshold is for --do_predict"),
+        (["--do_train", "--do_predict", "--top_k", "5"], "--top_k has no effect on panoptic segmentation"),
         (["--do_train", "--num_queries", "0"], "--num_queries 0: there must be at least one"),
         (["--do_train", "--do_eval", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
         (["--do_train", "--max_steps", "0"], "--max_steps 0"),
@@ -260,7 +272,7 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         ),
         (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
         (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
-        (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file"),
+        (["--do_train", "--output_dir", "/dev/null/output"], "nothing can be written into /dev/null/output"),
         (["--do_train", "--push_to_hub"], "--push_to_hub needs a token"),
         (["--do_train", "--report_to", "weather"], "report_to=weather: there is no such tracker"),
         (["--do_train", "--optim", "adam_and_eve"], "adam_and_eve is not a valid OptimizerNames"),
@@ -418,7 +430,8 @@ def test_killed_while_a_checkpoint_is_written_the_next_start_says_so_and_goes_on
     resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "checkpoint-2 is not complete: the training was killed while it was being written" in resumed.stderr
-    assert "step 2/3" not in resumed.stdout and not list((tmp_path / "output").rglob("INCOMPLETE"))
+    assert "step 1/3" not in resumed.stdout and "step 2/3" in resumed.stdout
+    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("never_stopped", "output")]
     for name, expected in weights[0].items():
         assert weights[1][name].equal(expected), name
@@ -545,10 +558,10 @@ def test_new_pictures_are_found_whatever_the_format_of_the_other_data(words, tmp
     Image.new("RGB", (40, 30), "red").save(tmp_path / "pictures" / "red.jpg")
     words = [*without(words, "predict_data"), "--predict_data", str(tmp_path / "pictures")]
     run([*words, "--dataset_format", "coco_panoptic", "--do_train", "--do_predict"])
-    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "output" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     picture = str(tmp_path / "pictures" / "red.jpg")
     run([*words, "--predict_data", picture, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "single")])
-    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.png").exists()
+    assert (tmp_path / "single" / "predictions" / "overlays" / "red.jpg.overlay.png").exists()
     with pytest.raises(ValueError, match=r"lies in .*pictures"):
         run([*words, "--output_dir", str(tmp_path / "pictures" / "out"), "--do_train", "--do_predict"])
 
@@ -560,6 +573,50 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
     with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
+
+
+def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(words, tmp_path, capsys):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+    run([*again, "--threshold", "1"])
+    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
+        run([*again, "--threshold", "0"])
+    run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])
+    annotations = json.loads((tmp_path / "found" / "predictions" / "panoptic.json").read_text())["annotations"]
+    assert all(annotation["segments_info"] for annotation in annotations)
+    assert EomtImageProcessor.from_pretrained(tmp_path / "output").threshold == 0.8  # the model's own stays
+
+
+def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, monkeypatch):
+    run([*words, "--do_train"])
+    again = without(words, "model_config", "image_size", "train_data", "validation_data")
+    again += [
+        "--model_name_or_path",
+        str(tmp_path / "output"),
+        "--output_dir",
+        str(tmp_path / "found"),
+        "--do_predict",
+    ]
+
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EomtForUniversalSegmentation, "forward", stop)
+        with pytest.raises(
+            KeyboardInterrupt, match=r"stopped: .*found/predictions\. The same command goes on from there"
+        ):
+            run(again)
+    run(again)
+    assert json.loads((tmp_path / "found" / "predictions" / "summary.json").read_text())["num_segmented"] == 2
 
 
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):
@@ -590,7 +647,7 @@ def test_how_the_data_are_to_be_read_is_said_on_the_command_line(tmp_path, capsy
     assert "--label_values" not in printed and "--exif" not in printed
     with pytest.raises(ValueError, match=r"a\.png has 40x60 pixels .* no more than 2,399"):
         run([*check, *table, "--max_image_pixels", "2399"])
-    with pytest.raises(ValueError, match="max_image_pixels is 0: it must be 1 or more"):
+    with pytest.raises(ValueError, match="--max_image_pixels 0: it must be a whole number from 1"):
         run([*check, "--max_image_pixels", "0"])
     with pytest.raises(ValueError, match="class_names and label_values both"):
         run([*check, *table, "--class_names", str(tmp_path / "values.yaml")])
@@ -634,7 +691,7 @@ def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_read(w
         "--output_dir",
         str(tmp_path / "file" / "out"),
     ]
-    with pytest.raises(OSError, match=r"nothing can be written into .*file/out .*Not a directory"):
+    with pytest.raises(OSError, match=r"file is a file: choose another folder than .*file/out"):
         run([*words, "--train_data", "nowhere", "--model_name_or_path", "nothing", what])
 
 

@@ -60,6 +60,11 @@ RANGES: dict[str, Range] = {
     "max_image_pixels": _whole(1, 10**12),
     "max_train_samples": _whole(1, 10**12),
     "max_eval_samples": _whole(1, 10**12),
+    # Prediction
+    "threshold": _between(0, 1),
+    "mask_threshold": _between(0, 1),
+    "overlap_mask_area_threshold": _between(0, 1),
+    "top_k": _whole(1, 10**6),
     # The optimisation
     "learning_rate": _between(0, 100),
     "weight_decay": _between(0, 100),

@@ -5,6 +5,8 @@ Colour jitter where it is asked for, then flip, scale jitter, pad and random cro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torchvision import tv_tensors
@@ -64,8 +66,8 @@ class SegmentationAugmentation:
             image = self.color_jitter(image)
         keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
         label_ids = torch.tensor([sample.targets[index].label_id for index in keep], dtype=torch.int64)
-        masks = sample.masks()[keep]
-        layers, layer_of_target = _stack_into_layers(masks)
+        masks = (sample.targets[index].mask() for index in keep)
+        layers, layer_of_target = _stack_into_layers(masks, sample.size)
 
         for _ in range(self.max_tries):
             crop, cropped_layers = self._scale_and_crop(image, tv_tensors.Mask(layers))
@@ -99,8 +101,8 @@ class SegmentationAugmentation:
         return image, layers.as_subclass(torch.Tensor)
 
 
-def _stack_into_layers(masks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packs masks `(num_targets, height, width)` into few maps of target numbers, 0 where there is no target.
+def _stack_into_layers(masks: Iterable[np.ndarray], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packs masks, each `(height, width)`, into few maps of target numbers, 0 where there is no target.
 
     Panoptic segments never overlap, so they fit into one map and are resized and cropped as one; each mask that
     overlaps gets the first map in which it finds room.
@@ -108,7 +110,7 @@ def _stack_into_layers(masks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         The maps `(num_layers, height, width)` int32, at least one, and the layer of each target `(num_targets,)`.
     """
-    layers = [np.zeros(masks.shape[1:], dtype=np.int32)]
+    layers = [np.zeros(size, dtype=np.int32)]
     layer_of_target = []
     for number, mask in enumerate(masks, start=1):
         layer = next((i for i, taken in enumerate(layers) if not taken[mask].any()), len(layers))
@@ -116,4 +118,5 @@ def _stack_into_layers(masks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
             layers.append(np.zeros_like(layers[0]))
         layers[layer][mask] = number
         layer_of_target.append(layer)
-    return torch.from_numpy(np.stack(layers)), torch.tensor(layer_of_target, dtype=torch.int64)
+    stacked = layers[0][None] if len(layers) == 1 else np.stack(layers)
+    return torch.from_numpy(stacked), torch.tensor(layer_of_target, dtype=torch.int64)

@@ -12,31 +12,37 @@ from pathlib import Path
 MIN_FREE = 16 << 20  # bytes: less is a full disk
 
 
-def check_writable(folder: Path, needed: int = MIN_FREE) -> None:
+def check_writable(folder: Path) -> None:
     """
-    Finds out whether files can be written into a folder, and leaves nothing behind.
+    Writes a little where a folder is or will be, and removes it again.
+
+    Raises:
+        OSError: the folder or one above it is a file, may not be written to, or its disk is full or read-only.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file: choose another folder than {folder}.")
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
+
+
+def check_room(folder: Path, needed: int = MIN_FREE) -> None:
+    """
+    Finds out whether results can be written into a folder, and leaves nothing behind.
 
     Args:
-        folder: the folder. If it does not exist, it must be possible to make it where it is to be.
+        folder: the folder; it need not exist.
         needed: bytes that have to be free.
 
     Raises:
         OSError: nothing can be written there, or there is not enough room.
     """
-    try:
-        present = folder
-        while not present.exists():
-            present = present.parent
-        with tempfile.TemporaryFile(dir=present) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"nothing can be written into {folder} ({error.strerror}): choose another folder, or mend this",
-        ) from error
-    free = shutil.disk_usage(present).free
+    check_writable(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(
             f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or choose "

@@ -1,13 +1,17 @@
-"""What an error that is nobody's bug says on a command line."""
+"""What is said on a command line of errors that are nobody's bug, and of what is odd."""
 
 import os
 import re
+import sys
 from collections.abc import Collection
+
+from configuration_eomt.text_eomt import terminal_text
 
 
 _CAUGHT_IN_WORKER = re.compile(
     r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE
 )
+_NOT_WRITTEN = re.compile(r"inline_container|PytorchStreamWriter")  # how torch.save says that
 _LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|recvvalue|store->get", re.IGNORECASE)
 
 
@@ -37,14 +41,28 @@ def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_lost_connection(error, text):
         return "Another process of this run ended, and its own message says why. This one cannot go on alone."
+    if isinstance(error, RuntimeError) and _NOT_WRITTEN.search(text):
+        return f"A checkpoint could not be written; the disk may be full. {_first_line(text)}"
     library = type(error).__module__.split(".")[0]
     if library in trackers:
         return f"{library}, which --report_to names: {_joined(text)}"
+    if library == "safetensors":
+        return f"A file of weights could not be read or written: {_joined(text)}"
     if library == "huggingface_hub":
         return f"The Hub: {_joined(text)}"
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return _CAUGHT_IN_WORKER.sub("", text)
     return None
+
+
+def warn(line: str) -> None:
+    """Says on a line of its own what is odd and goes on."""
+    print(f"warning: {shown(line)}", file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal, on as many lines as it has."""
+    return "\n".join(terminal_text(line) for line in text.split("\n"))
 
 
 def _is_out_of_memory(error: Exception, text: str) -> bool:

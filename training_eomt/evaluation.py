@@ -5,9 +5,13 @@ from typing import Any
 
 import torch
 
+from modeling_eomt import EomtForUniversalSegmentationOutput
+
 from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from .metrics.streaming import StreamingMetric
 
+
+MAX_WINDOWS = 4  # for each image of a batch, that a model sees at a time; usual pictures are not cut into more
 
 # The figure of each task that says most.
 HEADLINES = {"panoptic": "pq", "instance": "ap", "semantic": "miou"}
@@ -18,6 +22,27 @@ def new_metric(task: str, num_labels: int, stuff_classes: Sequence[int]) -> Stre
     if task == "panoptic":
         return PanopticQuality(num_labels, stuff_classes)
     return MaskAveragePrecision(num_labels) if task == "instance" else MeanIoU(num_labels)
+
+
+def outputs_of(model: Any, pixel_values: torch.Tensor, num_images: int, **inputs: Any) -> Any:
+    """
+    What a model gives for images, however many windows they are cut into.
+
+    Args:
+        model: the model.
+        pixel_values: `(num_inputs, 3, height, width)`.
+        num_images: how many images they are of.
+        inputs: what else the model takes, such as `patch_offsets`; of many windows it is given those alone.
+    """
+    most = MAX_WINDOWS * num_images
+    if len(pixel_values) <= most:
+        return model(pixel_values=pixel_values, **inputs)
+    parts = [model(pixel_values=part) for part in pixel_values.split(most)]
+    return EomtForUniversalSegmentationOutput(
+        masks_queries_logits=torch.cat([part.masks_queries_logits for part in parts]),
+        class_queries_logits=torch.cat([part.class_queries_logits for part in parts]),
+        patch_offsets=inputs.get("patch_offsets"),
+    )
 
 
 def predictions(image_processor: Any, outputs: Any, target_sizes: Sequence[tuple[int, int]]) -> list[Any]:

@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,9 +19,11 @@ from configuration_eomt.text_eomt import terminal_text
 
 from .disk import write_whole
 from .evaluation import HEADLINES
+from .json_files import read_json
+from .run_files import REPORT
 
 
-REPORT, CONFUSION_CSV, CONFUSION_PNG = "evaluation.json", "confusion_matrix.csv", "confusion_matrix.png"
+CONFUSION_CSV, CONFUSION_PNG = "confusion_matrix.csv", "confusion_matrix.png"
 NO_CLASS = "(no class)"
 MAX_ROWS = 40  # of a table on the terminal
 MAX_DRAWN = 40  # classes in the picture of a confusion matrix
@@ -77,10 +78,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no results.
     """
-    try:
-        report = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not the report of an evaluation: {error}. Evaluate again.") from error
+    report = read_json(Path(path).read_bytes(), dict[str, Any], str(path), "the report of an evaluation")
     measured = {
         name.removeprefix("eval_"): value
         for name, value in report.items()
@@ -209,8 +207,10 @@ def _draw_matrix(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
     chosen = chosen[areas[chosen] > 0]
     shown = [terminal_text(names[label_id])[:30] for label_id in chosen]
     others = np.setdiff1d(np.arange(len(names)), chosen)
-    columns = [pixels[np.ix_(chosen, chosen)], pixels[np.ix_(chosen, others)].sum(1, keepdims=True)]
-    counts = np.concatenate([*columns, pixels[chosen, -1:]], axis=1)
+    # What is no class of these is in the last columns, where there is any.
+    rest = {"(other classes)": pixels[np.ix_(chosen, others)].sum(axis=1), NO_CLASS: pixels[chosen, -1]}
+    rest = {name: column for name, column in rest.items() if column.any()}
+    counts = np.column_stack([pixels[np.ix_(chosen, chosen)], *rest.values()])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     size = 0.28 * len(chosen) + 3.5
@@ -218,7 +218,7 @@ def _draw_matrix(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
     axes = figure.subplots()
     drawn = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     # Names are no formulas: a dollar sign in them is one.
-    axes.set_xticks(range(counts.shape[1]), [*shown, "(other classes)", NO_CLASS], rotation=90, parse_math=False)
+    axes.set_xticks(range(counts.shape[1]), [*shown, *rest], rotation=90, parse_math=False)
     axes.set_yticks(range(len(shown)), shown, parse_math=False)
     axes.set(xlabel="found as", ylabel="is")
     if others.size and len(chosen) == MAX_DRAWN:

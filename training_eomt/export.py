@@ -7,8 +7,6 @@
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from os import PathLike
@@ -30,11 +28,11 @@ from image_processing_eomt import EomtImageProcessor
 from image_processing_eomt.tasks_eomt import TASKS
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
+from .disk import MIN_FREE, check_room
 from .published import published_checkpoints
+from .run_files import REPORT
 
 
-REPORT = "evaluation.json"  # what run_segmentation.py writes
-_FURTHER_BYTES = 2**20  # code, settings and card
 _NOT_RESULTS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 # Two models that differ in one of these are not the same model at two times.
 _IDENTITY = (
@@ -96,7 +94,9 @@ def export_model(
     folder = Path(folder)
     _check_target(folder, _as_stored(model.config), image_processor, facts.get("base_model"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    check_room(folder, sum(weight.numel() * weight.element_size() for weight in model.state_dict().values()))
+    check_room(
+        folder, MIN_FREE + sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    )
     with draft_folder(folder.parent, f".{folder.name}-") as draft:
         model.save_pretrained(draft)
         image_processor.save_pretrained(draft)
@@ -120,23 +120,6 @@ def _upload(folder: Path, repository: str, files: list[str], private: bool | Non
     except Exception as error:  # of several libraries: the Hub's, its HTTP client's, its file transfer's
         reason = terminal_text(" ".join(f"{type(error).__name__}: {error}".split()))
         raise OSError(f"{folder} is written, but it could not be uploaded to {repository}: {reason[:500]}") from error
-
-
-def check_room(folder: str | PathLike, num_bytes: int) -> None:
-    """
-    Raises an `OSError` if a folder cannot be written, or if its disk has no room for `num_bytes` and a little more.
-    """
-    present = Path(folder).absolute().parent
-    while not present.exists():
-        present = present.parent
-    if not (present.is_dir() and os.access(present, os.W_OK | os.X_OK)):
-        raise OSError(f"{folder} cannot be written: {present} is not a folder that may be written to.")
-    free = shutil.disk_usage(present).free
-    if free < num_bytes + _FURTHER_BYTES:
-        raise OSError(
-            f"{folder} cannot be written: the disk has {free / 1e6:.0f} MB free, and "
-            f"{(num_bytes + _FURTHER_BYTES) / 1e6:.0f} MB are needed."
-        )
 
 
 def _as_stored(config: EomtConfig) -> dict[str, Any]:
@@ -310,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     options = parser.parse_args(arguments)
     try:
-        check_room(options.target, _size_of_weights(Path(options.source)))
+        check_room(Path(options.target), MIN_FREE + _size_of_weights(Path(options.source)))
         facts = _facts(options)
         model, image_processor = _load(options)
         folder = export_model(

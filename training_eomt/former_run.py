@@ -10,6 +10,7 @@ from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAV
 from configuration_eomt.sharing_eomt import CARD
 
 from .folders import CONFIG, DRAFT, discard
+from .run_files import DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 
 FORMER = ".former_run"  # what is being deleted, in the output folder
@@ -22,13 +23,16 @@ _WRITTEN = (
     "training_args.bin",
     "trainer_state.json",
     "checkpoint-[0-9]*",
-    "evaluation.json",
-    "evaluation_pictures",
-    "data_report.json",
+    REPORT,
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    DRAWINGS,
+    DATA_REPORT,
     "training_curves.png",
-    "predictions",
+    PREDICTIONS,
     "runs",
     DRAFT,
+    ".*.draft",  # files that a killed process was writing
 )
 
 

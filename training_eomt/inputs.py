@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 from .augmentation import SegmentationAugmentation
+from .data.base import SegmentationDataset
 from .data.samples import Sample
 
 
@@ -64,17 +65,23 @@ def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) 
     Returns:
         `pixel_values` `(num_windows, 3, height, width)`, and for each window `mask_labels` and `class_labels`; where
         pictures are split also `patch_offsets`.
+
+    Raises:
+        ValueError: the image processor does not take the picture, which is named.
     """
     keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
-    features = image_processor.preprocess(
-        images=[sample.image],
-        segmentation_maps=[replace(sample, targets=[sample.targets[index] for index in keep]).masks()],
-        instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
-        ignore_index=VOID,
-        do_reduce_labels=False,
-        return_tensors="pt",
-        **settings,
-    )
+    try:
+        features = image_processor.preprocess(
+            images=[sample.image],
+            segmentation_maps=[replace(sample, targets=[sample.targets[index] for index in keep]).masks()],
+            instance_id_to_semantic_id={number: sample.targets[index].label_id for number, index in enumerate(keep)},
+            ignore_index=VOID,
+            do_reduce_labels=False,
+            return_tensors="pt",
+            **settings,
+        )
+    except ValueError as error:
+        raise ValueError(f"{sample.file_name or sample.image_id}: {error}") from error
     return dict(features)
 
 
@@ -94,7 +101,7 @@ class TrainingInputs(Dataset):
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Sample] | SegmentationDataset,
         image_processor: ImageProcessor,
         augmentation: SegmentationAugmentation | None,
         seed: int = 0,
@@ -134,7 +141,7 @@ class EvaluationInputs(Dataset):
         image_processor: prepares pictures as at inference.
     """
 
-    def __init__(self, samples: Sequence[Sample], image_processor: ImageProcessor):
+    def __init__(self, samples: Sequence[Sample] | SegmentationDataset, image_processor: ImageProcessor):
         self.samples = samples
         self.image_processor = image_processor
         self.task = str(image_processor.task)

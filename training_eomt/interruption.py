@@ -34,6 +34,15 @@ class Stopped(KeyboardInterrupt):
         self.exit_status = 128 + number
 
 
+def _stop_now(number: int, frame: Any = None) -> None:
+    raise Stopped(number, "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one")
+
+
+def answer_sigterm() -> None:
+    """SIGTERM ends a run as SIGINT does, with a word; for the main thread of a command."""
+    signal.signal(signal.SIGTERM, _stop_now)
+
+
 class StopRequest(TrainerCallback):
     """Ends a training after a step when a signal asks for it, with a checkpoint; it must come after other callbacks.
 
@@ -74,9 +83,7 @@ class StopRequest(TrainerCallback):
         if self._stops_at_once or self.number is not None:
             if self.number is not None and time.monotonic() - self._requested_at < _ONE_REQUEST:
                 return
-            raise Stopped(
-                number, "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
-            )
+            _stop_now(number)
         self.number, self._requested_at = number, time.monotonic()
         if os.environ.get("RANK", "0") == "0":
             # Not `print`: the signal may have come in the middle of one.

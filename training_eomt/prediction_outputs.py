@@ -13,13 +13,19 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
+from image_processing_eomt import draw_segmentation
+
 from .data.samples import Sample
 from .figures import as_segments, overlapping_segments, side_by_side
 from .inputs import panoptic_reference
+from .prediction_records import Record, is_running
 
 
-OUTPUTS = ("overlays", "maps", "json")
-OVERLAYS, PANOPTIC, LABEL_MAPS, DRAFTS = "overlays", "panoptic", "label_maps", ".drafts"
+OUTPUTS = ("overlays", "maps", "json", "figures")
+DEFAULT_OUTPUTS = OUTPUTS[:3]
+OVERLAYS, FIGURES, PANOPTIC, LABEL_MAPS, DRAFTS = "overlays", "figures", "panoptic", "label_maps", ".drafts"
+# What is added to a picture's path, in each of these folders.
+ENDINGS = {OVERLAYS: ".overlay.png", FIGURES: ".figure.png", PANOPTIC: ".png", LABEL_MAPS: ".png"}
 PANOPTIC_JSON, INSTANCES_JSON, CLASSES_JSON = "panoptic.json", "instances.json", "classes.json"
 SCORE_DIGITS = 6
 MAX_NUMBER = np.iinfo(np.uint16).max  # of a class in a label map
@@ -30,23 +36,27 @@ class Picture:
     """A picture that was read.
 
     Args:
-        name: its path in the source.
+        name: its name in the source.
+        path: what its files are called, less their endings.
         image_id: the data set's number of it, or its name.
         size: `(height, width)` in pixels.
+        stamp: tells the file that was read from one that replaces it.
         sample: the picture itself and its targets, where it is to be drawn.
     """
 
     name: str
+    path: str
     image_id: int | str
     size: tuple[int, int]
+    stamp: str | None = None
     sample: Sample | None = None
 
 
 class PredictionFiles:
     """The files of predictions in a folder; every one appears under its name once it is complete.
 
-    A picture's files are called like the picture, with its folders and its suffix: `street/1.jpg` becomes
-    `street/1.jpg.png`, so that no picture replaces another.
+    A picture's files are called like the picture, with its folders and its suffix, and an ending: `street/1.jpg`
+    becomes `street/1.jpg.png`, so that no picture replaces another.
 
     Args:
         directory: the folder.
@@ -87,8 +97,43 @@ class PredictionFiles:
         self.has_targets = has_targets
         self.process = process
         self._draft_numbers = itertools.count()
-        for draft in (directory / DRAFTS).glob(f"{process}.*"):  # of a run that was stopped
-            draft.unlink()
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures themselves are needed, to be drawn."""
+        return bool(self.outputs & {"overlays", "figures"})
+
+    def names(self, path: str) -> list[str]:
+        """The files of a picture, from the folder on."""
+        folders = [OVERLAYS] if "overlays" in self.outputs else []
+        folders += [FIGURES] if "figures" in self.outputs else []
+        if "maps" in self.outputs and self.task != "instance":
+            folders.append(PANOPTIC if self.task == "panoptic" else LABEL_MAPS)
+        return [f"{folder}/{path}{ENDINGS[folder]}" for folder in folders]
+
+    def are_whole(self, sizes: Mapping[str, int]) -> bool:
+        """Whether files, given by their names from the folder on, are there with these sizes in bytes."""
+        try:
+            return all((self.directory / name).stat().st_size == size for name, size in sizes.items())
+        except OSError:
+            return False
+
+    def holds(self, record: Record, path: str) -> bool:
+        """Whether a record says everything of the picture with files at `path`, and they are there."""
+        needed = (record.id, record.height, record.width, record.segments)
+        if "json" in self.outputs and self.task != "semantic" and any(value is None for value in needed):
+            return False
+        return sorted(record.files) == sorted(self.names(path)) and self.are_whole(record.files)
+
+    def remove_old_drafts(self) -> None:
+        """Removes what runs that were killed left behind. Only for the [`only_run`] of this process."""
+        owners: dict[str, bool] = {self.process: False}
+        for draft in sorted((self.directory / DRAFTS).glob("*")):
+            owner = draft.name.partition(".")[0]
+            if owner not in owners:
+                owners[owner] = is_running(self.directory, owner)
+            if not owners[owner]:
+                draft.unlink(missing_ok=True)
 
     def write(self, picture: Picture, result: Any) -> dict[str, Any]:
         """
@@ -99,48 +144,74 @@ class PredictionFiles:
             result: what post-processing for the task returned, on the CPU; masks of instances as run lengths.
 
         Returns:
-            What `finish` needs of the picture, JSON.
-        """
-        if "overlays" in self.outputs:
-            self._save(self._overlay(picture, result), f"{OVERLAYS}/{picture.name}.png")
-        if "maps" in self.outputs and self.task == "panoptic":
-            self._save(_panoptic_png(result["segmentation"].numpy()), f"{PANOPTIC}/{picture.name}.png")
-        if "maps" in self.outputs and self.task == "semantic":
-            self._save(self._label_map(result.numpy()), f"{LABEL_MAPS}/{picture.name}.png")
-        if "json" not in self.outputs or self.task == "semantic":
-            return {}
-        segments = self._panoptic_segments(result) if self.task == "panoptic" else self._instances(result)
-        height, width = picture.size
-        return {"id": picture.image_id, "height": height, "width": width, "segments": segments}
+            Fields of its [`Record`], JSON.
 
-    def finish(self, records: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        Raises:
+            OSError, ValueError: a file cannot be written. None of the picture's files is left then.
+        """
+        sizes: dict[str, int] = {}
+        try:
+            for name in self.names(picture.path):
+                sizes[name] = self._save(self._drawn(name.partition("/")[0], picture, result), name)
+        except BaseException:
+            for name in sizes:
+                (self.directory / name).unlink(missing_ok=True)
+            raise
+        content: dict[str, Any] = {"stamp": picture.stamp, "files": sizes}
+        if self.task == "semantic":
+            return content
+        segments = self._panoptic_segments(result) if self.task == "panoptic" else self._instances(result)
+        content["num_segments"] = len(segments)
+        if "json" in self.outputs:
+            height, width = picture.size
+            content |= {"id": picture.image_id, "height": height, "width": width, "segments": segments}
+        return content
+
+    @property
+    def final_names(self) -> list[str]:
+        """The files that are about all pictures."""
+        if "json" not in self.outputs:
+            return []
+        return {
+            "panoptic": [PANOPTIC_JSON],
+            "instance": [INSTANCES_JSON, CLASSES_JSON],
+            "semantic": [CLASSES_JSON],
+        }[self.task]
+
+    def finish(self, records: Callable[[], Iterator[Record]]) -> dict[str, int]:
         """
         Writes the files that are about all pictures.
 
         Args:
-            records: gives, each time it is called, for each picture in order what `write` returned, and its name as
-                `picture`.
-        """
-        if "json" not in self.outputs:
-            return
-        if self.task == "panoptic":
-            self.write_text(PANOPTIC_JSON, lambda file: self._write_panoptic_json(file, records))
-            return
-        if self.task == "instance":
-            instances = (
-                {"image_id": record["id"], **instance} for record in records() for instance in record["segments"]
-            )
-            self.write_text(INSTANCES_JSON, lambda file: _write_array(file, instances))
-        classes = {self.category_ids[label_id]: name for label_id, name in self.id2label.items()}
-        self.write_text(CLASSES_JSON, lambda file: json.dump(dict(sorted(classes.items())), file, indent=2))
+            records: gives, each time it is called, the record of each picture, in order.
 
-    def write_text(self, name: str, write: Callable[[TextIO], None]) -> None:
-        """Has a text file written, which replaces the one of this name once it is complete."""
+        Returns:
+            Their names, and their sizes in bytes.
+        """
+        writers: dict[str, Callable[[TextIO], None]] = {
+            PANOPTIC_JSON: lambda file: self._write_panoptic_json(file, records),
+            INSTANCES_JSON: lambda file: _write_array(
+                file, ({"image_id": record.id, **segment} for record in records() for segment in record.segments or ())
+            ),
+            CLASSES_JSON: self._write_classes,
+        }
+        return {name: self.write_text(name, writers[name]) for name in self.final_names}
+
+    def write_text(self, name: str, write: Callable[[TextIO], None]) -> int:
+        """Has a text file written, which replaces the one of this name once it is complete; its size in bytes."""
         draft = self._draft()
-        with draft.open("w", encoding="ascii") as file:
-            write(file)
-            file.write("\n")
-        draft.replace(self.directory / name)
+        try:
+            with draft.open("w", encoding="ascii") as file:
+                write(file)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            size = draft.stat().st_size
+            draft.replace(self.directory / name)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return size
 
     def _draft(self) -> Path:
         """Where to write a file that is not complete yet."""
@@ -148,20 +219,36 @@ class PredictionFiles:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{self.process}.{os.getpid()}.{next(self._draft_numbers)}"
 
-    def _save(self, image: Image.Image, name: str) -> None:
+    def _save(self, image: Image.Image, name: str) -> int:
+        """Writes a picture and returns the size of its file in bytes."""
         draft, path = self._draft(), self.directory / name
-        image.save(draft, format="PNG")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(path)
+        try:
+            image.save(draft, format="PNG")
+            size = draft.stat().st_size
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return size
 
-    def _overlay(self, picture: Picture, result: Any) -> Image.Image:
+    def _drawn(self, folder: str, picture: Picture, result: Any) -> Image.Image:
+        """What is to be seen of a picture in the file of one of the folders."""
+        if folder == PANOPTIC:
+            return _panoptic_png(result["segmentation"].numpy())
+        if folder == LABEL_MAPS:
+            return self._label_map(result.numpy())
         sample = picture.sample
         assert sample is not None  # read for this
+        found = overlapping_segments(result, picture.size) if self.task == "instance" else as_segments(result)
+        if folder == OVERLAYS:
+            return draw_segmentation(sample.image, found["segmentation"], found["segments_info"], self.id2label)
         panels: dict[str, Any] = {"target": panoptic_reference(sample)} if self.has_targets else {}
-        panels["prediction"] = (
-            overlapping_segments(result, picture.size) if self.task == "instance" else as_segments(result)
-        )
-        return side_by_side(sample.image, panels, self.id2label)
+        return side_by_side(sample.image, {**panels, "prediction": found}, self.id2label)
+
+    def _write_classes(self, file: TextIO) -> None:
+        classes = {self.category_ids[label_id]: name for label_id, name in self.id2label.items()}
+        json.dump(dict(sorted(classes.items())), file, indent=2)
 
     def _label_map(self, classes: np.ndarray) -> Image.Image:
         """Numbers of classes, with 8 bits or, where one of them does not fit, 16."""
@@ -194,26 +281,17 @@ class PredictionFiles:
             if info["area"] > 0
         ]
 
-    def _write_panoptic_json(self, file: TextIO, records: Callable[[], Iterator[dict[str, Any]]]) -> None:
+    def _write_panoptic_json(self, file: TextIO, records: Callable[[], Iterator[Record]]) -> None:
         categories = [
             {"id": number, "name": self.id2label[label_id], "isthing": int(label_id not in self.stuff_classes)}
             for label_id, number in sorted(self.category_ids.items(), key=lambda item: item[1])
         ]
         images = (
-            {
-                "id": record["id"],
-                "file_name": record["picture"],
-                "height": record["height"],
-                "width": record["width"],
-            }
+            {"id": record.id, "file_name": record.picture, "height": record.height, "width": record.width}
             for record in records()
         )
         annotations = (
-            {
-                "image_id": record["id"],
-                "file_name": f"{record['picture']}.png",
-                "segments_info": record["segments"],
-            }
+            {"image_id": record.id, "file_name": _map_of(record), "segments_info": record.segments}
             for record in records()
         )
         for start, entries in (
@@ -224,6 +302,12 @@ class PredictionFiles:
             file.write(start)
             _write_array(file, entries)
         file.write("}")
+
+
+def _map_of(record: Record) -> str:
+    """The panoptic PNG of a picture, as COCO's JSON calls it, whether it was written or not."""
+    name = next((name for name in record.files if name.startswith(f"{PANOPTIC}/")), None)
+    return f"{record.picture}.png" if name is None else name.partition("/")[2]
 
 
 def _write_array(file: TextIO, entries: Iterable[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -20,18 +21,21 @@ class PictureSource(Protocol):
         where: what they are, for messages and to tell one source from another.
         has_targets: whether samples know what is to be found in the picture.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
-        exif: which way up images are read, see [`ImageReading`].
+        image_reading: how pictures are read.
     """
 
     where: str
-    exif: str
+    image_reading: ImageReading
     has_targets: bool
     category_ids: Mapping[int, int] | None
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """A relative path with forward slashes, which no other picture has."""
+        """A relative path with forward slashes, which no other picture has; text, whatever bytes file names have."""
+
+    def stamp(self, index: int) -> str | None:
+        """Tells the file of a picture from another that takes its place. None where there is no file to look at."""
 
     def __getitem__(self, index: int) -> Sample:
         """Reads a picture. Raises a `ValueError` or an `OSError` if it cannot be read."""
@@ -57,8 +61,8 @@ class PictureFolder:
 
     def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
-        self.image_reading, self.exif = image_reading, image_reading.exif
-        self.where = str(path.resolve())
+        self.image_reading = image_reading
+        self.where = _as_text(str(path.resolve()))
         if is_picture(path):
             self.tree, self.names = FileTree(path.parent), [path.name]
             return
@@ -81,19 +85,23 @@ class PictureFolder:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return self.names[index]
+        return _as_text(self.names[index])
+
+    def stamp(self, index: int) -> str | None:
+        return _stamp(self.tree.root / self.names[index])
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
         with self.tree.open(name) as file:
             image = self.image_reading.read_rgb(file, self.tree.path(name))
-        return Sample(name, image, file_name=name)
+        return Sample(_as_text(name), image, file_name=name)
 
 
 class AnnotatedPictures:
     """The pictures of a data set with their targets.
 
-    A picture's name is its path from the folder on that holds all of them.
+    A picture's name is its path from the folder on that holds all of them. One whose annotation cannot be used has
+    no targets, and its name for an id.
 
     Args:
         dataset: the data set, its label ids those of the model.
@@ -105,7 +113,9 @@ class AnnotatedPictures:
     has_targets = True
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset, self.exif = dataset, dataset.image_reading.exif
+        self.dataset = dataset
+        self.image_reading = dataset.image_reading
+        dataset.skip_bad_samples = True  # an annotation that cannot be used is no reason to leave out its picture
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
         self.category_ids: Mapping[int, int] | None = {
             label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
@@ -126,13 +136,39 @@ class AnnotatedPictures:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def stamp(self, index: int) -> str | None:
+        return _stamp(Path(self.dataset.name(index)))
+
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError) as error:
+            try:
+                image = self.dataset.read_image(index)  # what is wrong may be the annotation, which is not needed
+            except (ValueError, OSError):
+                raise error from None
+            return Sample(self.names[index], image, file_name=self.names[index])
 
 
 def is_picture(path: Path) -> bool:
     """Whether a path is a single picture, by its name."""
     return path.is_file() and path.suffix.lower() in picture_suffixes()
+
+
+def _as_text(name: str) -> str:
+    """A file's name with escape sequences for bytes that are no text: no other program could read them in JSON."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _stamp(path: Path) -> str | None:
+    """Size and time of a file, or of the zip that it is in."""
+    for place in (path, *path.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        return f"{found.st_size}-{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else None
+    return None
 
 
 def _picture_names(root: str) -> list[str]:
@@ -161,4 +197,6 @@ def _relative(names: list[str]) -> list[str]:
     same_kind = len({os.path.isabs(folder) for folder in folders}) == 1
     shared = os.path.commonpath(list(folders)) if same_kind else ""
     relative = (os.path.relpath(name, shared) if shared else name for name in names)
-    return ["/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) for name in relative]
+    return [
+        _as_text("/".join(part for part in PurePosixPath(name).parts if part not in ("/", ".."))) for name in relative
+    ]

@@ -94,7 +94,7 @@ class ResumableTrainer(Trainer):
         checkpoint = self._checkpoint_to_resume_from(resume_from_checkpoint)
         self._resumed_from, self.is_finished = checkpoint, False
         self.gradient_norms, self.asked_to_stop = GradientNorms(), None
-        with self.stop_request.listening():
+        with self.stop_request.listening(), resuming.without_hints_at_intervals():
             result = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
             self.gradient_norms.check()
         if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):

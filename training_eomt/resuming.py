@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,21 @@ _ARGUMENTS = (
     "freeze_backbone",
     "freeze_layers",
     "mask_annealing",
+)
+# Fields of the model's configuration that training depends on and weights do not show.
+_FIELDS = (
+    "no_object_weight",
+    "class_weight",
+    "mask_weight",
+    "dice_weight",
+    "train_num_points",
+    "oversample_ratio",
+    "importance_sample_ratio",
+    "hidden_dropout_prob",
+    "attention_dropout",
+    "drop_path_rate",
+    "image_size",
+    "id2label",
 )
 _FOLLOW_FROM_STEPS = ("warm_up", "mask_annealing_starts_and_ends")
 
@@ -204,8 +220,9 @@ def _check_archive(path: Path) -> None:
     """Raises a `ValueError` unless a file of `torch.save` has its end, where its list of contents is."""
     if not path.is_file():
         raise ValueError(f"{path} is missing: {_advice(path.parent)}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged, its end is missing: {_advice(path.parent)}")
+    with path.open("rb") as file:  # without permission this is an `OSError`
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is damaged, its end is missing: {_advice(path.parent)}")
 
 
 @contextmanager
@@ -217,12 +234,31 @@ def loading(what: str, checkpoint: str | Path) -> Iterator[None]:
         raise ValueError(f"The {what} in {checkpoint} cannot be used, {error}: {_advice(Path(checkpoint))}") from error
 
 
+@contextmanager
+def without_hints_at_intervals() -> Iterator[None]:
+    """
+    Transformers does not warn that a checkpoint has other intervals of logging and saving: those given are used, and
+    it takes a fraction of the training for another number of steps.
+    """
+
+    def is_something_else(record: Any) -> bool:
+        return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+
+    comparing = getLogger("transformers.trainer_utils")
+    comparing.addFilter(is_something_else)
+    try:
+        yield
+    finally:
+        comparing.removeFilter(is_something_else)
+
+
 # Whether it is the same training
 
 
 def settings_of(trainer: "ResumableTrainer", total_steps: int) -> dict[str, Any]:
     """What makes two trainings the same, as JSON has it, and how many processes share it."""
-    arguments, samples = trainer.args, trainer.train_dataset.samples
+    arguments, samples, augmentation = trainer.args, trainer.train_dataset.samples, trainer.train_dataset.augmentation
+    config = trainer.bare_model.config
     names = hashlib.sha256()
     if isinstance(samples, SegmentationDataset):
         for index in range(len(samples)):
@@ -233,12 +269,15 @@ def settings_of(trainer: "ResumableTrainer", total_steps: int) -> dict[str, Any]
         "training_images": len(samples),
         "training_image_names_sha256": names.hexdigest(),
         **{name: getattr(arguments, name) for name in _ARGUMENTS},
+        **{name: getattr(config, name, None) for name in _FIELDS},
+        "augmentation": augmentation is not None,
         "warm_up": arguments.warmup_stages(total_steps),
         "processes": arguments.world_size,
     }
+    if augmentation is not None:
+        settings |= {"scale_range": augmentation.scale_range, "color_jitter": augmentation.color_jitter is not None}
     if arguments.mask_annealing:
-        num_blocks = trainer.bare_model.config.num_blocks
-        settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(total_steps, num_blocks)
+        settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(total_steps, config.num_blocks)
     return json.loads(json.dumps(settings))
 
 
@@ -263,7 +302,7 @@ def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping
     unlike = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
     left_out = {"processes", *(_FOLLOW_FROM_STEPS if "steps" in unlike else ())}
     differences = [
-        f"  {name}: {json.dumps(before.get(name))} there, {json.dumps(settings.get(name))} now"
+        f"  {name}: {_short(before.get(name))} there, {_short(settings.get(name))} now"
         for name in unlike
         if name not in left_out
     ]
@@ -274,3 +313,8 @@ def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping
             + "\nResume with the same data and settings, or start a new training from its weights with "
             f"--model_name_or_path {checkpoint} and another --output_dir."
         )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -97,11 +97,13 @@ def data_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Pictures and segments of each part of the data."""
     if not reports:
         return ""
-    rows = [
-        f"| {part} | {report['pictures']} | {report['empty_pictures']} | {len(report['left_out'])} |"
-        for part, report in reports.items()
-    ]
-    return "\n".join(["## Data", "", "| | Pictures | Without segments | Left out |", "|---|---|---|---|", *rows])
+    rows = []
+    for part, report in reports.items():
+        empty, counted = report["empty_pictures"], report["counted_on"]
+        of = f" of {counted} counted" if counted < report["pictures"] else ""
+        rows.append(f"| {part} | {report['pictures']} | {empty}{of} | {len(report['left_out'])} |")
+    header = "| | Pictures | Without segments | Left out (pictures and parts) |"
+    return "\n".join(["## Data", "", header, "|---|---|---|---|", *rows])
 
 
 def training_section(
@@ -123,7 +125,8 @@ def training_section(
         rows["Masks fade out in steps"] = spans
     runtime = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
     if runtime is not None:
-        rows["Time"] = f"{runtime / 60:.1f} minutes"
+        is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
+        rows["Time since it was resumed" if is_resumed else "Time"] = f"{runtime / 60:.1f} minutes"
     rows |= {f"`{name}`": getattr(arguments, name) for name in _ARGUMENTS if getattr(arguments, name) is not None}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}"

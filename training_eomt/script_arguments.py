@@ -4,7 +4,6 @@ Nothing here imports torch until the arguments are known to be right: whoever as
 answered at once.
 """
 
-import argparse
 import dataclasses
 import json
 import typing
@@ -12,18 +11,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from . import argument_outline
 from .argument_outline import Argument
 from .argument_ranges import check_ranges
+from .command_line import parser, with_underscores
 from .recipe_files import check_names, find_recipe, read_recipe
 
 
 # Written out, since the modules that have them take seconds to import; a test holds them together.
 TASKS = ("panoptic", "instance", "semantic")
 FORMATS = ("auto", "coco_panoptic", "coco_instance", "yolo", "cityscapes", "ade20k", "datasets", "label_maps")
-OUTPUTS = ("overlays", "maps", "json")
+OUTPUTS = ("overlays", "maps", "json", "figures")
+DEFAULT_OUTPUTS = OUTPUTS[:3]
 EXIF = ("auto", "upright", "stored")
 MAX_IMAGE_PIXELS = 100_000_000
 
@@ -94,6 +95,14 @@ class ModelArguments:
         ):
             if given := [name for name in names if name in self.model_config]:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
+
+
+# What of the image processor's settings decides what becomes a segment, for each task.
+PREDICTION_SETTINGS = {
+    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
+    "instance": ("threshold", "mask_threshold", "top_k"),
+    "semantic": (),
+}
 
 
 @dataclass
@@ -204,10 +213,10 @@ class DataArguments:
     )
     color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
     predict_outputs: list[str] = field(
-        default_factory=lambda: list(OUTPUTS),
+        default_factory=lambda: list(DEFAULT_OUTPUTS),
         metadata={
             "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
-            "PNGs or label maps; json: COCO's formats.",
+            "PNGs or label maps; json: COCO's formats; figures: picture, target and prediction side by side.",
             "choices": list(OUTPUTS),
         },
     )
@@ -216,6 +225,28 @@ class DataArguments:
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
+    )
+    mask_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. "
+            "Default: the checkpoint's."
+        },
+    )
+    overlap_mask_area_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the "
+            "others, 0 to 1. Default: the checkpoint's."
+        },
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Write into an output folder that already holds something."}
@@ -235,6 +266,25 @@ class DataArguments:
             raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
         if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
+
+    def prediction_settings(self, task: str) -> dict[str, Any]:
+        """
+        Settings of the image processor for prediction, over its own.
+
+        Raises:
+            ValueError: one of them has no effect on the task.
+        """
+        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
+        if unknown := [name for name in given if name not in known]:
+            has = f"these have: {', '.join(known)}" if known else "nothing like it has"
+            raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
+        return {name: getattr(self, name) for name in given}
+
+    @property
+    def gives_prediction_settings(self) -> list[str]:
+        """Names of the settings for prediction that are given."""
+        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:
@@ -308,8 +358,8 @@ def read_arguments(words: Sequence[str]) -> GivenArguments:
     """As `parse_arguments`, without what needs torch: `complete` does that."""
     groups = _groups()
     known = {name: found for group in groups.values() for name, found in group.items()}
-    words = [_with_underscores(word) for word in words]
-    namespace, unknown = _parser(groups).parse_known_args(words)
+    words = [with_underscores(word) for word in words]
+    namespace, unknown = parser(groups).parse_known_args(words)
     command_line = vars(namespace)
     recipes = command_line.pop("recipe", [])
     if unknown:
@@ -391,66 +441,3 @@ def _of_dataclass(kind: Any) -> dict[str, Argument]:
         )
         for field in dataclasses.fields(kind)
     }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. --help lists all arguments.\n")
-
-
-def _parser(groups: dict[str, dict[str, Argument]]) -> argparse.ArgumentParser:
-    """Reads a command line; what is not given is not in its result."""
-    parser = _Parser(
-        usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
-        description="Trains, evaluates and applies EoMT on your own pictures.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    for title, arguments in groups.items():
-        group = parser.add_argument_group(title)
-        if title == "what to do":
-            group.add_argument(
-                "--recipe",
-                nargs="+",
-                action="extend",
-                help="YAML files of arguments, or names of those that come with this project: later ones come on top, "
-                "the command line's own last.",
-            )
-        for argument in arguments.values():
-            _add(group, argument)
-    return parser
-
-
-def _add(group: Any, argument: Argument) -> None:
-    text = argument.help.replace("%%", "%")
-    if argument.default is not None and "Default" not in text:
-        text += f" (default: {argument.default})"
-    options: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if argument.kind is bool:
-        options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
-    else:
-        options["type"] = str if argument.kind is dict else argument.kind
-        options["metavar"] = "VALUE"
-        if argument.is_list:
-            options["nargs"] = "+"
-        if argument.choices is not None:
-            options |= {"choices": argument.choices, "metavar": "{" + ",".join(argument.choices) + "}"}
-    group.add_argument(f"--{argument.name}", **options)
-    if argument.kind is bool and argument.default is True:
-        group.add_argument(f"--no_{argument.name}", dest=argument.name, action="store_false", help=argparse.SUPPRESS)
-
-
-def _truth(word: str) -> bool:
-    if word.lower() in ("true", "yes", "t", "y", "1"):
-        return True
-    if word.lower() in ("false", "no", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
-
-
-def _with_underscores(word: str) -> str:
-    """`--total-batch-size=4` is `--total_batch_size=4`."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value

@@ -17,7 +17,7 @@ from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
 from .early_stop import EarlyStop
-from .evaluation import HEADLINES, new_metric, not_finite, predictions
+from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
@@ -25,11 +25,11 @@ from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
+from .run_files import DRAWINGS
 from .training_arguments import EomtTrainingArguments
 
 
 NUM_DRAWN = 4  # pictures drawn in every evaluation during training
-DRAWINGS = "evaluation_pictures"  # where, in the output folder
 
 
 class EomtTrainer(ResumableTrainer):
@@ -63,8 +63,8 @@ class EomtTrainer(ResumableTrainer):
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
-        chooses = args.load_best_model_at_end or args.early_stopping_patience is not None
-        if chooses and not args.names_best_metric:
+        keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+        if (keeps_best or args.early_stopping_patience is not None) and not args.names_best_metric:
             args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
@@ -223,7 +223,7 @@ class EomtTrainer(ResumableTrainer):
         inputs = self._prepare_inputs(inputs)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = outputs_of(model, num_images=len(sizes), **inputs)
             if images := not_finite(outputs):
                 names = ", ".join(file_names[image] for image in images)
                 raise FloatingPointError(

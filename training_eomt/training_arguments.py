@@ -150,6 +150,8 @@ class EomtTrainingArguments(TrainingArguments):
         self.names_output_dir = self.output_dir is not None  # Trainer has a folder of its own for who names none
         self.names_best_metric = self.metric_for_best_model is not None  # otherwise EomtTrainer knows the task's
         self.evaluates_by_default = False
+        if self.eval_strategy is None and self.eval_steps is not None:
+            self.eval_strategy = "steps"
         if self.eval_strategy is None:
             # The best checkpoint is one that was evaluated.
             is_matched = self.load_best_model_at_end and self.save_strategy in ("steps", "epoch")

@@ -85,3 +85,65 @@ except ImportError:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["torch.Size([1, 3, 32, 32])", "asks for torchvision"]
+
+
+DAMAGED = {
+    "": OSError,
+    "{": OSError,
+    "null": OSError,
+    "[1, 2]": "must hold an object",
+    "[" * 100_000: "holds no settings",
+    '{"image_std": [0, 0, 0]}': "image_std must be a finite number above 0",
+    '{"image_mean": NaN}': "image_mean must be",
+    '{"size": {"a": {"b": 1}}}': "size must be",
+    '{"threshold": "high"}': "threshold must be",
+    '{"stuff_classes": "all"}': "stuff_classes must be",
+    '{"task": ["panoptic"]}': "task=",
+    '{"top_k": 1e999}': "top_k must be",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_file_is_an_error_that_names_it_and_the_setting(backend, tmp_path, text):
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    expected = DAMAGED[text]
+    with pytest.raises((ValueError, OSError)) as error:
+        backend.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert isinstance(error.value, expected) if isinstance(expected, type) else expected in str(error.value)
+    assert isinstance(expected, type) or "preprocessor_config.json" in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_an_error_that_names_it(backend, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json.*holds no settings"):
+        backend.from_pretrained(tmp_path)
+
+
+def test_what_a_file_holds_beside_settings_harms_nothing(backend, tmp_path, caplog):
+    stored = {"size": 64, "num_labels": 150, "processor_class": None, "_name_or_path": "x", "crop_size": None}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
+    assert backend.from_pretrained(tmp_path).size["shortest_edge"] == 64
+    assert not caplog.records
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**stored, "resize": 5, "treshold": 0.3}))
+    image = Image.new("RGB", (90, 40))
+    assert backend.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    assert "no settings resize, treshold" in caplog.text
+
+
+def test_a_misspelt_setting_given_when_loading_is_an_error_but_those_of_the_loader_are_not(backend, tmp_path):
+    backend(size=64).save_pretrained(tmp_path)
+    loaded = backend.from_pretrained(
+        tmp_path, threshold=0.3, dtype="auto", attn_implementation="sdpa", device_map=None
+    )
+    assert loaded.threshold == 0.3
+    with pytest.raises(ValueError, match="no setting 'treshold'; the closest is 'threshold'"):
+        backend.from_pretrained(tmp_path, treshold=0.3)
+
+
+def test_a_processor_that_transformers_saved_loads_without_a_word(backend, tmp_path, caplog):
+    settings = {"size": {"shortest_edge": 64, "longest_edge": None}, "do_split_image": True, "ignore_index": 0}
+    transformers.EomtImageProcessor(**settings).save_pretrained(tmp_path)
+    loaded = backend.from_pretrained(tmp_path)
+    assert (loaded.task, loaded.do_split_image, loaded.ignore_index) == ("semantic", True, 0)
+    assert not caplog.records

@@ -96,3 +96,19 @@ def test_one_map_a_stack_and_a_list_of_any_kind_are_read():
 def test_colours_and_floats_are_not_label_maps(label_map):
     with pytest.raises(ValueError, match="Segmentation map 1 must be"):
         as_label_maps([np.zeros((4, 4), np.uint8), label_map])
+
+
+def test_a_map_of_complex_numbers_is_an_error():
+    with pytest.raises(ValueError, match="Segmentation map 0 must be"):
+        as_label_maps(torch.zeros(4, 5, dtype=torch.complex64))
+
+
+def test_more_ids_than_a_segmentation_has_are_an_error():
+    with pytest.raises(ValueError, match="10201 different ids, at most 10000"):
+        masks_and_classes(torch.arange(101 * 101).view(101, 101), None, None, False)
+
+
+@pytest.mark.parametrize("label", ["1", 1.5, None])
+def test_a_class_that_is_no_whole_number_is_an_error(label):
+    with pytest.raises(ValueError, match="class of id 7 must be a whole number"):
+        masks_and_classes(torch.full((2, 2), 7), {7: label}, 255, False)

@@ -215,3 +215,104 @@ def test_half_precision_models_work(model, processor, images):
         model=model.to(torch.bfloat16), image_processor=processor, task="image-segmentation"
     )
     assert all(segmenter(images, batch_size=2))
+
+
+def test_arrays_and_tensors_give_the_segments_of_the_image(segmenter, images):
+    for image in images:
+        array = np.array(image)
+        expected = as_lists(segmenter(image))
+        first = array.transpose(2, 0, 1)
+        for same in (array, first, array / 255, first.astype(np.float32), torch.from_numpy(array), array.astype(int)):
+            assert as_lists(segmenter(same)) == expected
+    grey = images[0].convert("L")
+    assert as_lists(segmenter(np.array(grey))) == as_lists(segmenter(grey))
+
+
+def test_batches_lists_and_iterators_of_arrays_give_a_result_for_each(segmenter, images):
+    arrays = [np.array(images[0]), np.array(images[0])[::-1].copy()]
+    expected = [as_lists(segmenter(array)) for array in arrays]
+    batch = np.stack(arrays)
+    for inputs in (batch, torch.from_numpy(batch), arrays, tuple(arrays), iter(arrays), map(np.copy, arrays)):
+        assert [as_lists(segments) for segments in segmenter(inputs, batch_size=2)] == expected
+    assert segmenter([]) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((0, 5, 3), np.uint8), "nothing in it"),
+        (Image.new("RGB", (5, 0)), "nothing in it"),
+        (np.full((4, 5, 3), np.nan), "not finite"),
+        (torch.zeros(3, 4, 5, dtype=torch.complex64), "complex"),
+        (np.full((4, 5, 3), -1.0), "from 0 to 1 or from 0 to 255"),
+        ("none.png", "There is no file"),
+        ({"image": 1}, "got dict"),
+        (5, "got int"),
+    ],
+)
+def test_what_is_no_image_is_an_error_that_says_which(segmenter, images, wrong, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        segmenter(wrong)
+    with pytest.raises((ValueError, OSError), match=f"^Image 1: .*{message}"):
+        segmenter([images[0], wrong, images[1]])
+    results = iter(segmenter(image for image in (images[0], wrong)))
+    assert as_lists(next(results)) == as_lists(segmenter(images[0]))
+    with pytest.raises((ValueError, OSError), match=f"^Image 1: .*{message}"):
+        next(results)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unknown": 5}, "The pipeline has no setting 'unknown'"),
+        ({"treshold": 0.5}, "closest is 'threshold'"),
+        ({"threshold": "high"}, "threshold must be"),
+        ({"top_k": 0}, "top_k must be"),
+        ({"stuff_classes": [99]}, "Stuff class 99"),
+        ({"timeout": -1}, "timeout must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": 10**9}, "batch_size must be"),
+        ({"num_workers": -1}, "num_workers must be"),
+    ],
+)
+def test_settings_that_are_unknown_or_wrong_are_errors(segmenter, model, processor, images, settings, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(images[0], **settings)
+    if "stuff_classes" not in settings:
+        with pytest.raises(ValueError, match=message):
+            EomtImageSegmentationPipeline(
+                model=model, image_processor=processor, task="image-segmentation", **settings
+            )
+
+
+def test_broken_weights_are_an_error(segmenter, model, images):
+    torch.nn.init.constant_(model.class_predictor.weight, float("nan"))
+    for subtask in ("panoptic", "instance", "semantic"):
+        with pytest.raises(ValueError, match="predictions are not finite"):
+            segmenter(images[0], subtask=subtask)
+
+
+def test_windows_pass_the_model_in_batches(model, images):
+    sizes = []
+    model.register_forward_pre_hook(lambda _, __, inputs: sizes.append(len(inputs["pixel_values"])), with_kwargs=True)
+    segmenter = EomtImageSegmentationPipeline(
+        model=model, image_processor=processor_for("semantic"), task="image-segmentation"
+    )
+    image = Image.new("RGB", (2, 20))
+    assert segmenter(image)[0]["mask"].size == (2, 20)
+    assert sizes == [1] * 10
+    segmenter(image, batch_size=4)
+    assert sizes[10:] == [4, 4, 2]
+    with pytest.raises(ValueError, match="at most 33,554,432 pixels"):
+        segmenter(Image.new("RGB", (1, 10_000)))
+    assert segmenter(Image.new("RGB", (1, 10_000)), subtask="panoptic", threshold=1.0) == []
+
+
+def test_a_size_that_the_model_is_not_made_for_is_said_once(model, processor, images, caplog):
+    segmenter = EomtImageSegmentationPipeline(model=model, image_processor=processor, task="image-segmentation")
+    segmenter(images[0])
+    assert not caplog.records
+    model.config.image_size = 96
+    for _ in range(2):
+        segmenter(images[0])
+    assert len(caplog.records) == 1 and "(64, 64), and the model is made for (96, 96)" in caplog.text

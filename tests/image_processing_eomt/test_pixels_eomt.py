@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_processing_eomt.pixels_eomt import as_pixels
+from image_processing_eomt.pixels_eomt import as_grey_levels, as_pixels
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -81,3 +81,70 @@ def test_what_is_no_picture_is_an_error():
 def test_a_side_of_three_is_the_channels_however_small_the_picture(shape):
     assert as_pixels(np.zeros(shape, np.uint8), True).shape == (3, *shape[:2])
     assert as_pixels(np.zeros((3, 4, 1), np.uint8), True).shape == (3, 4, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_errors(value):
+    for image in (np.full((3, 4, 5), value), torch.full((4, 5), value), Image.fromarray(np.full((4, 5), value, "f4"))):
+        with pytest.raises(ValueError, match="not finite"):
+            as_pixels(image, True)
+    with pytest.raises(ValueError, match="not finite"):
+        as_pixels(np.full((4, 5), 1e300), True)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "object", "U1", "datetime64[s]"])
+def test_arrays_of_no_numbers_are_errors(dtype):
+    with pytest.raises(ValueError, match="An image holds"):
+        as_pixels(np.zeros((4, 5, 3)).astype("int64").astype(dtype), True)
+
+
+def test_complex_and_sparse_tensors_are_errors():
+    for image in (torch.zeros(4, 5, dtype=torch.complex64), torch.zeros(3, 4, 5).to_sparse()):
+        with pytest.raises(ValueError, match="An image holds"):
+            as_pixels(image, True)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint32", "uint64", ">i4"])
+def test_wider_integers_are_what_their_values_are(dtype):
+    assert torch.equal(as_pixels(RGB.astype(dtype), True), EXPECTED)
+    if dtype != "int16":
+        assert torch.equal(as_pixels(RGB.astype(dtype) * 257, True), EXPECTED)
+    with pytest.raises(ValueError, match="holds integers from"):
+        as_pixels(RGB.astype(dtype) - 300, True)
+
+
+def test_a_dark_image_of_sixteen_bits_is_dark():
+    dark = np.full((4, 5), 200, np.uint16)
+    for image in (dark, Image.fromarray(dark), torch.from_numpy(dark)):
+        assert as_pixels(image, True).unique().tolist() == [1]  # 200 / 257, rounded
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (0, 5, 3), (3, 0, 5)])
+def test_an_image_without_pixels_is_an_error(shape):
+    for image in (np.zeros(shape, np.uint8), torch.zeros(shape)):
+        with pytest.raises(ValueError, match="nothing in it"):
+            as_pixels(image, True)
+    if len(shape) == 2:
+        with pytest.raises(ValueError, match="nothing in it"):
+            as_pixels(Image.new("L", shape), True)
+
+
+def test_channels_that_cannot_become_rgb_are_an_error():
+    for data_format in ("channels_first", "channels_last"):
+        with pytest.raises(ValueError, match="1, 3 or 4 channels"):
+            as_pixels(np.zeros((5, 6, 7), np.uint8), True, data_format)
+    assert as_pixels(np.zeros((5, 6, 7), np.uint8), False, "channels_last").shape == (7, 5, 6)
+
+
+def test_floating_point_becomes_the_grey_levels_it_stands_for():
+    levels = torch.arange(256.0)
+    assert torch.equal(as_grey_levels(levels / 255), levels.byte())
+    assert torch.equal(as_grey_levels(levels), levels.byte())
+    assert torch.equal(as_grey_levels(levels.byte()), levels.byte())
+    assert as_grey_levels(torch.tensor([-0.0004, 0.4, 1.0004])).tolist() == [0, 102, 255]
+
+
+@pytest.mark.parametrize("values", [[-1.0, 0.5], [0.0, 256.0], [0.0, 1.2]])
+def test_floating_point_that_stands_for_none_is_an_error(values):
+    with pytest.raises(ValueError, match=r"from 0 to 1 or from 0 to 255.*do_rescale"):
+        as_grey_levels(torch.tensor(values))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
-from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
+from transformers.models.eomt.image_processing_eomt import EomtImageProcessor as TheirProcessor
+from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil as TheirProcessorPil
+
+from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 
 def image_of(height, width):
@@ -228,7 +230,7 @@ def test_a_task_given_later_brings_its_splitting_and_padding_along(backend, tmp_
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_transformers_own_processor_sees_the_same_of_a_picture(backend, tmp_path, task):
     backend(size=64, task=task).save_pretrained(tmp_path)
-    their_class = EomtImageProcessor if backend.__name__ == "EomtImageProcessor" else EomtImageProcessorPil
+    their_class = TheirProcessor if backend is EomtImageProcessor else TheirProcessorPil
     theirs, ours = their_class.from_pretrained(tmp_path), backend.from_pretrained(tmp_path)
     images = [image_of(100, 64), image_of(64, 200), image_of(64, 64)]  # sizes that need no rounding
     one, other = (processor(images, return_tensors="pt") for processor in (theirs, ours))
@@ -407,3 +409,133 @@ def test_any_size_and_any_threshold_give_results_that_add_up(backend, seed):
     )
     for result, size in zip(splitting.post_process(outputs, sizes), sizes, strict=True):
         assert result.shape == size and result.min() >= 0 and result.max() < 3
+
+
+def pixel_values_of(processor, image, **settings):
+    return processor(image, return_tensors="pt", **settings)["pixel_values"]
+
+
+def test_arrays_of_every_kind_give_the_pixel_values_of_the_image(backend):
+    image, processor = image_of(20, 30), backend(size=32)
+    array = np.array(image)
+    expected = pixel_values_of(processor, image)
+    for same in (array / 255, (array / 255).astype(np.float16), array.astype(np.float32), array.astype(np.int64)):
+        assert torch.equal(pixel_values_of(processor, same), expected)
+    assert torch.equal(pixel_values_of(processor, torch.from_numpy(array).permute(2, 0, 1) / 255), expected)
+    scaled = pixel_values_of(backend(size=32, do_rescale=False), array / 255)
+    assert torch.allclose(scaled, expected, atol=1 / 255 / 0.22)  # without rounding to grey levels
+
+
+def test_without_rescaling_any_finite_values_are_taken(backend):
+    values = torch.randn(3, 20, 30) * 50
+    processor = backend(size=32, do_rescale=False, do_normalize=False)
+    resized = pixel_values_of(processor, values)
+    assert resized.min() < -20 and resized.max() > 20
+    assert torch.allclose(pixel_values_of(processor, values, do_resize=False)[0, :, :20, :30], values)
+
+
+WRONG_IMAGES = [
+    (np.zeros((0, 5, 3), np.uint8), "nothing in it"),
+    (np.full((4, 5, 3), np.nan), "not finite"),
+    (np.zeros((4, 5, 3), complex), "complex"),
+    (np.full((4, 5, 3), -1.0), "from 0 to 1 or from 0 to 255"),
+    (np.zeros((5, 6, 7), np.uint8), "channel"),
+    (np.zeros(5, np.uint8), "channel"),
+    ("none.png", "There is no file 'none.png'"),
+    ({"image": 1}, "got dict"),
+    (None, "got NoneType"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_IMAGES)
+def test_an_image_that_cannot_be_taken_is_an_error_that_says_which(backend, wrong, message):
+    processor = backend(size=32)
+    with pytest.raises((ValueError, OSError), match=message):
+        processor(wrong)
+    if not isinstance(wrong, str):
+        with pytest.raises(ValueError, match=f"Image 1: .*{message}"):
+            processor([image_of(20, 30), wrong])
+    with pytest.raises(ValueError, match="no image"):
+        processor([])
+
+
+def test_an_image_that_would_become_thousands_of_windows_is_an_error(backend):
+    with pytest.raises(ValueError, match="10000 windows"):
+        backend(size=640, task="semantic")(Image.new("RGB", (1, 10_000)))
+
+
+@pytest.mark.parametrize("settings", [{"image_std": 0.0}, {"threshold": 2}, {"size": 0}, {"top_k": "all"}])
+def test_a_setting_that_is_wrong_is_an_error_wherever_it_comes_in(backend, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        backend(**settings)
+    processor = backend(size=32)
+    with pytest.raises(ValueError, match=name):
+        processor(image_of(20, 30), **settings)
+    setattr(processor, name, settings[name])
+    with pytest.raises(ValueError, match=name):
+        processor(image_of(20, 30))
+
+
+def test_an_unknown_setting_is_an_error_that_names_the_closest(backend, random_outputs):
+    with pytest.raises(ValueError, match="no setting 'treshold'; the closest is 'threshold'"):
+        backend(treshold=0.5)
+    processor = backend(size=64)
+    with pytest.raises(ValueError, match="no setting 'do_resise'; the closest is 'do_resize'"):
+        processor(image_of(20, 30), do_resise=False)
+    with pytest.raises(ValueError, match="no setting 'treshold'; the closest is 'threshold'"):
+        processor.post_process(random_outputs, treshold=0.5)
+    with pytest.raises(ValueError, match="no setting 'topk'; the closest is 'top_k'"):
+        processor.post_process_instance_segmentation(random_outputs, topk=5)
+
+
+def test_none_is_the_default_of_a_setting(backend):
+    assert backend(**dict.fromkeys(backend.valid_kwargs.__annotations__)).to_dict() == {
+        **backend().to_dict(),
+        "ignore_index": None,
+        "top_k": None,
+    }
+
+
+def test_filters_that_torchvision_does_not_have_are_an_error():
+    with pytest.raises(ValueError, match="resample=4"):
+        EomtImageProcessor(resample=4)
+    assert (
+        EomtImageProcessorPil(resample=4, size=32)(image_of(20, 30), return_tensors="pt")["pixel_values"]
+        .isfinite()
+        .all()
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_any_number_of_channels_and_size_can_be_resized(backend, channels):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), dtype=np.uint8)
+    processor = backend(do_convert_rgb=False, do_normalize=False)
+    for size in ((1, 1), (1, 9), (32, 48)):
+        pixel_values = pixel_values_of(processor, image, size=size, input_data_format="channels_last")
+        assert pixel_values.shape == (1, channels, *size)
+        if size == (32, 48):
+            assert (pixel_values[0].mean((1, 2)) - torch.tensor(image.mean((0, 1)) / 255)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("mapping", [5, "ab", [5], {5: "cat"}])
+def test_mappings_of_ids_that_are_none_are_errors(backend, mapping):
+    with pytest.raises(ValueError, match=r"must map ids to classes|must be a whole number"):
+        backend(size=32)(image_of(6, 5), np.full((6, 5), 5), mapping)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("name", ["masks_queries_logits", "class_queries_logits"])
+def test_predictions_that_are_not_finite_are_an_error(backend, random_outputs, task, name):
+    random_outputs.class_queries_logits[0, :, 0] = 9.0  # some are sure enough
+    getattr(random_outputs, name)[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="predictions are not finite"):
+        backend(size=64, task=task, do_split_image=False).post_process(random_outputs)
+
+
+def test_windows_in_a_list_give_what_they_give_in_a_tensor(backend):
+    processor = backend(size=32, task="semantic")
+    outputs = outputs_for(processor(image_of(30, 70), return_tensors="pt"))
+    expected = processor.post_process(outputs, [(30, 70)])
+    outputs.masks_queries_logits = list(outputs.masks_queries_logits)
+    assert torch.equal(processor.post_process(outputs, [(30, 70)])[0], expected[0])

@@ -24,7 +24,9 @@ def test_one_edge_means_a_square(size):
     assert padded_size(size) == (64, 64)
 
 
-@pytest.mark.parametrize("size", [{"longest_edge": 64}, {"height": 64}, (1, 2, 3), None])
+@pytest.mark.parametrize(
+    "size", [{"longest_edge": 64}, {"height": 64}, (1, 2, 3), None, 0, -1, True, "ab", b"ab", (1, 0), (1, "2"), 20_000]
+)
 def test_other_sizes_are_errors(size):
     with pytest.raises(ValueError, match="size must be"):
         padded_size(size)
@@ -116,3 +118,19 @@ def test_images_that_are_not_resized_and_do_not_suit_are_errors(image_size, sett
 def test_a_small_image_that_is_split_but_not_resized_is_padded():
     view = view_of((50, 100), 64, do_resize=False, do_pad=True, do_split_image=True)
     assert (view.content_size, view.input_size, view.windows) == ((50, 100), (64, 64), ((0, 0), (0, 36)))
+
+
+def test_an_image_that_would_become_too_many_windows_is_an_error_with_the_limit():
+    split = {**SETTINGS, "do_split_image": True}
+    assert len(view_of((81, 1), 640, **split).windows) == 81
+    for size in ((10_000, 1), (1, 10_000)):
+        with pytest.raises(ValueError, match=r"10000 windows of \(640, 640\).*at most 33,554,432 pixels"):
+            view_of(size, 640, **split)
+        assert view_of(size, 640, **SETTINGS).windows == ((0, 0),)
+    assert view_of((6000, 6000), 8192, **split).windows == ((0, 0),)  # large, but as it was asked for
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_an_image_without_pixels_is_an_error(size):
+    with pytest.raises(ValueError, match="has no pixel"):
+        view_of(size, 64, **SETTINGS)

@@ -78,7 +78,7 @@ def test_damaged_images_are_errors_that_name_the_file(png):
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)
-    with pytest.raises(ValueError, match=r"bomb\.png has 20000x20000 pixels"):
+    with pytest.raises(ValueError, match=r"bomb\.png has 20000x20000 pixels.*PIL\.Image\.open"):
         upright_image(path)
 
 

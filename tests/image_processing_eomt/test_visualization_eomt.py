@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from image_processing_eomt import class_color, draw_segmentation, visualization_eomt
+from image_processing_eomt.visualization_eomt import shown_name
 
 
 NAMES = {0: "cat", 1: "sky"}
@@ -273,3 +274,111 @@ def test_sixteen_bit_pictures_are_drawn_on_as_they_look():
     deep = Image.fromarray(np.full((20, 30), 30000, dtype=np.uint16))
     drawing = draw_segmentation(deep, np.full((20, 30), -1), [], {})
     assert drawing.getpixel((5, 5)) == (117, 117, 117)
+
+
+def as_pipeline_result(segmentation, infos, names):
+    return [
+        {
+            "label": names[info["label_id"]],
+            "score": info.get("score"),
+            "mask": Image.fromarray((segmentation == info["id"]).astype(np.uint8) * 255),
+        }
+        for info in infos
+    ]
+
+
+def test_what_the_pipeline_returns_gives_what_the_map_gives(photograph):
+    image, segmentation, infos, names = photograph
+    expected = draw_segmentation(image, segmentation, infos, names)
+    segments = as_pipeline_result(segmentation, infos, names)
+    assert draw_segmentation(image, segments, id2label=names).tobytes() == expected.tobytes()
+    unnamed = draw_segmentation(np.array(image), segments)  # in colours of its own, the same for the same name
+    assert unnamed.size == image.size and unnamed.tobytes() != expected.tobytes()
+    horse = next(segment for segment in segments if segment["label"] == "horse")
+    inside = np.asarray(horse["mask"]) > 0
+    alone, reordered = (np.asarray(draw_segmentation(image, each)) for each in ([horse], [horse, segments[0]]))
+    assert (alone[inside] == reordered[inside]).mean() > 0.9
+
+
+def test_of_the_pipelines_masks_that_overlap_the_best_is_on_top(scene):
+    image, _, _ = scene
+    left, right = Image.new("L", (200, 120)), Image.new("L", (200, 120))
+    left.paste(255, (0, 0, 120, 120))
+    right.paste(255, (80, 0, 200, 120))
+    for scores, side in (((0.9, 0.5), 5), ((0.5, 0.9), 195), ((None, None), 5)):
+        segments = [
+            {"label": label, "score": score, "mask": mask} for label, score, mask in zip("ab", scores, (left, right))
+        ]
+        drawing = np.asarray(draw_segmentation(image, segments))
+        assert (drawing[5, 100] == drawing[5, side]).all()
+
+
+def test_photographs_are_drawn_upright_as_the_pipeline_segments_them(scene, tmp_path):
+    image, _, _ = scene
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.png", exif=exif)
+    segments = [{"label": "cat", "score": 0.9, "mask": Image.new("L", image.size, 255)}]
+    expected = draw_segmentation(image, segments)
+    for photo in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        assert draw_segmentation(photo, segments).tobytes() == expected.tobytes()
+
+
+def test_nothing_found_by_the_pipeline_leaves_the_image(scene):
+    assert draw_segmentation(scene[0], []).tobytes() == scene[0].tobytes()
+
+
+def test_masks_of_another_size_are_an_error(scene):
+    with pytest.raises(ValueError, match="target_sizes"):
+        draw_segmentation(scene[0], [{"label": "cat", "score": 0.9, "mask": Image.new("L", (5, 5))}])
+
+
+NO_INFOS = ([{"id": 0}], [5], [{"id": "0", "label_id": 1}], [{"id": 0, "label_id": None}])
+NO_SEGMENTATIONS = ("text", np.full((120, 200), np.nan), [{"mask": 1}])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "infos"), [(None, infos) for infos in NO_INFOS] + [(wrong, None) for wrong in NO_SEGMENTATIONS]
+)
+def test_what_is_no_segmentation_is_an_error(scene, segmentation, infos):
+    image, ids, _ = scene
+    with pytest.raises(ValueError, match=r"A segmentation is|segments_info\[0\]"):
+        draw_segmentation(image, ids if segmentation is None else segmentation, infos)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("per\nson", "per son"),
+        ("\x1b[31mred\x07", "[31mred"),
+        ("\u202etxt\u2066", "txt"),
+        ("x" * 200, "x" * 59 + "…"),
+        ("\x00\u200b", "7"),
+        (None, "7"),
+        ("", ""),
+    ],
+)
+def test_names_are_shown_on_one_line_without_what_cannot_be_seen(name, shown):
+    assert shown_name(name, 7) == shown
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int64", "float32"])
+def test_ids_of_any_type_and_distance_are_told_apart(scene, dtype):
+    image, segmentation, _ = scene
+    segmentation = np.where(segmentation == 0, 3, 200).astype(dtype)
+    infos = [{"id": 3, "label_id": 0}, {"id": 7, "label_id": 0}]
+    expected = draw_segmentation(image, np.where(segmentation == 3, 0, -1), [{"id": 0, "label_id": 0}], NAMES)
+    assert draw_segmentation(image, segmentation, infos, NAMES).tobytes() == expected.tobytes()
+    if dtype == "int64":
+        far = np.where(segmentation == 3, 10**12, segmentation)
+        infos = [{"id": 10**12, "label_id": 0}, {"id": 7, "label_id": 0}]
+        assert draw_segmentation(image, far, infos, NAMES).tobytes() == expected.tobytes()
+
+
+def test_more_segments_than_a_byte_counts_are_told_apart():
+    ids = np.arange(300).reshape(20, 15).repeat(8, axis=0).repeat(8, axis=1)
+    infos = [{"id": index, "label_id": index} for index in range(300)]
+    drawing = np.asarray(draw_segmentation(Image.new("RGB", (120, 160)), ids, infos, dict.fromkeys(range(300), "")))
+    fills = drawing[4::8, 4::8].reshape(-1, 3)
+    for label_id in (0, 1, 255, 256, 299):
+        assert np.abs(fills[label_id] - np.array(class_color(label_id)) / 2).max() <= 1

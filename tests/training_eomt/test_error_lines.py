@@ -1,7 +1,11 @@
 """Errors that people can mend are a line, others keep their traceback."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch.utils.data import DataLoader, Dataset
 
 from training_eomt.error_lines import error_line
@@ -42,6 +46,16 @@ def test_what_a_worker_found_is_said_without_its_traceback():
 def test_too_little_memory_comes_with_what_to_do(error):
     line = error_line(error)
     assert line.startswith("There is not enough memory.") and "low_memory" in line and "\n" not in line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_checkpoint_that_cannot_be_written_is_a_line():
+    with pytest.raises(RuntimeError) as caught:
+        torch.save(torch.zeros(1_000_000), "/dev/full")
+    assert error_line(caught.value).startswith("A checkpoint could not be written; the disk may be full.")
+    with pytest.raises(SafetensorError) as refused:
+        load(b"too short")
+    assert error_line(refused.value).startswith("A file of weights could not be read or written: ")
 
 
 def test_a_killed_worker_is_explained():

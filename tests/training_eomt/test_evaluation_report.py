@@ -65,6 +65,7 @@ def test_results_are_read_back_without_what_is_no_result(tmp_path):
     "content",
     [
         "",
+        '{"\udcff": 1}',
         "[]",
         "null",
         "\0" * 100,
@@ -78,7 +79,7 @@ def test_results_are_read_back_without_what_is_no_result(tmp_path):
     ],
 )
 def test_a_damaged_report_is_an_error_that_names_the_file(tmp_path, content):
-    (tmp_path / "evaluation.json").write_text(content)
+    (tmp_path / "evaluation.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=r"evaluation\.json"):
         read_evaluation(tmp_path / "evaluation.json")
 

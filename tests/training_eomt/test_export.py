@@ -1,5 +1,6 @@
 """A finished model becomes one folder, and never in the place of another."""
 
+import errno
 import json
 import os
 import shutil
@@ -386,8 +387,11 @@ def test_a_full_or_read_only_disk_is_said_before_the_model_is_loaded(source, tmp
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     fails("0 MB free")
 
-    monkeypatch.setattr("os.access", lambda *args, **kwargs: False)
-    fails("may be written to")
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    fails("cannot be written: Read-only file system")
     assert not (tmp_path / "deep").exists()
 
 

@@ -18,7 +18,13 @@ def output(tmp_path, tiny_config) -> Path:
     EomtImageProcessor(size=64).save_pretrained(output)
     for folder in ("checkpoint-5", "predictions/overlays", "runs/Nov26", "evaluation_pictures/step-1", ".draft"):
         (output / folder).mkdir(parents=True)
-    for name in ("evaluation.json", "training_args.bin", "checkpoint-5/config.json", "predictions/run.json"):
+    for name in (
+        "evaluation.json",
+        ".evaluation.json.draft",
+        "training_args.bin",
+        "checkpoint-5/config.json",
+        "predictions/run.json",
+    ):
         (output / name).touch()
     for name in ("keepsake.txt", "checkpoint-notes.txt", "my_eomt.py"):
         (output / name).touch()

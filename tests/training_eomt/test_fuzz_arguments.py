@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from run_segmentation import check_arguments
 from training_eomt.argument_outline import training_arguments
+from training_eomt.run_checks import check_arguments
 from training_eomt.script_arguments import DataArguments, ModelArguments, complete, read_arguments
 
 

@@ -72,3 +72,10 @@ def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
     assert batch["pixel_values"].shape == (2, 3, 96, 96)
     assert [len(masks) for masks in batch["mask_labels"]] == [2, 0]
     assert batch["mask_labels"][1].shape == (0, 96, 96)
+
+
+def test_a_picture_that_the_processor_does_not_take_is_named():
+    processor = EomtImageProcessorPil(size=64, task="semantic")
+    thin = Sample("thin", Image.new("RGB", (50_000, 1)), file_name="a/thin.png")
+    with pytest.raises(ValueError, match=r"a/thin\.png: .*windows"):
+        EvaluationInputs([thin], processor)[0]

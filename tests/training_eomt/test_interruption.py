@@ -1,15 +1,24 @@
 """A signal ends a training after its step, with a checkpoint from which it goes on as if it had never been stopped."""
 
+import json
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from transformers import TrainerCallback
 
 from training_eomt import interruption
 from training_eomt.interruption import Stopped
+from training_eomt.shapes import generate_shapes_dataset
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class SignalAt(TrainerCallback):
@@ -111,3 +120,34 @@ def test_in_a_thread_signals_are_left_to_others(make_trainer):
     thread.start()
     thread.join()
     assert trainer.state.global_step == 1 and signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_says_how_to_go_on_and_ends_with_the_signals_status(tmp_path):
+    data = generate_shapes_dataset(tmp_path / "shapes", 4, 0, 0, image_size=32)
+    model = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_blocks": 1,
+        "train_num_points": 16,
+    }
+    arguments = {
+        "train_data": data / "train", "output_dir": tmp_path / "output", "image_size": 32, "max_steps": 5000,
+        "model_config": json.dumps(model), "logging_steps": 1, "use_cpu": "true", "report_to": "none",
+        "disable_tqdm": "true",
+    }  # fmt: skip
+    words = [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-u", "run_segmentation.py", "--do_train", *words]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert re.fullmatch(
+        r"stopped after step \d+ of 5000, and a checkpoint is written: --resume_from_checkpoint true goes on from.*",
+        said.strip().splitlines()[-1],
+    )
+    assert "Traceback" not in said

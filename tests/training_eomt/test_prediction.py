@@ -15,10 +15,14 @@ from pycocotools import mask as coco_mask
 
 from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.data.images import ImageReading
-from training_eomt.figures import overlapping_segments
-from training_eomt.prediction import predict
+from training_eomt.figures import overlapping_segments, side_by_side
+from training_eomt.prediction import AnnotatedPictures, predict
+from training_eomt.prediction_outputs import DEFAULT_OUTPUTS
+from training_eomt.prediction_records import only_run
 from training_eomt.prediction_sources import PictureFolder
+from training_eomt.shapes import STUFF, THINGS, generate_shapes_dataset
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +86,7 @@ class Stops(PictureFolder):
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_every_picture_gets_the_files_of_the_task(model, pictures, tmp_path, task):
-    summary = run(model, pictures, tmp_path, image_processor=processor(task), outputs=["overlays", "maps", "json"])
+    summary = run(model, pictures, tmp_path, image_processor=processor(task), outputs=DEFAULT_OUTPUTS)
     assert summary.is_complete and summary.num_segmented == summary.num_new == summary.num_pictures == NUM_PICTURES
     assert str(summary) == f"7 of 7 pictures are segmented in {tmp_path}."
     maps = {"panoptic": ["panoptic"], "instance": [], "semantic": ["label_maps"]}[task]
@@ -91,10 +95,12 @@ def test_every_picture_gets_the_files_of_the_task(model, pictures, tmp_path, tas
         "instance": ["instances.json", "classes.json"],
         "semantic": ["classes.json"],
     }
-    expected = [f"{folder}/{name}.png" for folder in ["overlays", *maps] for name in NAMES]
+    expected = [f"overlays/{name}.overlay.png" for name in NAMES]
+    expected += [f"{folder}/{name}.png" for folder in maps for name in NAMES]
     assert results(tmp_path).keys() == {*expected, *jsons[task], "run.json", "summary.json"}
     written = json.loads((tmp_path / "summary.json").read_text())
-    assert written["num_pictures"] == written["num_segmented"] == NUM_PICTURES and written["unreadable"] == []
+    assert written["num_pictures"] == written["num_segmented"] == NUM_PICTURES
+    assert written["unreadable"] == written["failed"] == [] and written["num_without_segments"] == 0
 
 
 def test_only_what_is_asked_for_is_written(model, pictures, tmp_path):
@@ -275,9 +281,222 @@ def test_a_disk_that_is_full_ends_the_run(model, pictures, tmp_path, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
         patched.setattr("training_eomt.prediction.MAX_UNWRITTEN", 2)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left on device"):
             run(model, pictures, tmp_path / "out")
     assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_a_line_and_what_is_done_stays(model, pictures, tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def full(self, path, *args, **settings):
+        if self.size == (60, 68):  # the fifth picture
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(self, path, *args, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        with pytest.raises(OSError, match=r"No space left on device\. Of 7 pictures, \d are done and stay"):
+            run(model, pictures, tmp_path / "out")
+    assert list((tmp_path / "out" / ".drafts").iterdir()) == []
+    num_written = num_records(tmp_path / "out")
+    assert num_written >= 4
+    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES - num_written
+    run(model, pictures, tmp_path / "whole")
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_computed(pictures, tmp_path, tiny_config):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        run(NeverAsked(tiny_config), pictures, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_a_picture_whose_files_cannot_be_written_is_noted_and_tried_again(
+    model, pictures, tmp_path, monkeypatch, task
+):
+    save = Image.Image.save
+
+    def refuse(self, path, *args, **settings):
+        if self.size == (60, 68):
+            raise OSError(36, "File name too long")
+        save(self, path, *args, **settings)
+
+    settings = {"image_processor": processor(task), "outputs": DEFAULT_OUTPUTS}
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Image.Image, "save", refuse)
+            summary = run(model, pictures, tmp_path / "out", **settings)
+        assert summary.is_complete and summary.num_segmented == NUM_PICTURES - 1 and not summary.unreadable
+        assert [name for name, _ in summary.failed] == ["b/c/2.png"]
+        assert "1 cannot be segmented or written" in str(summary) and "File name too long" in str(summary)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"][0]["name"] == "b/c/2.png"
+    assert not list((tmp_path / "out").rglob("2.png*"))
+    summary = run(model, pictures, tmp_path / "out", **settings)
+    assert summary.num_new == 1 and not summary.failed
+    run(model, pictures, tmp_path / "whole", **settings)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_names_that_cannot_be_names_of_results_end_nothing(model, tmp_path):
+    names = ["x" * 251 + ".png", "x.png", "x.png.png/y.png", "x.png.overlay.png/y.png", "A.png", "a.png", "a\nb.png"]
+    for index, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40 + index), "gray").save(tmp_path / "in" / name)
+    summary = run(model, tmp_path / "in", tmp_path / "out", outputs=DEFAULT_OUTPUTS)
+    assert summary.is_complete and summary.num_segmented == len(names)
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert {image["file_name"] for image in content["images"]} == set(names)
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        with Image.open(tmp_path / "out" / "panoptic" / annotation["file_name"]) as png:
+            assert png.size == (image["width"], image["height"])
+    lowered = {path.as_posix().lower() for path in (tmp_path / "out").rglob("*.png") if path.is_file()}
+    assert len(lowered) == 2 * len(names)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_segmented_once_and_named_in_json(model, tmp_path):
+    (tmp_path / "in\udcfe").mkdir()
+    Image.new("RGB", (60, 40), "gray").save(tmp_path / "in\udcfe" / "a\udcff.png")
+    (tmp_path / "in\udcfe" / "b\udcff.png").write_bytes(b"no picture")
+    for num_new in (1, 0):
+        summary = run(model, tmp_path / "in\udcfe", tmp_path / "out", outputs=DEFAULT_OUTPUTS)
+        assert summary.is_complete and summary.num_new == num_new and len(summary.unreadable) == 1
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert content["images"][0]["file_name"] == content["images"][0]["id"] == "a\\udcff.png"
+    assert (tmp_path / "out" / "panoptic" / content["annotations"][0]["file_name"]).is_file()
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "cut", "folder removed"])
+@pytest.mark.parametrize("output", ["overlays", "panoptic"])
+def test_files_that_are_gone_or_damaged_are_made_again(model, pictures, tmp_path, output, damage):
+    out = tmp_path / "out"
+    run(model, pictures, out, outputs=DEFAULT_OUTPUTS)
+    before = results(out)
+    files = sorted((out / output).rglob("*.png"))
+    if damage == "folder removed":
+        shutil.rmtree(out / output)
+    elif damage == "removed":
+        files[1].unlink()
+    else:
+        files[1].write_bytes(files[1].read_bytes()[:50] if damage == "cut" else b"")
+    summary = run(model, pictures, out, outputs=DEFAULT_OUTPUTS)
+    assert summary.num_new == (NUM_PICTURES if damage == "folder removed" else 1)
+    assert results(out) == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "panoptic.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{", b'{"num_pictures": "7"}', b"\0" * 100])
+def test_a_file_about_all_pictures_that_is_gone_or_damaged_is_made_again(model, pictures, tmp_path, name, content):
+    run(model, pictures, tmp_path)
+    before = results(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    model.__class__ = NeverAsked
+    assert run(model, pictures, tmp_path).is_complete
+    assert results(tmp_path) == before
+
+
+def test_a_record_that_is_damaged_costs_its_picture_alone(model, pictures, tmp_path):
+    run(model, pictures, tmp_path)
+    before = results(tmp_path)
+    records = tmp_path / "records" / "0-of-1.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
+    lines[4] = lines[4].replace(b'"segments": [', b'"segments": {"a": [').replace(b"]}\n", b"]}}\n")
+    records.write_bytes(b"".join(lines))
+    assert run(model, pictures, tmp_path).num_new == 2
+    assert results(tmp_path) == before
+
+
+def test_a_picture_that_another_takes_the_place_of_is_segmented_again(model, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    run(model, folder, tmp_path / "out")
+    Image.new("RGB", (33, 44), "red").save(folder / "x.png")
+    assert run(model, folder, tmp_path / "out").num_new == 1
+    with Image.open(tmp_path / "out" / "panoptic" / "x.png.png") as png:
+        assert png.size == (33, 44)
+    assert run(model, folder, tmp_path / "out").num_new == 0
+
+
+def test_what_killed_runs_of_other_processes_left_is_removed_and_what_is_being_written_stays(
+    model, pictures, tmp_path
+):
+    (tmp_path / ".drafts").mkdir()
+    for name in ("0-of-1.7.0", "1-of-2.7.0", "0-of-2.8.3"):
+        (tmp_path / ".drafts" / name).write_bytes(b"half a PNG")
+    with only_run(tmp_path, "0-of-2"):
+        run(model, pictures, tmp_path)
+    assert [path.name for path in (tmp_path / ".drafts").iterdir()] == ["0-of-2.8.3"]
+
+
+def test_two_runs_at_once_are_refused_before_the_second_has_done_anything(model, pictures, tmp_path):
+    with only_run(tmp_path, "0-of-1"), pytest.raises(OSError, match="Another run is writing predictions into"):
+        run(model, pictures, tmp_path)
+    assert run(model, pictures, tmp_path).num_new == NUM_PICTURES
+
+
+def test_outputs_that_are_not_finite_are_noted_of_their_picture_alone(model, pictures, tmp_path):
+    run(model, pictures, tmp_path / "whole", batch_size=4)
+    forward = model.forward
+
+    def broken(pixel_values, **inputs):
+        outputs = forward(pixel_values, **inputs)
+        if len(pixel_values) == 4:
+            outputs.masks_queries_logits[1, 2, 3, 3] = torch.nan
+        return outputs
+
+    model.forward = broken
+    summary = run(model, pictures, tmp_path / "out", batch_size=4)
+    assert summary.failed == (("a/1.png", "the model's outputs are not finite (nan or inf)"),)
+    assert summary.num_new == summary.num_segmented == NUM_PICTURES - 1
+    model.forward = forward
+    assert run(model, pictures, tmp_path / "out").num_new == 1
+    names = {name: (tmp_path / "out" / name, tmp_path / "whole" / name) for name in results(tmp_path / "whole")}
+    for name, (out, whole) in names.items():
+        if name.endswith(".png") and "a/1" not in name:
+            assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_pictures_without_segments_are_counted_and_said_to_be_all_of_them(model, pictures, tmp_path, task):
+    summary = run(model, pictures, tmp_path, image_processor=processor(task, threshold=1.0))
+    assert summary.num_empty == NUM_PICTURES
+    assert "7 of them have no segments. Warning: that are all" in str(summary) and "--threshold" in str(summary)
+    assert json.loads((tmp_path / "summary.json").read_text())["num_without_segments"] == NUM_PICTURES
+    assert run(model, pictures, tmp_path, image_processor=processor(task, threshold=1.0)).num_empty == NUM_PICTURES
+
+
+def test_the_summary_shows_no_escape_sequences_of_names(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\x1b[2J\nb.png").write_bytes(b"no picture")
+    text = str(run(model, tmp_path / "in", tmp_path / "out"))
+    assert "\x1b" not in text and "a\\x1b[2J\\nb.png" in text
+
+
+def test_a_picture_whose_annotation_cannot_be_used_is_segmented(model, tmp_path):
+    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 3) / "test"
+    model.config.id2label = dict(enumerate([*THINGS, *STUFF]))
+    (data / "panoptic" / "000001.png").write_bytes(b"no picture")
+    source = AnnotatedPictures(CocoPanopticDataset(data, model.config.id2label))
+    summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
+    assert summary.num_segmented == 3 and not summary.unreadable
+    images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["000000.png", "000001.png", "000002.png"]
+    (data / "images" / "000002.png").write_bytes(b"no picture")
+    summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
+    assert [name for name, _ in summary.unreadable] == ["000002.png"]
+
+
+def test_names_of_classes_cannot_break_a_legend():
+    names = {0: "two\nlines", 1: "x" * 500, 2: "\x1b[2J"}
+    info = [{"id": label_id, "label_id": label_id} for label_id in names]
+    panels = {"prediction": {"segmentation": np.array([[0, 1, 2]]), "segments_info": info}}
+    assert side_by_side(Image.new("RGB", (3, 1)), panels, names).width < 1000
 
 
 def test_the_best_of_overlapping_instances_is_on_top():

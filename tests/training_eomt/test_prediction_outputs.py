@@ -165,10 +165,10 @@ def test_label_maps_of_pictures_in_several_windows_hold_numbers_of_classes(model
 
 
 def test_numbers_past_a_byte_make_16_bit_maps(tmp_path):
-    picture = Picture("a/b.jpg", "a/b.jpg", (1, 3))
+    picture = Picture("a/b.jpg", "a/b.jpg", "a/b.jpg", (1, 3))
     for numbers, mode in ((None, "L"), ({0: 7, 1: 300}, "I;16")):
         files = PredictionFiles(tmp_path, "semantic", ["maps"], {0: "cat", 1: "dog", 2: "sky"}, (), numbers)
-        assert files.write(picture, torch.tensor([[0, 1, 2]], dtype=torch.int16)) == {}
+        assert files.write(picture, torch.tensor([[0, 1, 2]], dtype=torch.int16))["stamp"] is None
         with Image.open(tmp_path / "label_maps" / "a" / "b.jpg.png") as png:
             assert png.mode == mode
             assert np.asarray(png).tolist() == ([[0, 1, 2]] if numbers is None else [[7, 300, 301]])
@@ -177,7 +177,7 @@ def test_numbers_past_a_byte_make_16_bit_maps(tmp_path):
 def test_ids_past_a_byte_go_on_in_green_and_blue(tmp_path):
     files = PredictionFiles(tmp_path, "panoptic", ["maps"], {0: "cat"})
     result = {"segmentation": torch.tensor([[-1, 0, 254, 255, 70_000]], dtype=torch.int32), "segments_info": []}
-    files.write(Picture("a.png", 1, (1, 5)), result)
+    files.write(Picture("a.png", "a.png", 1, (1, 5)), result)
     with Image.open(tmp_path / "panoptic" / "a.png.png") as png:
         colors = np.asarray(png).tolist()
     assert colors == [[[0, 0, 0], [1, 0, 0], [255, 0, 0], [0, 1, 0], [70_001 % 256, 70_001 // 256 % 256, 1]]]
@@ -186,7 +186,7 @@ def test_ids_past_a_byte_go_on_in_green_and_blue(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"outputs": ["overlay"]}, "no output 'overlay', only overlays, maps, json"),
+        ({"outputs": ["overlay"]}, "no output 'overlay', only overlays, maps, json, figures"),
         ({"category_ids": {0: 1, 1: 1}}, "one number"),
         ({"category_ids": {0: 70_000}}, "0 to 65535"),
     ],
@@ -196,24 +196,58 @@ def test_what_cannot_be_written_is_refused(tmp_path, given, message):
         PredictionFiles(tmp_path, "semantic", **{"outputs": ["maps"], "id2label": ID2LABEL, **given})
 
 
-def test_overlays_show_input_target_and_prediction(tmp_path):
-    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
-    halves = torch.full((300, 400), -1, dtype=torch.int32)
-    halves[:150] = 0
-    result = {"segmentation": halves, "segments_info": [{"id": 0, "label_id": 6, "score": 0.9}]}
-    sample = AnnotatedPictures(CocoPanopticDataset(data, ID2LABEL))[0]
-    gray = SimpleNamespace(image=Image.new("RGB", (400, 300), "gray"), size=(300, 400), targets=[])
-    PredictionFiles(tmp_path, "panoptic", ["overlays"], ID2LABEL, has_targets=True).write(
-        Picture("three.jpg", 0, sample.size, sample), {**result, "segmentation": halves[:96, :96]}
-    )
+def half_a_prediction(height=300, width=400):
+    """A segment that covers the upper half."""
+    halves = torch.full((height, width), -1, dtype=torch.int32)
+    halves[: height // 2] = 0
+    info = {"id": 0, "label_id": 6, "score": 0.9, "area": height * width // 2, "bbox": [0, 0, width, height // 2]}
+    return {"segmentation": halves, "segments_info": [info]}
+
+
+GRAY = SimpleNamespace(image=Image.new("RGB", (400, 300), "gray"), size=(300, 400), targets=[])
+
+
+def test_overlays_are_the_picture_with_its_segments_at_its_own_size(tmp_path):
     files = PredictionFiles(tmp_path, "panoptic", ["overlays"], ID2LABEL)
-    assert files.write(Picture("a/two.jpg", 0, gray.size, gray), result) == {}
-    overlays = tmp_path / "overlays"
-    with Image.open(overlays / "three.jpg.png") as three, Image.open(overlays / "a" / "two.jpg.png") as two:
+    content = files.write(Picture("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert path.relative_to(tmp_path).as_posix() == "overlays/a/two.jpg.overlay.png"
+    assert content == {
+        "stamp": None,
+        "files": {"overlays/a/two.jpg.overlay.png": path.stat().st_size},
+        "num_segments": 1,
+    }
+    with Image.open(path) as overlay:
+        assert overlay.size == (400, 300)
+        pixels = np.asarray(overlay.convert("RGB"))
+    assert (pixels[100, 5] != 128).any() and (pixels[200:] == 128).all()
+
+
+def test_figures_show_input_target_and_prediction(tmp_path):
+    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
+    sample = AnnotatedPictures(CocoPanopticDataset(data, ID2LABEL))[0]
+    PredictionFiles(tmp_path, "panoptic", ["figures"], ID2LABEL, has_targets=True).write(
+        Picture("three.jpg", "three.jpg", 0, sample.size, sample=sample), half_a_prediction(*sample.size)
+    )
+    files = PredictionFiles(tmp_path, "panoptic", ["figures"], ID2LABEL)
+    files.write(Picture("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    figures = tmp_path / "figures"
+    with (
+        Image.open(figures / "three.jpg.figure.png") as three,
+        Image.open(figures / "a" / "two.jpg.figure.png") as two,
+    ):
         assert three.width > 3 * 320 and 2 * 400 < two.width < 3 * 400
         # The upper half of the prediction's panel is painted, the lower half is the picture.
         panel = np.asarray(two.convert("RGB"))[:, -400:]
         assert (panel[60] != 128).any() and (panel[250, :380] == 128).all()
+
+
+def test_a_picture_that_is_written_in_part_leaves_nothing(tmp_path):
+    files = PredictionFiles(tmp_path, "panoptic", ["overlays", "maps"], ID2LABEL)
+    (tmp_path / "panoptic" / "a.png.png").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        files.write(Picture("a.png", "a.png", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_real_photographs_keep_the_numbers_of_their_data(coco_sample, tiny_config, tmp_path):
@@ -238,6 +272,6 @@ def test_real_photographs_keep_the_numbers_of_their_data(coco_sample, tiny_confi
         assert {segment["id"]: segment["area"] for segment in annotation["segments_info"]} == {
             number: (ids == number).sum() for number in np.unique(ids) if number
         }
-        name = annotation["file_name"]
-        with Image.open(tmp_path / "out" / "overlays" / name) as overlay:
-            assert overlay.width > 3 * ids.shape[1]
+        name = annotation["file_name"].removesuffix(".png")
+        with Image.open(tmp_path / "out" / "overlays" / f"{name}.overlay.png") as overlay:
+            assert overlay.size == ids.shape[::-1]

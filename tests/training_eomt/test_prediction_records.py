@@ -3,16 +3,26 @@
 import pytest
 import torch
 
-from training_eomt.prediction_records import RECORDS, FinishedPictures, RecordFile, check_fingerprint, weights_hash
+from training_eomt.prediction_records import (
+    RECORDS,
+    FinishedPictures,
+    RecordFile,
+    check_fingerprint,
+    only_run,
+    record_path,
+    weights_hash,
+)
 
 
 NAMES = ["a.png", 'b/"1".png', "ü.png", "d.png"]
 
 
 def write(directory, process_index, num_processes, contents, errors=()):
-    with RecordFile(directory, process_index, num_processes) as records:
+    path = record_path(directory, f"{process_index}-of-{num_processes}")
+    path.parent.mkdir(exist_ok=True)
+    with RecordFile(path) as records:
         for name, number in contents:
-            records.add(name, {"number": number})
+            records.add(name, {"id": number})
         for name in errors:
             records.add_error(name, "broken")
 
@@ -23,7 +33,7 @@ def test_records_of_all_processes_come_in_the_order_of_the_pictures(tmp_path):
     finished = FinishedPictures(tmp_path, NAMES)
     assert finished.is_finished.tolist() == [True, False, True, True]
     assert finished.errors == {1: "broken"}
-    assert list(finished.records()) == [{"picture": NAMES[number], "number": number} for number in (0, 2, 3)]
+    assert [(record.picture, record.id) for record in finished.records()] == [(NAMES[i], i) for i in (0, 2, 3)]
 
 
 def test_a_picture_that_could_be_read_in_the_end_is_done(tmp_path):
@@ -34,9 +44,7 @@ def test_a_picture_that_could_be_read_in_the_end_is_done(tmp_path):
     assert finished.is_finished.tolist() == [True, False, False, False] and finished.errors == {1: "broken"}
 
 
-@pytest.mark.parametrize(
-    "torn", [b'{"picture": "d.pn', b'{"picture": "d.png", "number": {"a": 1}', b"\0" * 5000, b"{"]
-)
+@pytest.mark.parametrize("torn", [b'{"picture": "d.pn', b'{"picture": "d.png", "files": {"a": 1}', b"\0" * 5000, b"{"])
 @pytest.mark.parametrize("whole", [NAMES[:2], []])
 def test_a_line_that_was_being_written_is_no_record_and_spoils_no_other(tmp_path, torn, whole):
     write(tmp_path, 0, 1, [(name, 1) for name in whole])
@@ -44,7 +52,94 @@ def test_a_line_that_was_being_written_is_no_record_and_spoils_no_other(tmp_path
         file.write(torn)
     assert FinishedPictures(tmp_path, NAMES).is_finished.sum() == len(whole)
     write(tmp_path, 0, 1, [("d.png", 4)])
-    assert [record["picture"] for record in FinishedPictures(tmp_path, NAMES).records()] == [*whole, "d.png"]
+    assert [record.picture for record in FinishedPictures(tmp_path, NAMES).records()] == [*whole, "d.png"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"picture": "d.png", "files": {"a": "b"}}',
+        b'{"picture": 5, "id": 1}',
+        b'{"picture": "d.png", "segments": {}}',
+        b'{"picture": "d.png", "id": 1}}',
+        b'{"picture": "d.png", "id": ' + b"[" * 100_000 + b"}",
+        b'{"picture": "d.p\xffng", "id": 1}',
+        b"\0" * 300 + b"}",
+        b"",
+    ],
+)
+def test_a_damaged_line_is_no_record_and_spoils_no_other(tmp_path, line):
+    write(tmp_path, 0, 1, [(NAMES[0], 1)])
+    with record_path(tmp_path, "0-of-1").open("ab") as file:
+        file.write(line + b"\n")
+    write(tmp_path, 0, 1, [(NAMES[1], 1)])
+    assert FinishedPictures(tmp_path, NAMES).is_finished.tolist() == [True, True, False, False]
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(tmp_path, monkeypatch):
+    write(tmp_path, 0, 1, [(NAMES[0], 1)])
+    path = record_path(tmp_path, "0-of-1")
+    with RecordFile(path) as records:
+        whole = records._file
+
+        class Full:
+            fileno = whole.fileno
+
+            def write(self, line):
+                if path.stat().st_size > 40:
+                    raise OSError(28, "No space left on device")
+                return whole.write(line[:15])
+
+        monkeypatch.setattr(records, "_file", Full())
+        with pytest.raises(OSError, match="No space"):
+            records.add(NAMES[1], {"id": 2})
+        monkeypatch.setattr(records, "_file", whole)
+        records.add(NAMES[2], {"id": 3})
+    assert path.read_bytes().count(b"\n") == 2
+    assert FinishedPictures(tmp_path, NAMES).is_finished.tolist() == [True, False, True, False]
+
+
+def test_the_last_that_happened_to_a_picture_counts(tmp_path):
+    path = record_path(tmp_path, "0-of-1")
+    path.parent.mkdir()
+    with RecordFile(path) as records:
+        records.add_failure(NAMES[0], "full")
+        records.add_error(NAMES[0], "gone")
+        records.add_error(NAMES[1], "gone")
+        records.add_failure(NAMES[1], "too long")
+    finished = FinishedPictures(tmp_path, NAMES)
+    assert (finished.errors, finished.failures) == ({0: "gone"}, {1: "too long"})
+
+
+def test_a_record_that_no_longer_holds_is_none(tmp_path):
+    write(tmp_path, 0, 1, [(NAMES[0], 1), (NAMES[1], 2), (NAMES[0], 3)])
+    finished = FinishedPictures(tmp_path, NAMES, lambda index, record: record.id in (2, 3))
+    assert finished.is_finished.tolist() == [True, True, False, False]
+    assert [record.id for record in finished.records()] == [3, 2]
+
+
+def test_two_runs_do_not_write_as_the_same_process(tmp_path):
+    refused = pytest.raises(OSError, match=r"Another run is writing predictions into .*Wait")
+    with only_run(tmp_path, "0-of-2"), only_run(tmp_path, "1-of-2"), refused, only_run(tmp_path, "0-of-2"):
+        pass
+    with only_run(tmp_path, "0-of-2"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0" * 90, b'{"a": ' + b"[" * 100_000])
+def test_a_folder_whose_run_is_not_known_is_refused_by_name_unless_nothing_is_in_it(tmp_path, content):
+    run = {"task": "panoptic"}
+    check_fingerprint(tmp_path, run)
+    (tmp_path / "run.json").write_bytes(content)
+    check_fingerprint(tmp_path, run)  # nothing was predicted yet: written again
+    check_fingerprint(tmp_path, run)
+    write(tmp_path, 0, 1, [(NAMES[0], 1)])
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged.* Choose another folder, or remove"):
+        check_fingerprint(tmp_path, run)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"run\.json is missing"):
+        check_fingerprint(tmp_path, run)
 
 
 def test_the_end_of_the_last_line_is_found_far_from_the_end_of_the_file(tmp_path):

@@ -1,9 +1,13 @@
 """Pictures are found, whatever they lie in, and each has a name of its own."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from training_eomt.data.coco_instance import CocoInstanceDataset
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.prediction_sources import AnnotatedPictures, PictureFolder
 from training_eomt.shapes import CATEGORIES, STUFF, THINGS, generate_shapes_dataset
@@ -88,3 +92,34 @@ def test_annotated_pictures_stay_as_they_are_stored(tmp_path):
     source = AnnotatedPictures(CocoPanopticDataset(data, ID2LABEL))
     with Image.open(data / "images" / "000000.png") as stored:
         np.testing.assert_array_equal(source[0].image, stored)
+
+
+def test_a_bad_annotation_costs_its_picture_neither_its_number_nor_its_other_targets(coco_sample, tmp_path):
+    content = json.loads((coco_sample / "instances.json").read_text())
+    image = content["images"][0]
+    annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+    size = [image["height"], image["width"]]
+    bad = {"size": size, "counts": [size[0] * size[1]]}  # no pixel
+    content["annotations"][content["annotations"].index(annotations[0])]["segmentation"] = bad
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(coco_sample / "images")
+    dataset = CocoInstanceDataset(tmp_path)
+    with pytest.raises(ValueError, match="annotation"):
+        dataset[0]
+    sample = AnnotatedPictures(dataset)[0]
+    assert sample.image_id == image["id"] and len(sample.targets) == len(annotations) - 1
+
+
+def test_a_stamp_tells_a_file_or_the_zip_that_it_is_in_from_what_replaces_it(tmp_path):
+    save(tmp_path / "in" / "a.png")
+    source = PictureFolder(tmp_path / "in")
+    before = source.stamp(0)
+    assert before is not None and source.stamp(0) == before
+    save(tmp_path / "in" / "a.png", (21, 10))
+    assert source.stamp(0) != before
+    data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
+    shutil.make_archive(str(tmp_path / "shapes"), "zip", data)
+    zipped = AnnotatedPictures(CocoPanopticDataset(tmp_path / "shapes.zip"))
+    found = (tmp_path / "shapes.zip").stat()
+    assert zipped.stamp(0) == f"{found.st_size}-{found.st_mtime_ns}"
+    assert AnnotatedPictures(NamedPictures(data, ["row 1 of me/shapes"])).stamp(0) is None

@@ -1,6 +1,7 @@
 """A training goes on as if it had never been stopped, or says why it cannot; nothing damaged is saved."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -235,10 +236,28 @@ def test_other_images_are_another_training(make_trainer, monkeypatch):
         others.train(resume_from_checkpoint=True)
 
 
-def test_how_often_to_save_may_change(make_trainer, tmp_path):
+def test_another_loss_and_another_augmentation_are_another_training(make_trainer):
+    settings = {**SAVING, "max_steps": 2, "augmentation": AUGMENTATION}
+    make_trainer(**settings).train()
+    heavier = make_trainer(**settings)
+    heavier.model.config.mask_weight = 7.0
+    with pytest.raises(ValueError, match=r"  mask_weight: 5\.0 there, 7\.0 now"):
+        heavier.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"  augmentation: true there, false now"):
+        make_trainer(**{**settings, "augmentation": None}).train(resume_from_checkpoint=True)
+    wider = {**settings, "augmentation": SegmentationAugmentation((64, 64), (0.1, 2.0), color_jitter=True)}
+    with pytest.raises(ValueError, match=r"  scale_range: \[0\.5, 2\.0\] there, \[0\.1, 2\.0\] now"):
+        make_trainer(**wider).train(resume_from_checkpoint=True)
+
+
+def test_how_often_to_save_may_change(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=6, save_strategy="steps", save_steps=3).train()
     (tmp_path / "output" / "checkpoint-6" / "INCOMPLETE").touch()
+    comparing = logging.getLogger("transformers.trainer_utils")
+    comparing.addHandler(caplog.handler)
     make_trainer(max_steps=6, save_strategy="steps", save_steps=1).train(resume_from_checkpoint=True)
+    comparing.removeHandler(caplog.handler)
+    assert "do not match" not in caplog.text  # they do not, and what was given is what happens
     names = sorted(folder.name for folder in (tmp_path / "output").iterdir())
     assert names == [f"checkpoint-{step}" for step in (3, 4, 5, 6)]
 

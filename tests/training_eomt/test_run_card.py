@@ -31,7 +31,10 @@ def write(folder, **changes):
             output_dir=str(folder), report_to="none", use_cpu=True, total_batch_size=6, per_device_train_batch_size=3
         ),
         "num_blocks": 2,
-        "data_reports": {"train": {"pictures": 8, "empty_pictures": 1, "left_out": [{"name": "a.png"}]}},
+        "data_reports": {
+            "train": {"pictures": 8, "counted_on": 8, "empty_pictures": 1, "left_out": [{"name": "a.png"}]},
+            "validation": {"pictures": 2000, "counted_on": 1000, "empty_pictures": 3, "left_out": []},
+        },
         "metrics": {"eval_pq": 0.5, "eval_sq": float("nan"), "eval_loss": 3.0, "eval_runtime": 1.0},
         "per_class": {"cat": {"pq": 0.25, "tp": 3}, "dog": {"pq": 0.75, "tp": 4}},
         "base_model": "me/base",
@@ -46,6 +49,7 @@ def test_the_card_says_what_was_done_and_found(folder):
     card = write(folder)
     for line in (
         "| train | 8 | 1 | 1 |",
+        "| validation | 2000 | 3 of 1000 counted | 0 |",
         "| Started from | me/base |",
         "| Pictures per step | 6 |",
         "| Masks fade out in steps | 100-200, 400-500 |",
@@ -76,6 +80,13 @@ def test_the_picture_of_the_confusion_matrix_is_shown_where_there_is_one(folder)
     assert "confusion_matrix.png" not in write(folder)
     (folder / "confusion_matrix.png").write_bytes(b"")
     assert "](confusion_matrix.png)" in write(folder)
+
+
+def test_the_time_of_a_training_that_was_resumed_is_that_of_its_last_part(folder):
+    arguments = EomtTrainingArguments(
+        output_dir=str(folder), report_to="none", use_cpu=True, resume_from_checkpoint="true"
+    )
+    assert "| Time since it was resumed | 1.5 minutes |" in write(folder, arguments=arguments)
 
 
 def test_a_folder_to_start_from_is_no_model_on_the_hub(folder):

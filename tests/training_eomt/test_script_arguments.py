@@ -89,6 +89,10 @@ def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
         (["--train_val_split", "0"], "a fraction below 1 or a number of pictures"),
         (["--train_val_split", "1.5"], "a fraction below 1 or a number of pictures"),
         (["--train_val_split", "0.1", "--validation_data", "b"], "give one"),
+        (["--threshold", "1.1"], "--threshold 1.1: it must be a number from 0 to 1"),
+        (["--mask_threshold", "nan"], "--mask_threshold nan: it must"),
+        (["--overlap_mask_area_threshold", "-0.1"], "--overlap_mask_area_threshold -0.1: it must"),
+        (["--top_k", "0"], "--top_k 0: it must be a whole number from 1"),
     ],
 )
 def test_data_arguments_that_cannot_be_are_refused(words, message):
@@ -159,3 +163,18 @@ def test_a_misspelt_flag_is_refused_with_a_suggestion():
         parse_arguments(["--total-batchsize=1"])
     with pytest.raises(ValueError, match="stray belongs to no argument"):
         parse_arguments(["stray"])
+
+
+def test_settings_of_prediction_are_those_of_the_task():
+    _, data, _ = parse_arguments(["--threshold", "0", "--mask_threshold", "0.25"])
+    assert data.prediction_settings("panoptic") == {"threshold": 0.0, "mask_threshold": 0.25}
+    assert data.prediction_settings("instance") == {"threshold": 0.0, "mask_threshold": 0.25}
+    with pytest.raises(ValueError, match=r"--threshold has no effect on semantic segmentation; nothing like it has"):
+        data.prediction_settings("semantic")
+    _, data, _ = parse_arguments(["--top_k", "5"])
+    assert data.prediction_settings("instance") == {"top_k": 5}
+    with pytest.raises(
+        ValueError, match=r"--top_k has no effect on panoptic segmentation; these have: threshold, mask_"
+    ):
+        data.prediction_settings("panoptic")
+    assert parse_arguments([])[1].prediction_settings("semantic") == {}

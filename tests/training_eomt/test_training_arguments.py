@@ -70,6 +70,7 @@ def test_a_training_is_logged_a_hundred_times_and_evaluated_as_it_is_saved_where
     assert (make().logging_steps, make().eval_strategy, make().evaluates_by_default) == (0.01, "no", True)
     assert not make(eval_strategy="no").evaluates_by_default
     assert make(eval_strategy="steps").eval_steps == 500  # not a hundred times
+    assert make(eval_steps=20).eval_strategy == "steps"
     best = make(load_best_model_at_end=True, save_steps=20)
     assert (best.eval_strategy, best.eval_steps, best.evaluates_by_default) == ("steps", 20, False)
     assert make(load_best_model_at_end=True, save_strategy="epoch").eval_strategy == "epoch"

@@ -35,6 +35,7 @@ def test_words_are_what_the_core_schema_of_yaml_1_2_says(text, value):
         ("? [1, 2]\n: 3", "unhashable key"),
         ("[" * 100_000, "more than 50 lists"),
         ("a: \x00", "unacceptable character"),
+        ('a: "\\ud800"', "halves of characters"),
         ("1" * 5000, "is not YAML"),
         ("- a\nb: c", "expected"),
         ("a: !!timestamp never", "is no plain data"),

@@ -16,7 +16,7 @@ from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_coding import read_label_map, segments_of, values_in
+from .label_coding import check_lossless, read_label_map, segments_of, values_in
 from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, paired
 from .samples import Sample, check_same_size, encode_masks, picture_suffixes
 from .splits import choose_split
@@ -136,6 +136,7 @@ class Ade20kDataset(SegmentationDataset):
         """Numbers of the objects `(height, width)`, 0 where there is none, and the class of each."""
         with self.tree.open(name) as file:
             png = self.image_reading.read_annotation(file, self.tree.path(name))
+        check_lossless(png, self.tree.path(name))
         if png.mode not in ("RGB", "RGBA"):
             raise ValueError(
                 f"{self.tree.path(name)} has mode {png.mode}, expected RGB: red is the class of an object, green its "

@@ -164,8 +164,18 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @property
     def bad_samples(self) -> list[BadSample]:
         """What was left out so far. What only reading tells is known once a sample was read, in the same process."""
-        entries = self._tree_of_zips.bad_entries if self._tree_of_zips else []
-        return [*(BadSample(*entry) for entry in entries), *self._bad_samples]
+        self._note_bad_entries()
+        return list(self._bad_samples)
+
+    @property
+    def num_bad_samples(self) -> int:
+        """How many there are: what comes later is listed behind them."""
+        self._note_bad_entries()
+        return len(self._bad_samples)
+
+    def _note_bad_entries(self) -> None:
+        for entry in self._tree_of_zips.bad_entries if self._tree_of_zips else ():
+            self._bad_samples.setdefault(BadSample(*entry), None)
 
     def bad_sample(self, name: str, reason: str, error: type[Exception] = ValueError) -> None:
         """Leaves out a sample, or raises an error with the reason."""

@@ -322,7 +322,10 @@ def locate_files(
             shown = folder.tree.path(posixpath.join(folder.folder, name))
             where = folder.tree.path(folder.folder)
             reason = f"{num_missing} of {len(names)} files that {file.path} refers to are not in {where}"
-            leave_out(shown, f"{shown} is missing ({reason}). Add it or drop its annotations.", FileNotFoundError)
+            hint = " --images_dir names a folder of pictures elsewhere." if num_missing == len(names) else ""
+            leave_out(
+                shown, f"{shown} is missing ({reason}). Add it or drop its annotations.{hint}", FileNotFoundError
+            )
         elif (other := listed_as.setdefault(path, name)) != name:
             shown = folder.tree.path(path)
             leave_out(name, f"{file.path} lists the file {shown} twice, as {other} and as {name}. Keep one of them.")

@@ -31,7 +31,7 @@ from .coco_json import (
 )
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_coding import values_in
+from .label_coding import check_lossless, values_in
 from .label_maps import as_tree
 from .samples import Sample, encode_masks
 
@@ -213,6 +213,7 @@ def read_segment_map(tree: FileTree, name: str, image_reading: ImageReading) -> 
     """
     with tree.open(name) as file:
         png = image_reading.read_annotation(file, tree.path(name))
+    check_lossless(png, tree.path(name))
     if png.mode not in ("RGB", "RGBA"):
         raise ValueError(
             f"{tree.path(name)} is no panoptic PNG: its mode is {png.mode}, expected RGB, whose colours are ids of "

@@ -230,6 +230,8 @@ class _Store:
             stem, suffix = os.path.splitext(entry)
             if suffix.lower() == ".zip" and on_disk[entry] == "disk" and on_disk.get(stem) != "folder":
                 path = self.root / folder / entry
+                if not path.is_file():  # a pipe, or a link that leads nowhere
+                    continue
                 self._add(ZipArchive(path, str(path), folder))
         listing: dict[str, Place] = {}
         for archive in reversed(self._archives):  # the first one found wins

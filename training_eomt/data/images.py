@@ -74,12 +74,13 @@ class ImageReading:
 
     def read_annotation(self, file: BinaryIO, where: str) -> Image.Image:
         """
-        An image whose values are numbers of classes or segments, as it is stored.
+        An image whose values are numbers of classes or segments, as they are stored.
 
         Raises:
             ValueError: it cannot be decoded, or has more than `max_pixels`.
         """
-        return read_stored(file, where, self.max_pixels).image
+        image, _, stretch = read_stored(file, where, self.max_pixels)
+        return image if stretch == 1 else image.point([value // stretch for value in range(256)])
 
     def is_unsure(self, file: BinaryIO, where: str, size: tuple[int, int] | None) -> bool:
         """Whether `read_rgb` would set `BOTH_FIT`, found without decoding the image. Raises what it raises."""

@@ -249,8 +249,8 @@ def check_lossless(image: Image.Image, where: str) -> None:
     """Raises a `ValueError` if a decoded annotation is a JPEG."""
     if image.format in LOSSY_FORMATS:
         raise ValueError(
-            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes any more. "
-            "Save label maps as PNGs."
+            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes or segments "
+            "any more. Save annotations as PNGs."
         )
 
 

@@ -103,7 +103,7 @@ class LabelMapDataset(SegmentationDataset):
             self.bad_sample(
                 self.tree.path(name),
                 f"{self.tree.path(name)} is a JPEG, whose compression changes values, so that they are no numbers of "
-                f"classes any more; so are {len(lossy) - 1} others. Save label maps as PNGs.",
+                f"classes any more ({len(lossy)} of the label maps are JPEGs). Save label maps as PNGs.",
             )
             pictures.pop(stem, None)
         for stem in sorted((listed or set()) - pictures.keys() - maps.keys() - lossy.keys()):

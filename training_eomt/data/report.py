@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from configuration_eomt.text_eomt import terminal_text
+
 from .base import BadSample, SampleSummary, SegmentationDataset
 from .images import BOTH_FIT
 
@@ -99,7 +101,7 @@ class DataReport:
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
             lines += listed(self.bad_samples)
-        return "\n".join(lines)
+        return "\n".join(terminal_text(line) for line in lines)
 
     def why_nothing(self) -> str:
         """Why there is nothing to learn or to measure, where there is not."""
@@ -136,7 +138,10 @@ class DataReport:
     def _class_table(self) -> list[str]:
         """All classes, those with most segments first."""
         names = sorted(self.num_segments, key=lambda name: -self.num_segments[name])
-        shown = {name: name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…" for name in names}
+        texts = {name: terminal_text(name) for name in names}
+        shown = {
+            name: text if len(text) <= NAME_WIDTH else f"{text[: NAME_WIDTH - 1]}…" for name, text in texts.items()
+        }
         width = max((len(name) for name in shown.values()), default=0)
         rows = [f"{'class':{width}}  {'segments':>9}  {'pictures':>9}"]
         for name in names:
@@ -251,7 +256,7 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
 
     def __getitem__(self, position: int) -> tuple[SampleSummary | None, list[BadSample]]:
         index = self.indices[position]
-        before = set(self.dataset.bad_samples)
+        before = self.dataset.num_bad_samples
         try:
             sample = self.dataset[index]
         except (ValueError, OSError) as error:
@@ -273,7 +278,8 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
             num_void,
             sample.image.info.get(BOTH_FIT, False),
         )
-        return summary, [bad for bad in self.dataset.bad_samples if bad not in before]
+        is_same = self.dataset.num_bad_samples == before
+        return summary, [] if is_same else self.dataset.bad_samples[before:]
 
 
 def _first(batch: list[Any]) -> Any:

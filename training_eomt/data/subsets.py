@@ -34,11 +34,12 @@ class Subset(SegmentationDataset):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        before = set(self.dataset.bad_samples)
+        before = self.dataset.num_bad_samples
         try:
             return self.dataset[self.indices[index]]
         finally:
-            self._bad_samples |= {bad: None for bad in self.dataset.bad_samples if bad not in before}
+            if self.dataset.num_bad_samples > before:
+                self._bad_samples |= dict.fromkeys(self.dataset.bad_samples[before:])
 
     def name(self, index: int) -> str:
         return self.dataset.name(self.indices[index])
@@ -55,6 +56,10 @@ class Subset(SegmentationDataset):
     @property
     def bad_samples(self) -> list[BadSample]:
         return list(self._bad_samples)
+
+    @property
+    def num_bad_samples(self) -> int:
+        return len(self._bad_samples)
 
 
 def split_dataset(dataset: SegmentationDataset, validation_share: float | int, seed: int) -> tuple[Subset, Subset]:

@@ -32,12 +32,12 @@ MAX_OBJECTS = 256 * 256  # of a class in a picture: green and blue
 class TableDataset(SegmentationDataset):
     """Reads a table of the `datasets` library; item `i` is its `i`-th row that can be used.
 
-    An annotation is a picture. With one channel its values are numbers of classes, for semantic segmentation, as in
-    [`LabelMapDataset`]. With three it is panoptic: red is the number of the class, green + 256 blue the number of the
-    object. Object 0 means that objects are not told apart: a class that has objects anywhere in the data is a thing,
-    and its pixels of object 0 are void; a class that has none is stuff. To find this out, every annotation is read
-    once. Transformers' own examples for instance segmentation use the same colours without blue. With a table of
-    colours in `label_values`, three channels are colours of classes.
+    An annotation is a picture. With one channel, or grey, its values are numbers of classes, for semantic
+    segmentation, as in [`LabelMapDataset`]. With colours it is panoptic: red is the number of the class, green + 256
+    blue the number of the object. Object 0 means that objects are not told apart: a class that has objects anywhere in
+    the data is a thing, and its pixels of object 0 are void; a class that has none is stuff. To find this out, every
+    annotation is read once. Transformers' own examples for instance segmentation use the same colours without blue.
+    With a table of colours in `label_values`, colours are classes.
 
     Args:
         path: a folder with pictures and `metadata.jsonl` (whose `image_file_name` and `label_file_name` make the
@@ -94,7 +94,7 @@ class TableDataset(SegmentationDataset):
         if names is None and table is None:
             names = _names_on_hub(str(path)) if tree is None else find_class_names(tree)
         self.image_reading = image_reading
-        self.is_panoptic = table is None and self._read_annotation(0)[0].mode in COLOUR_MODES
+        self.is_panoptic = table is None and self._has_colours()
         if self.is_panoptic:
             self.ignored = (USUAL_VOID if ignore_index is None else frozenset(ignore_index)) | (
                 {0} if do_reduce_labels else set()
@@ -142,11 +142,35 @@ class TableDataset(SegmentationDataset):
             if not self.knows(class_id):
                 raise ValueError(
                     f"{where}: {int((segments == value).sum())} pixels are of class {class_id} (red), which does not "
-                    "exist. Values that belong to no class are given as --ignore_index."
+                    "exist. Values that belong to no class are given as --ignore_index, and colours that stand for "
+                    "classes as --label_values."
                 )
             found.append(value)
         rles = encode_masks(segments, found)
         return [Annotation(rle, value // MAX_OBJECTS) for rle, value in zip(rles, found, strict=True)]
+
+    def _has_colours(self) -> bool:
+        """
+        Whether annotations are coloured, by the first one that can be read and is not all black.
+
+        Raises:
+            ValueError: none of them can be read.
+        """
+        is_rgb = None
+        for index in range(len(self)):
+            try:
+                annotation, _ = self._read_annotation(index)
+            except (ValueError, OSError):  # which reading the sample tells
+                continue
+            if annotation.mode not in COLOUR_MODES:
+                return False
+            is_rgb = True
+            red, green, blue = (np.asarray(channel) for channel in annotation.convert("RGB").split())
+            if red.any() or green.any() or blue.any():
+                return not (np.array_equal(red, green) and np.array_equal(red, blue))
+        if is_rgb is None:
+            raise ValueError(f"{self.table.where}: none of its {len(self.table)} annotations can be read.")
+        return is_rgb
 
     def _panoptic_categories(
         self, names: Sequence[str] | None, id2label: Mapping[int, str] | None, first_class: int

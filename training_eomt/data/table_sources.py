@@ -188,6 +188,9 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
         )
     if not source.root.is_dir():
         raise ValueError(f"{where}: only pictures with a metadata.jsonl are read from a zip. Unpack it.")
+    files = _parquet_files(source) if kind == "parquet" else source.below()
+    for name in files:  # the library would wait for ever for what a pipe has to say
+        source.open(name).close()
     if kind == "saved":
         with _readable(where):
             saved = datasets.load_from_disk(where)
@@ -195,7 +198,6 @@ def open_table(source: FileTree | str, split: str | None) -> Table:
             part = _part(list(saved), split or "train", where)
             return ArrowTable(saved[part], f"{where} ({part})")
         return ArrowTable(saved, where)
-    files = _parquet_files(source)
     # data/train-00000-of-00002.parquet
     parts = {name: name.removeprefix("data/").split("-")[0].removesuffix(".parquet") for name in files}
     own = choose_split(list(parts.values()), split, where)
@@ -227,8 +229,8 @@ def _part(names: list[str], split: str, where: str) -> str:
     """The name of a split; where there is only one part of any other name, that one."""
     if (own := choose_split(names, split, where)) is not None:
         return own
-    if len(names) > 1:
-        raise FileNotFoundError(f"{where} has no {split} split, only {', '.join(names)}.")
+    if len(names) != 1:
+        raise FileNotFoundError(f"{where} has no {split} split, only {', '.join(names) or 'none'}.")
     return names[0]
 
 

@@ -43,6 +43,8 @@ class YoloSettings(msgspec.Struct):
         by_number = {identifier(number): str(name) for number, name in names}
         if not by_number or set(by_number) != set(range(len(by_number))):
             raise ValueError(f"the numbers of its 'names' must be 0 to {len(by_number) - 1}")
+        if nameless := [number for number, name in by_number.items() if not name.strip()]:
+            raise ValueError(f"class {nameless[0]} of its 'names' has no name")
         if self.nc is not None and self.nc != len(by_number):
             raise ValueError(f"'nc' is {self.nc}, but there are {len(by_number)} 'names'")
         return {number: by_number[number] for number in range(len(by_number))}

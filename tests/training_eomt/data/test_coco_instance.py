@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -311,6 +312,19 @@ def test_pictures_in_another_folder_are_found_by_the_last_parts_of_their_names(f
     edit(folder, lambda content: content["images"][1].update(file_name="more/a.png"))
     with pytest.raises(ValueError, match=r"lists the file .*a\.png twice, as images/a\.png and as more/a\.png"):
         CocoInstanceDataset(folder, images_dir=elsewhere)
+
+
+def test_where_no_picture_is_there_the_error_says_how_to_name_another_folder(folder):
+    for picture in (folder / "images").iterdir():
+        picture.rename(picture.with_suffix(".jpg"))
+    with pytest.raises(FileNotFoundError, match=r"images/a\.png is missing \(2 of 2 files .* --images_dir names"):
+        CocoInstanceDataset(folder)
+
+
+def test_another_process_reads_the_same(folder, coco_sample):
+    for dataset in (CocoInstanceDataset(folder), CocoPanopticDataset(coco_sample)):
+        copied = pickle.loads(pickle.dumps(dataset))
+        np.testing.assert_array_equal(copied[0].masks(), dataset[0].masks())
 
 
 def test_names_in_either_form_of_unicode_are_found(folder):

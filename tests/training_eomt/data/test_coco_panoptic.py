@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.data.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.coco_panoptic import CocoPanopticDataset, read_segment_map
+from training_eomt.data.files import FileTree
+from training_eomt.data.images import DEFAULT_READING
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -289,3 +291,9 @@ def test_for_instance_segmentation_stuff_is_left_out(folder):
     assert dataset.label_space.names == ("circle", "square", "triangle", "star")
     things = sum(target.label_id < 4 for target in CocoPanopticDataset(folder)[0].targets)
     assert len(dataset[0].targets) == len(dataset.summary(0).label_ids) == things
+
+
+def test_a_jpeg_in_place_of_a_panoptic_png_is_an_error_that_says_why(tmp_path):
+    Image.new("RGB", (8, 8), (5, 0, 0)).save(tmp_path / "a.png", "JPEG")
+    with pytest.raises(ValueError, match=r"a\.png is a JPEG, whose compression changes values"):
+        read_segment_map(FileTree(tmp_path), "a.png", DEFAULT_READING)

@@ -1,17 +1,19 @@
 import io
 import json
 import os
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from image_processing_eomt.pipeline_eomt import _upright
 from image_processing_eomt.pixels_eomt import as_pixels
 from training_eomt.data import open_dataset
 from training_eomt.data.images import ImageReading, both_fit
+from training_eomt.data.label_coding import label_map_of
 from training_eomt.data.report import report
 from training_eomt.prediction_sources import PictureFolder
 
@@ -99,7 +101,7 @@ def read(folder, reader, **settings):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_reader_prediction_and_pipeline_read_the_same_pixels(tmp_path, reader):
+def test_every_reader_prediction_and_processor_read_the_same_pixels(tmp_path, reader):
     deep = np.random.default_rng(0).integers(0, 2**16, SEEN.shape).astype(np.uint16)
     suffix = "png"
     for image, expected in (
@@ -118,7 +120,26 @@ def test_every_reader_prediction_and_pipeline_read_the_same_pixels(tmp_path, rea
         path = folder / "predict" / f"a.{suffix}"
         path.write_bytes(file.getvalue())
         assert (np.asarray(PictureFolder(path)[0].image) == pixels).all()
-        assert (as_pixels(_upright(str(path), None), True).permute(1, 2, 0).numpy() == pixels).all()
+        assert (as_pixels(ImageOps.exif_transpose(Image.open(path)), True).permute(1, 2, 0).numpy() == pixels).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_values_of_a_map_are_those_in_the_file_whatever_their_bits(bits):
+    values = np.arange(2**bits, dtype=np.uint8).reshape(2, -1)
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes() for row in values]
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", values.shape[1], 2, bits, 0, 0, 0, 0),  # grey
+        b"IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)),
+        b"IEND": b"",
+    }
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts.items()
+    )
+    label_map = label_map_of(ImageReading().read_annotation(io.BytesIO(png), "here.png"), "here.png")
+    assert label_map.tolist() == values.tolist()
+    image = ImageReading().read_rgb(io.BytesIO(png), "here.png")  # as brightness it goes from black to white
+    assert np.asarray(image)[-1, -1].tolist() == [255, 255, 255]
 
 
 def test_floating_point_is_scaled_or_named(tmp_path):

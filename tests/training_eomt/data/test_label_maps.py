@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,8 @@ def test_the_masks_of_cvat_are_read_as_it_exports_them(tmp_path):
     table = {"0,0,0": "background", "128,0,0": "aeroplane", "0,128,0": "bicycle", "224,224,192": None}
     without_border = open_dataset(folder, label_values=table)
     assert painted(without_border, 0).tolist() == np.where(INDICES == 3, -1, INDICES).tolist()
+    zipped = open_dataset(shutil.make_archive(str(tmp_path.with_name("export")), "zip", folder))
+    assert painted(zipped, 1).tolist() == INDICES.tolist()
     (folder / "labelmap.txt").write_text(labels)
     with pytest.raises(ValueError, match=r"SegmentationClass/a\.png: 1 pixels have the colour 224,224,192"):
         open_dataset(folder)[0]
@@ -214,7 +217,7 @@ def test_jpegs_in_place_of_maps_are_an_error_that_says_why(tmp_path):
     for name in ("a", "b"):
         Image.fromarray(LABEL_MAP).save(folder / "masks" / f"{name}.jpg")
         (folder / "masks" / f"{name}.png").unlink()
-    with pytest.raises(ValueError, match=r"masks/a\.jpg is a JPEG, whose compression .*; so are 1 others"):
+    with pytest.raises(ValueError, match=r"masks/a\.jpg is a JPEG.* \(2 of the label maps are JPEGs\)"):
         open_dataset(folder)
     dataset = open_dataset(folder, skip_bad_samples=True)
     assert len(dataset) == 1 and ["JPEG" in bad.reason for bad in dataset.bad_samples] == [True, True]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training_eomt.data import open_dataset, without
-from training_eomt.data.report import check_samples, report
+from training_eomt.data import BadSample, open_dataset, without
+from training_eomt.data.report import DataReport, check_samples, report
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -128,3 +128,21 @@ def test_maps_with_one_class_and_void_are_warned_about(tmp_path):
     found = str(report(open_dataset(tmp_path), show_progress=False))
     assert "50.0% of the pixels are void" in found
     assert "WARNING: 'background' is the only class" in found and "--label_values" in found
+
+
+def test_names_from_data_have_no_effect_on_the_terminal():
+    report = DataReport(
+        where="a\x1b[2Jb.json",
+        task="panoptic",
+        num_pictures=1,
+        num_counted=1,
+        sizes=((1, 1),) * 3,
+        num_segments={"cat\x1b[31m\ndog": 1},
+        num_pictures_with={"cat\x1b[31m\ndog": 1},
+        num_crowds=0,
+        num_empty=0,
+        bad_samples=[BadSample("x", "x\ny\x9b is gone")],
+    )
+    text = str(report)
+    assert "a\\x1b[2Jb.json" in text and "cat\\x1b[31m\\ndog" in text and "x\\ny\\x9b is gone" in text
+    assert all(character.isprintable() for line in text.split("\n") for character in line)

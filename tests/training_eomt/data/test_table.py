@@ -231,6 +231,19 @@ def test_a_row_that_is_wrong_is_named_or_left_out(folder, line, message):
     assert len(dataset) == 3 and len(dataset.bad_samples) == 1
 
 
+def test_the_kind_is_that_of_the_first_annotation_that_can_be_read(tmp_path):
+    folder = write_folder(tmp_path / "data", COLOURS)
+    (folder / "maps" / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"maps/a\.png cannot be decoded"):
+        TableDataset(folder)[0]
+    dataset = TableDataset(folder, skip_bad_samples=True)
+    assert dataset.kind == "panoptic" and len(dataset[1].targets) == 3
+    for name in "bc":
+        (folder / "maps" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of its 3 annotations can be read"):
+        TableDataset(folder, skip_bad_samples=True)
+
+
 def test_names_with_backslashes_and_other_columns_are_read(folder):
     rows = [{key: value.replace("/", "\\") for key, value in row.items()} for row in rows_of(folder)]
     write_rows(folder, [{**row, "caption": "one\u2028line", "score": float("nan")} for row in rows])
@@ -295,3 +308,38 @@ def test_a_jpeg_in_place_of_an_annotation_is_an_error_that_names_it(tmp_path, mo
     (tmp_path / "metadata.jsonl").write_text('{"image_file_name": "a.png", "label_file_name": "a_map.jpg"}\n')
     with pytest.raises(ValueError, match=r"a_map\.jpg is a JPEG"):
         TableDataset(tmp_path, class_names=["a"])[0]
+
+
+def write_table(folder, annotations):
+    rows = []
+    for index, annotation in enumerate(annotations):
+        Image.new("RGB", (2, 2)).save(folder / f"{index}.png")
+        Image.fromarray(annotation).save(folder / f"{index}_map.png")
+        rows.append(f'{{"image_file_name": "{index}.png", "label_file_name": "{index}_map.png"}}\n')
+    (folder / "metadata.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_grey_colours_are_numbers_of_classes(tmp_path):
+    values = np.array([[0, 1], [2, 255]], np.uint8)
+    black = np.zeros((2, 2, 3), np.uint8)
+    dataset = TableDataset(write_table(tmp_path, [black, np.stack([values] * 3, axis=-1)]))
+    assert dataset.kind == "semantic" and dataset.label_space.names == ("class 0", "class 1", "class 2")
+    assert dataset[1].masks().tolist() == [(values == number).tolist() for number in (0, 1, 2)]
+    assert dataset[0].masks().all()
+
+
+def test_a_broken_first_annotation_does_not_say_what_the_others_are(tmp_path):
+    folder = write_table(tmp_path, [np.ones((2, 2), np.uint8)] * 2)
+    (folder / "0_map.png").write_bytes(b"no image")
+    dataset = TableDataset(folder, skip_bad_samples=True)
+    assert dataset.kind == "semantic" and dataset[1].masks().shape == (1, 2, 2)
+    with pytest.raises(ValueError, match=r"0_map\.png cannot be decoded"):
+        dataset[0]
+
+
+def test_colours_of_classes_that_are_not_panoptic_are_named_with_what_helps(tmp_path):
+    coloured = np.zeros((2, 2, 3), np.uint8)
+    coloured[0] = (128, 0, 0)
+    with pytest.raises(ValueError, match=r"0_map\.png: 2 pixels are of class 128 .*--label_values"):
+        TableDataset(write_table(tmp_path, [coloured]), class_names=["background", "aeroplane"])[0]

@@ -105,6 +105,7 @@ def test_a_text_file_without_picture_is_an_error(folder):
         ("names: [true, false]", r"got `bool` - at `\$\.names\[0\]`"),
         ("names: {a: cat}", "must be 0 to 0"),
         ("names: []", "'names' must be"),
+        ("names: [cat, ' ']", "class 1 of its 'names' has no name"),
         ("names: [cat]\nnames: [dog]", "the key 'names' comes twice"),
         ("x: &x [cat]\nnames: *x", "an alias"),
         ("names: [cat]\ntrain: 5", "'train': expected"),

@@ -1,0 +1,79 @@
+"""How files about images are called, whatever the images are called."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+
+
+MAX_NAME_BYTES = 255  # of one name, on nearly every file system
+HASH_DIGITS = 12
+# What Windows does not take in a name, or takes for a device.
+_FORBIDDEN = re.compile(r'[<>:"\\|?*]')
+_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+def safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> list[str]:
+    """
+    For each image the path of its files, less their endings: its own name wherever that can be.
+
+    Otherwise (the name is too long with an ending, has control characters or bytes that are no text, Windows does not
+    take it, or it would be the file or the folder of another image, on file systems that do not tell capitals or
+    composed accents apart, too) what cannot be is replaced, and a hash of the name tells the image from others.
+
+    Args:
+        names: relative paths with forward slashes, none of them twice.
+        endings: what is added to a path; each is used in a folder of its own.
+    """
+    longest = max(len(os.fsencode(ending)) for ending in endings)
+    folders: dict[str, str] = {"": ""}
+    paths = []
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if folder not in folders:
+            folders[folder] = "/".join(_safe(part, MAX_NAME_BYTES) for part in folder.split("/")) + "/"
+        paths.append(folders[folder] + _safe(last, MAX_NAME_BYTES - longest))
+
+    used_folders: set[str] = set()
+    for folder in folders.values():
+        parts = _key(folder).split("/")[:-1]
+        used_folders.update("/".join(parts[: end + 1]) for end in range(len(parts)))
+    taken: set[str] = set()
+    for index in sorted(range(len(names)), key=names.__getitem__):  # whatever the order in which they are given
+        key = _key(paths[index])
+        if key in taken or any(key + ending in used_folders for ending in endings):
+            folder, slash, last = paths[index].rpartition("/")
+            paths[index] = folder + slash + _with_hash(last, names[index], MAX_NAME_BYTES - longest)
+            key = _key(paths[index])
+        taken.add(key)
+    return paths
+
+
+def _safe(name: str, max_bytes: int) -> str:
+    """A name of a file or a folder that every file system takes."""
+    text = "".join("_" if unicodedata.category(character)[0] == "C" else character for character in name)
+    text = _FORBIDDEN.sub("_", text)
+    if text.endswith((".", " ")):
+        text = text[:-1] + "_"
+    if _DEVICE.fullmatch(text):
+        text = f"_{text}"
+    if text == name and len(text.encode()) <= max_bytes:
+        return text
+    return _with_hash(text, name, max_bytes)
+
+
+def _with_hash(text: str, name: str, max_bytes: int) -> str:
+    """`text` with a hash of `name` before its suffix, cut to `max_bytes`."""
+    stem, suffix = os.path.splitext(text)
+    suffix = suffix if len(suffix.encode()) <= 16 else ""
+    ending = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:HASH_DIGITS]}{suffix}"
+    room = max_bytes - len(ending.encode())
+    return stem.encode()[:room].decode(errors="ignore") + ending
+
+
+def _key(path: str) -> str:
+    """What file systems that do not tell capitals or composed accents apart compare."""
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
