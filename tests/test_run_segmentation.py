@@ -272,7 +272,7 @@ def test_an_output_folder_is_not_overwritten_without_being_asked(words, tmp_path
         ),
         (["--do_train", "--save_steps", "-1"], "--save_steps -1"),
         (["--do_train", "--resume_from_checkpoint", "nowhere"], "nowhere: there is no such folder"),
-        (["--do_train", "--output_dir", "/dev/null/output"], "nothing can be written into /dev/null/output"),
+        (["--do_train", "--output_dir", "/dev/null/output"], "/dev/null is a file: choose another"),
         (["--do_train", "--push_to_hub"], "--push_to_hub needs a token"),
         (["--do_train", "--report_to", "weather"], "report_to=weather: there is no such tracker"),
         (["--do_train", "--optim", "adam_and_eve"], "adam_and_eve is not a valid OptimizerNames"),
