@@ -403,6 +403,7 @@ def test_two_processes_measure_what_one_does(words, tmp_path):
         results.append(json.loads((output / "evaluation.json").read_text()))
     assert results[0]["eval_pq"] == pytest.approx(results[1]["eval_pq"], abs=1e-6)
     assert results[0]["per_class"] == results[1]["per_class"]
+    assert results[0]["confusion_matrix"] == results[1]["confusion_matrix"]
 
 
 KILLED_WHILE_SAVING = """
