@@ -52,8 +52,10 @@ def uniform(seeds: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor:
         `(batch, *shape)` float32, multiples of 2^-24 in [0, 1).
     """
     state = _scramble(_scramble(seeds) + stream)
-    steps = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _INCREMENT
-    bits = _scramble(state[:, None] + steps)
+    # The factor comes from the seeds, though it does not depend on them: a compiler that knew it would do this as an
+    # index's arithmetic, in signed numbers whose overflow C++ leaves undefined, and write past the end of its memory.
+    increment = (seeds[:, None] & 0) + _INCREMENT
+    bits = _scramble(state[:, None] + torch.arange(1, math.prod(shape) + 1, device=seeds.device) * increment)
     return (_shift_right(bits, 40).float() * 2.0**-24).unflatten(1, shape)
 
 
