@@ -121,7 +121,7 @@ class CocoInstanceDataset(SegmentationDataset):
         names = [image.file_name for image in images.values()]
         images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
         self.folder = find_folder(self.json, "pictures", names, "instances_", images_tree)
-        self._paths = locate_files(self.json, self.folder, names, self.bad_sample)
+        self._paths = locate_files(self.json, self.folder, "pictures", names, self.bad_sample)
         self.images = [image for image in images.values() if image.file_name in self._paths]
 
     @classmethod

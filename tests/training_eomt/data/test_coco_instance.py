@@ -333,7 +333,7 @@ def test_names_in_either_form_of_unicode_are_found(folder):
     assert CocoInstanceDataset(folder).name(0).endswith("\u00e4.png")
 
 
-@pytest.mark.parametrize("name", ["result.json", "labels.json"])
+@pytest.mark.parametrize("name", ["result.json", "result_coco.json", "labels.json"])
 def test_exports_of_other_names_are_recognised_by_what_they_hold(folder, name):
     (folder / "instances.json").rename(folder / name)
     assert len(CocoInstanceDataset(folder)[0].targets) == 3
