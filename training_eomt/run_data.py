@@ -161,7 +161,7 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
                 )
             dataset = without(dataset, bad)
             if not len(dataset):
-                raise ValueError(f"No sample of {dataset.where} can be used.")
+                raise ValueError("\n".join([f"No sample of {dataset.where} can be used.", *listed(bad)]))
         parts[name] = dataset
         if dataset is None:
             continue

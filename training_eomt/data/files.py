@@ -91,7 +91,9 @@ class FileTree:
             names += self.files(folder)
             for inner in self.folders(folder):
                 is_link = (self.root / inner).is_symlink()
-                target = os.path.realpath(self.root / inner) if is_link else os.path.join(real, posixpath.basename(inner))
+                target = (
+                    os.path.realpath(self.root / inner) if is_link else os.path.join(real, posixpath.basename(inner))
+                )
                 if num_links + is_link > 1 and target in seen:
                     continue  # links among a few folders make gigantic numbers of ways
                 seen.add(target)

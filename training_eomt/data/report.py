@@ -110,9 +110,13 @@ class DataReport:
                 f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
                 "counts: set 'iscrowd' to 0 for single objects"
             )
+        if not self.num_segments:
+            only_things = ": only things count there ('isthing' is 1)" if self.task == "instance" else ""
+            return f"the data have no class for {self.task} segmentation{only_things}"
+        left_out = f"left out ({len(self.bad_samples):,}), " if self.bad_samples else ""
         return (
             f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
-            "of pictures that are not there, or void throughout"
+            f"{left_out}of pictures that are not there, or void throughout"
         )
 
     def _warnings(self) -> list[str]:
