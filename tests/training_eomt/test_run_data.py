@@ -91,6 +91,10 @@ def test_what_was_left_out_and_classes_that_do_not_count_are_said_where_nothing_
     folder = coco(tmp_path / "data", [{"category_id": 7}])
     with pytest.raises(ValueError, match=r"nothing to learn.* left out \(1\)"):
         check(folder, skip_bad_samples=True)
+    # Nothing but reading tells that this encoding is of too few pixels.
+    folder = coco(tmp_path / "short", [{"segmentation": {"size": [20, 30], "counts": "d4T1"}}])
+    with pytest.raises(ValueError, match=r"nothing to learn"):
+        check(folder, skip_bad_samples=True)
     folder = panoptic(tmp_path / "stuff", isthing=0)
     with pytest.raises(ValueError, match=r"the data have no class for instance segmentation: only things"):
         arguments = DataArguments(train_data=str(folder))

@@ -232,7 +232,8 @@ def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progres
         num_workers: processes that read.
         show_progress: whether to show a progress bar.
     """
-    summaries = [dataset.summary(index) for index in range(len(dataset))]
+    # Where bad parts are left out, only reading tells which they are.
+    summaries = [None if dataset.skip_bad_samples else dataset.summary(index) for index in range(len(dataset))]
     known = [summary for summary in summaries if summary is not None]
     if any(len(summary.label_ids) > summary.num_crowds for summary in known):
         return True

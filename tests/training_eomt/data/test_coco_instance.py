@@ -150,6 +150,7 @@ def nested(depth: int) -> list:
 AT_OPENING = [
     (annotate(segmentation=[[2, 2, 9, 9]]), r"annotation 1 of a\.png has no area: fewer than 3 points"),
     (annotate(segmentation=[[2, 2, 9, 2, 5, 2]]), r"annotation 1 of a\.png has no area"),
+    (annotate(segmentation=[[2, -9, 9, -9, 5, -2]]), r"annotation 1 of a\.png has no area.* or outside"),
     (annotate(segmentation=[]), r"annotation 1 of a\.png .*boxes are not enough"),
     (annotate(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation 1 of a\.png has a polygon of 7 numbers"),
     (annotate(category_id=4), r"annotation 1 of a\.png has category_id 4.*'categories'"),
