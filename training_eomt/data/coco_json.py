@@ -213,7 +213,8 @@ def read_images(
     """
     The pictures by id, and the ids of those that are left out with all their annotations.
 
-    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`.
+    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`. Pictures that share
+    an id are all left out.
     """
     images: dict[Id, ImageEntry] = {}
     left_out: set[Id] = set()
@@ -232,8 +233,9 @@ def read_images(
             bad_sample(
                 image.file_name,
                 f"{where} lists two pictures with id {image.id!r}: {images[key].file_name} and {image.file_name}. "
-                "Ids must be unique.",
+                "Ids must be unique: nothing tells whose the annotations are.",
             )
+            left_out.add(key)
         elif image.file_name in names:
             bad_sample(
                 image.file_name,
@@ -243,7 +245,7 @@ def read_images(
         else:
             images[key] = image
             names.add(image.file_name)
-    return images, left_out - images.keys()
+    return {key: image for key, image in images.items() if key not in left_out}, left_out
 
 
 def names_of(entry: msgspec.Raw) -> EntryNames:
