@@ -23,6 +23,7 @@ class Argument(NamedTuple):
         default: None also where only the class knows.
         help: for people.
         choices: if it has some.
+        alone: what it is where it is given without a value; None where it needs one.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Argument(NamedTuple):
     default: Any = None
     help: str = ""
     choices: tuple[str, ...] | None = None
+    alone: Any = None
 
 
 def argument(name: str, annotation: str, default: Any, metadata: dict[str, Any]) -> Argument:
@@ -45,6 +47,7 @@ def argument(name: str, annotation: str, default: Any, metadata: dict[str, Any])
         default,
         metadata.get("help", ""),
         None if choices is None else tuple(choices),
+        True if kinds[:1] == [bool] else metadata.get("const"),
     )
 
 

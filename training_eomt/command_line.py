@@ -46,7 +46,7 @@ def _add(group: Any, argument: Argument) -> None:
         text += f" (default: {argument.default})"
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
     if argument.kind is bool:
-        options |= {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
+        options |= {"type": _truth, "metavar": "true|false"}
     else:
         options["type"] = str if argument.kind is dict else argument.kind
         options["metavar"] = "VALUE"
@@ -54,6 +54,8 @@ def _add(group: Any, argument: Argument) -> None:
             options["nargs"] = "+"
         if argument.choices is not None:
             options |= {"choices": argument.choices, "metavar": "{" + ",".join(argument.choices) + "}"}
+    if argument.alone is not None:
+        options |= {"nargs": "?", "const": argument.alone}
     group.add_argument(f"--{argument.name}", **options)
     if argument.kind is bool and argument.default is True:
         group.add_argument(f"--no_{argument.name}", dest=argument.name, action="store_false", help=argparse.SUPPRESS)

@@ -172,14 +172,27 @@ def _stamp(path: Path) -> str | None:
 
 
 def _picture_names(root: str) -> list[str]:
+    """The pictures in a folder and below it. Links are followed as `FileTree.below` follows them."""
     suffixes = picture_suffixes()
 
     def cannot_be_listed(error: OSError) -> None:
         raise error
 
     names = []
+    places = {root: (os.path.realpath(root), 0)}  # where each folder really is, and the links on the way
+    seen = {places[root][0]}
     for folder, folders, files in os.walk(root, onerror=cannot_be_listed, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real, num_links = places.pop(folder)
+        inner, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
+        for name in inner:
+            path = os.path.join(folder, name)
+            is_link = os.path.islink(path)
+            target = os.path.realpath(path) if is_link else os.path.join(real, name)
+            leads_back = is_link and os.path.commonpath([target, real]) == target
+            if not (leads_back or (num_links + is_link > 1 and target in seen)):
+                seen.add(target)
+                places[path] = (target, num_links + is_link)
+                folders.append(name)
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
         names += [

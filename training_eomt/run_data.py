@@ -161,7 +161,7 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
                 )
             dataset = without(dataset, bad)
             if not len(dataset):
-                raise ValueError(f"No sample of {dataset.where} can be used.")
+                raise ValueError("\n".join([f"No sample of {dataset.where} can be used.", *listed(bad)]))
         parts[name] = dataset
         if dataset is None:
             continue
@@ -171,7 +171,8 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
                 result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)
                 print(f"\n{name} data: {result}", flush=True)
                 outcome[0] = result.as_dict()
-                if name == "train" and not result.num_to_learn and not has_targets(dataset, num_workers):
+                is_sure = result.num_to_learn and not arguments.skip_bad_samples
+                if name == "train" and not is_sure and not has_targets(dataset, num_workers):
                     outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.why_nothing()}."
             except ValueError as error:
                 outcome[1] = str(error)

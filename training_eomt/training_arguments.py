@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import logging
 
 from .argument_ranges import check_ranges
 from .mask_annealing import default_schedule
@@ -169,6 +170,9 @@ class EomtTrainingArguments(TrainingArguments):
         for name, instead in _WITHOUT_EFFECT.items():
             if getattr(self, name, None) not in (None, getattr(type(self), name, None)):
                 raise ValueError(f"{name}={getattr(self, name)} has no effect here: {instead}.")
+        for name in ("log_level", "log_level_replica"):
+            if (level := getattr(self, name)) not in (levels := (*logging.get_log_levels_dict(), "passive")):
+                raise ValueError(f"{name} is {level!r}: it must be one of {', '.join(levels)}.")
         available = get_available_reporting_integrations()
         if unknown := [name for name in self.report_to or [] if name not in available]:
             raise ValueError(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from image_processing_eomt.reading_eomt import MAX_IMAGE_PIXELS
 from image_processing_eomt.tasks_eomt import TASKS
@@ -48,9 +48,21 @@ def test_every_argument_is_there_with_its_default_and_help():
     ],
 )
 def test_kinds_are_read_off_annotations(annotation, kind, is_list):
+    alone = True if kind is bool else None
     assert argument("x", annotation, 1, {"help": "h", "choices": ["a"]}) == Argument(
-        "x", kind, is_list, 1, "h", ("a",)
+        "x", kind, is_list, 1, "h", ("a",), alone
     )
+
+
+def test_what_may_stand_without_a_value_is_what_transformers_parser_lets():
+    """Such as `--fsdp`."""
+    ours, theirs = training_arguments()
+    actions = HfArgumentParser(EomtTrainingArguments)._option_string_actions
+    for name, found in {**theirs, **ours}.items():
+        action = actions[f"--{name}"]
+        if found.kind is not bool:
+            assert found.alone == (action.const if action.nargs == "?" else None), name
+    assert theirs["fsdp"].alone is True
 
 
 def test_what_is_written_twice_is_the_same():

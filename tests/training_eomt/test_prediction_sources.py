@@ -36,6 +36,21 @@ def test_a_folder_gives_the_pictures_in_it_and_below_it_and_nothing_else(tmp_pat
     assert all(sample.image.mode == "RGB" and not sample.targets for sample in samples)
 
 
+def test_links_among_folders_end(tmp_path):
+    """A link to the folder itself is 40 folders in one another, and 2 such links are 2^40."""
+    pictures = tmp_path / "pictures"
+    for name in ("1.png", "a/1.png", "b/1.png"):
+        save(pictures / name)
+    for number in range(3):
+        (pictures / f"itself_{number}").symlink_to(pictures)
+        (pictures / "a" / f"around_{number}").symlink_to(tmp_path)
+    (pictures / "a" / "to_b").symlink_to(pictures / "b")
+    (pictures / "b" / "to_a").symlink_to(pictures / "a")
+    source = PictureFolder(pictures)
+    names = ["1.png", "a/1.png", "a/to_b/1.png", "b/1.png", "b/to_a/1.png"]
+    assert [source.name(index) for index in range(len(source))] == names
+
+
 def test_a_photograph_taken_sideways_is_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

@@ -113,6 +113,11 @@ def test_flags_have_hyphens_or_underscores_and_come_with_or_without_true():
     assert read_arguments(["--total-batch-size=4"]).training.total_batch_size == 4
 
 
+def test_fsdp_stands_alone_or_has_a_value():
+    assert read_arguments(["--fsdp", "--do_train"]).given == {"fsdp": True, "do_train": True}
+    assert read_arguments(["--fsdp", "full_shard"]).given == {"fsdp": "full_shard"}
+
+
 def test_a_flag_that_is_given_twice_is_spoken_of():
     found = read_arguments(["--seed", "1", "--recipe", "low_memory", "--recipe", "shapes_demo", "--seed=2"])
     assert found.training.seed == 2 and found.training.max_steps == 350

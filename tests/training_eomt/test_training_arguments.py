@@ -48,6 +48,7 @@ def test_what_cannot_be_is_refused(make, settings, message):
         ({"lr_scheduler_type": "cosine"}, "poly_power"),
         ({"label_smoothing_factor": 0.1}, "no smoothed labels"),
         ({"report_to": "weather"}, "report_to=weather: there is no such tracker.* tensorboard"),
+        ({"log_level": "loud"}, "log_level is 'loud': it must be one of .*warning"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(tmp_path, settings, message):

@@ -16,7 +16,9 @@ from .files import FileTree, open_file, text_of
 CLASS_NAME_FILES = ("classes.txt", "class_names.txt", "names.txt", "labels.txt", "id2label.json", "objectInfo150.txt")
 NUMBERED_LINE = re.compile(r"(\d+)\s*[:,]\s*(.*)")  # "0: road"
 LABEL_MAP_LINE = re.compile(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*:[^:]*:[^:]*")  # name:red,green,blue::
+NO_NAME = re.compile(r"|[-+.]?[0-9][-+0-9.,eE%]*|#[0-9a-fA-F]+")  # nothing, a number or a colour
 COMMENT = "#"
+MAX_DIGITS = 20  # of the number of a class
 NUM_LISTED = 10
 
 
@@ -39,9 +41,10 @@ def read_class_names(path: Path) -> ClassNames:
 
     Args:
         path: a text file with a name on each line, all of them behind their numbers or none (`0: road`); CVAT's
-            `labelmap.txt`; a table with tabs, such as ADE20K's `objectInfo150.txt`, with numbers first and names last,
-            with or without a line of titles; or JSON, a list of names or an object of numbers and names. Empty lines
-            and those that start with `#` are left out.
+            `labelmap.txt`; a table with tabs, such as ADE20K's `objectInfo150.txt`, with numbers first and names
+            in the column of that title, by default the last; without titles, names in the first column of texts; or
+            JSON, a list of names or an object of numbers and names. Empty lines and those that start with `#` are left
+            out.
 
     Raises:
         OSError: there is no such file.
@@ -77,9 +80,10 @@ def class_names_from(text: str, where: str) -> ClassNames:
     is_table = any("\t" in line for line in lines.values())
     if is_table:
         rows = {number: [cell.strip() for cell in line.split("\t")] for number, line in lines.items()}
-        if not next(iter(rows.values()))[0].isdecimal():  # titles
-            del rows[next(iter(rows))]
-        given = {number: (row[0], row[-1] if len(row) > 1 else "") for number, row in rows.items()}
+        first = next(iter(rows))
+        titles = None if rows[first][0].isdecimal() else rows.pop(first)
+        column = _column_of_names(titles, list(rows.values()))
+        given = {number: (row[0], row[column] if column < len(row) else "") for number, row in rows.items()}
     else:
         matches = {number: NUMBERED_LINE.fullmatch(line) for number, line in lines.items()}
         if not any(matches.values()):
@@ -87,13 +91,25 @@ def class_names_from(text: str, where: str) -> ClassNames:
         given = {number: (match[1], match[2]) if match else ("", "") for number, match in matches.items()}
     names: dict[int, str] = {}
     for number, (value, name) in given.items():
-        if not value.isdecimal() or not name:
+        if not value.isdecimal() or len(value) > MAX_DIGITS or not name:
             expected = "a number, tabs and a name" if is_table else "a number, a colon and a name, as other lines do"
-            raise ValueError(f"{where}: line {number}, {lines[number]!r}, does not hold {expected}.")
+            raise ValueError(f"{where}: line {number}, {lines[number][:80]!r}, does not hold {expected}.")
         if int(value) in names:
             raise ValueError(f"{where}: line {number} names class {value} a second time. Keep one of the lines.")
         names[int(value)] = name
     return _in_order(names, where)
+
+
+def _column_of_names(titles: list[str] | None, rows: list[list[str]]) -> int:
+    """Which column of a table has the names: the one with that title, else the first of texts."""
+    if titles is not None:
+        lowered = [title.lower() for title in titles]
+        return lowered.index("name") if "name" in lowered[1:] else max(len(titles) - 1, 1)
+
+    def is_text(column: int) -> bool:
+        return all(len(row) > column and not NO_NAME.fullmatch(row[column]) for row in rows)
+
+    return next((column for column in range(1, max(map(len, rows))) if is_text(column)), 1)
 
 
 def text_lines(text: str) -> dict[int, str]:
@@ -118,7 +134,9 @@ def read_json_object(text: str, where: str) -> Any:
         return content
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        content = json.loads(text, object_pairs_hook=once)
+        json.dumps(content, ensure_ascii=False).encode()  # which halves of characters, as "\\ud800", cannot become
+        return content
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
@@ -145,8 +163,8 @@ def _names_in_json(text: str, where: str) -> ClassNames:
         raise ValueError(f"{where} names no classes.")
     if isinstance(content, list):
         return ClassNames(content)
-    if wrong := [number for number in content if not number.strip().isdecimal()]:
-        raise ValueError(f"{where} must map the numbers of classes to their names: {wrong[0]!r} is no number.")
+    if wrong := [text for text in map(str.strip, content) if not text.isdecimal() or len(text) > MAX_DIGITS]:
+        raise ValueError(f"{where} must map the numbers of classes to their names: {wrong[0][:40]!r} is no number.")
     names = {int(number): name for number, name in content.items()}
     if len(names) < len(content):
         raise ValueError(f"{where}: two of its {len(content)} keys are the same number.")

@@ -121,7 +121,7 @@ class CocoInstanceDataset(SegmentationDataset):
         names = [image.file_name for image in images.values()]
         images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
         self.folder = find_folder(self.json, "pictures", names, "instances_", images_tree)
-        self._paths = locate_files(self.json, self.folder, names, self.bad_sample)
+        self._paths = locate_files(self.json, self.folder, "pictures", names, self.bad_sample)
         self.images = [image for image in images.values() if image.file_name in self._paths]
 
     @classmethod
@@ -210,10 +210,11 @@ def fault_of_segmentation(raw: msgspec.Raw, size: tuple[int, int] | None) -> str
             continue
         left, right = min(polygon[::2]), max(polygon[::2])
         top, bottom = min(polygon[1::2]), max(polygon[1::2])
-        has_area |= left < right and top < bottom
+        is_inside = size is None or (left < size[1] and right > 0 and top < size[0] and bottom > 0)
+        has_area |= left < right and top < bottom and is_inside
         if size is not None and (far := far_off(min(left, top), max(right, bottom), size)):
             return far
-    return None if has_area else "has no area: fewer than 3 points, or all on one line"
+    return None if has_area else "has no area: fewer than 3 points, all on one line, or outside the picture"
 
 
 def fault_of_run_lengths(encoding: RunLengths, size: tuple[int, int]) -> str | None:

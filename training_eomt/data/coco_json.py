@@ -24,7 +24,7 @@ LAYOUTS = (
     "'annotations/'"
 )
 # What tools call their exports, of which only the content tells that they are COCO's: Label Studio, FiftyOne, labelme.
-OTHER_NAMES = ("result.json", "labels.json", "annotations.json", "coco.json")
+OTHER_NAMES = ("result.json", "result_coco.json", "labels.json", "annotations.json", "coco.json")
 
 Id = int | float | str
 Flag = bool | int | float | str | None
@@ -195,7 +195,7 @@ def read_categories(content: CocoContent, where: str, what: str, all_things: boo
         try:
             categories.append(msgspec.json.decode(entry, type=CategoryEntry).category(all_things))
         except ENTRY_ERRORS as error:
-            raise ValueError(f"{where}: category {index} is not {what}: {fault_of(error)}.") from error
+            raise ValueError(f"{where}: category {index} is not {what}: {fault_of(error).rstrip('.')}.") from error
     return categories
 
 
@@ -213,7 +213,8 @@ def read_images(
     """
     The pictures by id, and the ids of those that are left out with all their annotations.
 
-    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`.
+    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`. Pictures that share
+    an id are all left out.
     """
     images: dict[Id, ImageEntry] = {}
     left_out: set[Id] = set()
@@ -232,8 +233,9 @@ def read_images(
             bad_sample(
                 image.file_name,
                 f"{where} lists two pictures with id {image.id!r}: {images[key].file_name} and {image.file_name}. "
-                "Ids must be unique.",
+                "Ids must be unique: nothing tells whose the annotations are.",
             )
+            left_out.add(key)
         elif image.file_name in names:
             bad_sample(
                 image.file_name,
@@ -243,7 +245,7 @@ def read_images(
         else:
             images[key] = image
             names.add(image.file_name)
-    return images, left_out - images.keys()
+    return {key: image for key, image in images.items() if key not in left_out}, left_out
 
 
 def names_of(entry: msgspec.Raw) -> EntryNames:
@@ -305,10 +307,10 @@ def find_folder(
 
 
 def locate_files(
-    file: CocoJson, folder: Located, names: Iterable[str], leave_out: Callable[..., None]
+    file: CocoJson, folder: Located, what: str, names: Iterable[str], leave_out: Callable[..., None]
 ) -> Mapping[str, str]:
     """
-    Where files are, by the names that a JSON file has for them.
+    Where files are, by the names that a JSON file has for them; `what` as in [`find_folder`].
 
     One that is missing, or that is there under another name already, is given to `leave_out`.
     """
@@ -322,7 +324,8 @@ def locate_files(
             shown = folder.tree.path(posixpath.join(folder.folder, name))
             where = folder.tree.path(folder.folder)
             reason = f"{num_missing} of {len(names)} files that {file.path} refers to are not in {where}"
-            hint = " --images_dir names a folder of pictures elsewhere." if num_missing == len(names) else ""
+            is_elsewhere = num_missing == len(names) and what == "pictures"
+            hint = " --images_dir names a folder of pictures elsewhere." if is_elsewhere else ""
             leave_out(
                 shown, f"{shown} is missing ({reason}). Add it or drop its annotations.{hint}", FileNotFoundError
             )

@@ -123,8 +123,8 @@ class CocoPanopticDataset(SegmentationDataset):
         images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
         self.image_folder = find_folder(self.json, "pictures", pictures, "panoptic_", images_tree)
         self.panoptic_folder = find_folder(self.json, "panoptic PNGs", pngs, "panoptic_")
-        self._picture_paths = locate_files(self.json, self.image_folder, pictures, self.bad_sample)
-        self._png_paths = locate_files(self.json, self.panoptic_folder, pngs, self.bad_sample)
+        self._picture_paths = locate_files(self.json, self.image_folder, "pictures", pictures, self.bad_sample)
+        self._png_paths = locate_files(self.json, self.panoptic_folder, "panoptic PNGs", pngs, self.bad_sample)
         self.annotations = [
             entry
             for entry, picture in zip(usable, pictures)

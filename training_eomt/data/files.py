@@ -81,10 +81,23 @@ class FileTree:
         return sorted(prefix + entry for entry, place in entries.items() if place != "folder")
 
     def below(self, folder: str = "") -> list[str]:
-        """The names of all files below a folder, sorted."""
-        names = self.files(folder)
-        for inner in self.folders(folder):
-            names += self.below(inner)
+        """The names of all files below a folder, sorted. Folders that links in linked folders lead to count once."""
+        names: list[str] = []
+        real = os.path.realpath(self.root / folder)
+        seen = {real}
+        folders = [(folder, real, 0)]  # where each really is, and the links on the way
+        while folders:
+            folder, real, num_links = folders.pop()
+            names += self.files(folder)
+            for inner in self.folders(folder):
+                is_link = (self.root / inner).is_symlink()
+                target = (
+                    os.path.realpath(self.root / inner) if is_link else os.path.join(real, posixpath.basename(inner))
+                )
+                if num_links + is_link > 1 and target in seen:
+                    continue  # links among a few folders make gigantic numbers of ways
+                seen.add(target)
+                folders.append((inner, target, num_links + is_link))
         return sorted(names)
 
     def path(self, name: str) -> str:

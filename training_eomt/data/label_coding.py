@@ -215,7 +215,8 @@ def segments_of(
             )
         raise ValueError(
             f"{where}: {number} pixels have the value {unknown[0]}, which is no class: these are "
-            f"{_listed(sorted(category_ids))}. Values that belong to no class are given as --ignore_index."
+            f"{_listed(sorted(category_ids))}. Values that belong to no class are given as --ignore_index, those of "
+            "other classes with --class_names or --label_values."
         )
     rles = encode_masks(label_map, values)
     return [Annotation(rle, category_ids[value]) for rle, value in zip(rles, values, strict=True)]

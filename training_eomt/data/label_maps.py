@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -174,12 +175,15 @@ def as_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
 
 
 def files_by_stem(tree: FileTree, folder: str, suffixes: Collection[str]) -> dict[str, str]:
-    """The files of a folder, by their name without folder and suffix. Two files of one name are a `ValueError`."""
+    """
+    The files of a folder, by their name without folder and suffix, in Unicode's composed form: systems and programs
+    write accents in either. Two files of one name are a `ValueError`.
+    """
     files: dict[str, str] = {}
     for name in tree.below(folder):
         path = PurePosixPath(name)
         if path.suffix.lower() in suffixes:
-            stem = path.relative_to(folder).with_suffix("").as_posix()
+            stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
             if (other := files.setdefault(stem, name)) != name:
                 raise ValueError(f"{tree.path(other)} and {tree.path(name)} are both called {stem}: remove one.")
     return files
@@ -215,7 +219,7 @@ def _listed_stems(tree: FileTree, split: str | None) -> set[str] | None:
     own = choose_split(list(lists), split, tree.path(LISTS))
     chosen = list(lists.values()) if own is None else [lists[own]]
     lines = (line.strip().strip('"') for name in chosen for line in tree.read_text(name).splitlines())
-    return {line for line in lines if line}
+    return {unicodedata.normalize("NFC", line) for line in lines if line}
 
 
 def _find_folders(tree: FileTree, split: str | None) -> tuple[str, str]:

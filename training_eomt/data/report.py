@@ -110,9 +110,13 @@ class DataReport:
                 f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
                 "counts: set 'iscrowd' to 0 for single objects"
             )
+        if not self.num_segments:
+            only_things = ": only things count there ('isthing' is 1)" if self.task == "instance" else ""
+            return f"the data have no class for {self.task} segmentation{only_things}"
+        left_out = f"left out ({len(self.bad_samples):,}), " if self.bad_samples else ""
         return (
             f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
-            "of pictures that are not there, or void throughout"
+            f"{left_out}of pictures that are not there, or void throughout"
         )
 
     def _warnings(self) -> list[str]:
@@ -228,7 +232,8 @@ def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progres
         num_workers: processes that read.
         show_progress: whether to show a progress bar.
     """
-    summaries = [dataset.summary(index) for index in range(len(dataset))]
+    # Where bad parts are left out, only reading tells which they are.
+    summaries = [None if dataset.skip_bad_samples else dataset.summary(index) for index in range(len(dataset))]
     known = [summary for summary in summaries if summary is not None]
     if any(len(summary.label_ids) > summary.num_crowds for summary in known):
         return True

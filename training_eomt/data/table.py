@@ -13,12 +13,13 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from PIL import Image
 
-from .base import Annotation, SegmentationDataset
+from .base import Annotation, BadSample, SegmentationDataset
 from .class_names import by_value, find_class_names, numbered, read_class_names
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
 from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding, values_in
 from .label_maps import as_tree
+from .report import listed
 from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
 
@@ -89,7 +90,8 @@ class TableDataset(SegmentationDataset):
 
             self.table.check(self.image_column, self.annotation_column, leave_out)
         if not len(self.table):
-            raise ValueError(f"{where} has no rows: there is no picture to read.")
+            reasons = listed([BadSample(*entry) for entry in left_out])
+            raise ValueError("\n".join([f"{where} has no rows that can be used: there is no picture.", *reasons]))
         names, table = given_class_names(class_names), given_label_values(label_values)
         if names is None and table is None:
             names = _names_on_hub(str(path)) if tree is None else find_class_names(tree)

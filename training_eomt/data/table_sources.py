@@ -72,6 +72,8 @@ class MetadataTable:
                 continue
             files = Located(tree, "")
             self._rows.append({column: files.find(name) or name if name else "" for column, name in names.items()})
+        if keys is None and self._faults:
+            raise ValueError(f"{self._faults[0][1]} None of its {len(self._faults)} rows can be read.")
         self.columns: list[str] = list((keys or {}).values())
         if split and self.columns:
             self._keep_split(split)

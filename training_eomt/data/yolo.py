@@ -112,7 +112,6 @@ class YoloDataset(SegmentationDataset):
         places = _Places(trees, path_in_yaml, where)
         self.files: list[tuple[FileTree, str, str | None]] = []  # picture, and text file where there is one
         given = _named_parts(content, split or "train", where)
-        self._listed: set[tuple[int, str]] = set()  # pictures of lists: the number of their tree, their name
         for name in given:
             if name.endswith(".txt"):
                 self._add_list(*places.list_file(name), places)
@@ -121,6 +120,8 @@ class YoloDataset(SegmentationDataset):
         if not given:
             has_splits = any(key in content for other in SPLITS for key in split_names(other))
             self._add_folder(self.tree, _usual_folder(self.tree, split or "train", where, has_splits))
+        # Folders and lists may have pictures in common.
+        self.files = list({(tree.root, picture): (tree, picture, text) for tree, picture, text in self.files}.values())
         if not self.files:
             raise FileNotFoundError(f"{where}: the folders of its {split or 'train'} split hold no pictures.")
 
@@ -202,9 +203,6 @@ class YoloDataset(SegmentationDataset):
                 self.bad_sample(line, f"{line} is missing ({reason}).", FileNotFoundError)
                 continue
             picture_tree, picture = place
-            if (key := (places.trees.index(picture_tree), picture)) in self._listed:
-                continue
-            self._listed.add(key)
             folder, file_name = posixpath.split(picture)
             text = posixpath.join(_text_folder(folder) or "", PurePosixPath(file_name).with_suffix(".txt").name)
             self.files.append((picture_tree, picture, text if text in picture_tree else None))
@@ -314,7 +312,7 @@ def _read_settings(tree: FileTree, name: str) -> tuple[dict[Any, Any], str | Non
 def _named_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str]:
     """The folders and lists of a split as the YAML file names them."""
     for key in split_names(split):
-        if (given := content.get(key)) is None:
+        if (given := content.get(key)) in (None, ""):
             continue
         try:
             named = msgspec.convert(given, str | list[str])

@@ -21,6 +21,9 @@ def test_class_names_are_read_from_text_tables_and_json(tmp_path):
         ("e.json", '{"1": "car, automobile", "0": "road"}'),
         ("f.txt", "# CVAT's\n\n# label:color_rgb:parts:actions\nroad:0,0,0::\ncar, automobile:128, 0,0::\n"),
         ("g.txt", "# mine\nroad\n\n  # more\ncar, automobile"),
+        ("i.txt", "0\troad\t#804080\tflat\n1\tcar, automobile\t#00008e\tvehicle\n"),
+        ("j.txt", "0\t128\t64\t128\troad\n1\t0\t0\t142\tcar, automobile\n"),
+        ("k.txt", "id\tname\tcolour\n0\troad\t#804080\n1\tcar, automobile\t#00008e\n"),
         ("h.txt", "Index\tColour\tName\n1\t#fff\tcar, automobile\n0\t#000\troad\n"),
     ):
         assert read(tmp_path, name, text) == ["road", "car, automobile"], name
@@ -54,6 +57,9 @@ def test_a_byte_order_mark_belongs_to_no_name(tmp_path, encoding, name, text):
         ("gap.json", '{"1": "a", "4": "b"}', r"gap\.json has names for classes up to 4, and none for 2\."),
         ("far.json", '{"7": "a"}', r"far\.json has names for classes up to 7, and none for 0\."),
         ("huge.json", '{"0": "a", "99999999999999999999": "b"}', r"huge\.json has names for classes up to 9{20}"),
+        ("digits.json", '{"' + 5000 * "9" + '": "a"}', r"digits\.json must map the numbers.* is no number"),
+        ("digits.txt", 5000 * "9" + ": a\n", r"digits\.txt: line 1"),
+        ("half.json", '["a\\ud800"]', r"half\.json is not valid JSON: .*surrogates"),
         ("twice.txt", "0: a\n0: a\n", r"twice\.txt: line 2 names class 0 a second time"),
         ("twice.json", '{"0": "road", "0": "car"}', r"twice\.json is not valid JSON: the key '0' comes twice"),
         ("same.json", '{"0": "road", "00": "car"}', r"same\.json: two of its 2 keys are the same number"),

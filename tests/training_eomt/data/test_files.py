@@ -145,6 +145,17 @@ def test_links_to_folders_around_them_are_not_followed(tmp_path):
         FileTree(tmp_path / "data").open("b/loop")
 
 
+def test_links_among_folders_end(tmp_path):
+    """There are 10^12 ways through twelve folders that link to each other, and 13 files at the end of each."""
+    for folder in range(12):
+        write(tmp_path / str(folder) / "1.jpg")
+        for other in range(12):
+            (tmp_path / str(folder) / f"to_{other}").symlink_to(tmp_path / str(other))
+    names = FileTree(tmp_path).below()
+    assert len(names) < 1000 and {f"{folder}/1.jpg" for folder in range(12)} < set(names)
+    assert "3/to_5/1.jpg" in names, "a single link is followed"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes")
 def test_a_pipe_is_an_error_that_names_it(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -95,6 +95,14 @@ def test_a_file_without_counterpart_is_an_error_or_left_out(tmp_path):
     assert len(dataset) == 1 and dataset.bad_samples[0].name.endswith("b.jpg")
 
 
+def test_names_in_either_form_of_unicode_are_one(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "caf\u00e9.png")
+    Image.new("L", (4, 4)).save(tmp_path / "masks" / "cafe\u0301.png")
+    assert len(LabelMapDataset(tmp_path)[0].targets) == 1
+
+
 def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
     write(tmp_path, {"a": LABEL_MAP, "b": LABEL_MAP, "c": LABEL_MAP, "d": LABEL_MAP})
     masks = tmp_path / "masks"

@@ -231,6 +231,20 @@ def test_a_row_that_is_wrong_is_named_or_left_out(folder, line, message):
     assert len(dataset) == 3 and len(dataset.bad_samples) == 1
 
 
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ('{"image_file_name": "gone.png", "label_file_name": "maps/a.png"}', r"gone\.png, which .* is missing"),
+        ('{"image_file_name": 5, "label_file_name": "maps/a.png"}', "line 1: 'image_file_name' is not the name"),
+        ('{"image_file_name": ', "line 1 is not valid JSON"),
+    ],
+)
+def test_where_no_row_can_be_used_the_reasons_are_listed(folder, row, message):
+    (folder / "metadata.jsonl").write_text(row + "\n")
+    with pytest.raises(ValueError, match=f"(?s)metadata\\.jsonl.*{message}"):
+        TableDataset(folder, skip_bad_samples=True)
+
+
 def test_the_kind_is_that_of_the_first_annotation_that_can_be_read(tmp_path):
     folder = write_folder(tmp_path / "data", COLOURS)
     (folder / "maps" / "a.png").write_bytes(b"")

@@ -57,6 +57,25 @@ def test_pictures_are_found_however_the_yaml_names_them(folder, text):
     assert len(dataset) == 2 and len(dataset[0].targets) == 2
 
 
+@pytest.mark.parametrize("named", ["[images/train, images/train]", "[images, images/train]", "[train.txt, images]"])
+def test_pictures_that_are_named_twice_count_once(folder, named):
+    (folder / "train.txt").write_text("images/train/a.png\n./images/train/a.png\n")
+    (folder / "data.yaml").write_text(f"train: {named}\nnames: [cat, dog]")
+    dataset = YoloDataset(folder)
+    assert len({dataset.name(index) for index in range(len(dataset))}) == len(dataset)
+
+
+def test_a_split_without_a_folder_is_not_all_pictures(folder):
+    (folder / "data.yaml").write_text("train: ''\nnames: [cat, dog]")
+    assert [Path(name).name for _, name, _ in YoloDataset(folder).files] == ["a.png", "b.png"]
+
+
+def test_names_in_either_form_of_unicode_are_one(folder):
+    (folder / "images/train/a.png").rename(folder / "images/train/\u00e9.png")
+    (folder / "labels/train/a.txt").rename(folder / "labels/train/e\u0301.txt")
+    assert sum(len(sample.targets) for sample in YoloDataset(folder)) == 2
+
+
 def test_a_yaml_file_elsewhere_names_the_folder(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
     path.write_text(f"path: {folder}\ntrain: images/train\nnames: [cat, dog]")
