@@ -70,6 +70,12 @@ def remote_code_cache(tmp_path, monkeypatch) -> Iterator[None]:
         del sys.modules[name]
 
 
+@pytest.fixture
+def fresh_compiler_cache(tmp_path_factory, monkeypatch) -> None:
+    """Generated code is compiled in this test: what lies in the cache may be another processor's, and crash."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -52,7 +52,7 @@ def test_in_bfloat16_outputs_stay_nearly_the_same(model):
 
 
 @pytest.mark.slow
-def test_quantised_and_compiled_outputs_stay_nearly_the_same(tiny_config):
+def test_quantised_and_compiled_outputs_stay_nearly_the_same(tiny_config, fresh_compiler_cache):
     pytest.importorskip("torchao")
     if not multiplies_exactly(quantizer("int8")):
         pytest.skip("this processor has no instructions for exact sums of 8-bit products")
