@@ -17,7 +17,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file, logging
 
 from .configuration_eomt import as_pair
-from .folders_eomt import draft_folder, give_usual_mode, replace_files
+from .folders_eomt import draft_folder, give_usual_mode, publish
 from .model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE, further_tags, model_card, read_metadata
 
 
@@ -112,7 +112,7 @@ def save_into(folder: str | PathLike, save: Callable[[Path], None], source: str 
         with draft_folder(folder, ".saving-") as draft:
             save(draft)
             _finish_files(draft, source)
-            replace_files(draft, folder)
+            publish(draft, folder)
     finish_saved_folder(folder, is_model=True)
 
 
