@@ -132,7 +132,7 @@ def _numbers_of(id2label: dict[Any, Any]) -> dict[str, int]:
     return {label: number for number, label in id2label.items()}
 
 
-def _is_inverse(label2id: Any, id2label: dict[int, str]) -> bool:
+def _is_inverse(label2id: Any, id2label: dict[Any, Any]) -> bool:
     """Whether names have the numbers of `id2label`, which people also write as texts."""
     if not isinstance(label2id, dict):
         return False

@@ -87,7 +87,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
                 that cannot be.
         """
-        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        source: Any = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         for name in INDICES if source is not None else ():
             if (index := Path(source, kwargs.get("subfolder") or "", name)).is_file():
                 read_index(index)  # Transformers takes it as it is
