@@ -283,6 +283,12 @@ class EomtConfig(PreTrainedConfig):
             **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
         }
 
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As `PreTrainedConfig.save_pretrained`. Code in other repositories is not named in what is saved."""
+        here = {name: place for name, place in self.auto_map.items() if "--" not in place}
+        self.auto_map = {**self.own_auto_map(), **here}
+        return super().save_pretrained(save_directory, **kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
