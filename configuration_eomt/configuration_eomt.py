@@ -132,15 +132,6 @@ def _numbers_of(id2label: dict[Any, Any]) -> dict[str, int]:
     return {label: number for number, label in id2label.items()}
 
 
-def _is_inverse(label2id: Any, id2label: dict[Any, Any]) -> bool:
-    """Whether names have the numbers of `id2label`, which people also write as texts."""
-    if not isinstance(label2id, dict):
-        return False
-    return {label: str(number) for label, number in label2id.items()} == {
-        label: str(number) for label, number in _numbers_of(id2label).items()
-    }
-
-
 class EomtConfig(PreTrainedConfig):
     r"""
     Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
@@ -252,6 +243,8 @@ class EomtConfig(PreTrainedConfig):
         check_field(name, value)
         if name == "id2label" and value is not None:
             value = numbered_labels(value)
+        if name == "label2id" and value is not None:
+            value = {label: int(number) for label, number in value.items()}
         super().__setattr__(name, value)
         if name == "id2label" and value is not None:
             self.label2id = _numbers_of(value)
@@ -306,7 +299,7 @@ class EomtConfig(PreTrainedConfig):
         config._check_sizes()
         if config.id2label is not None:
             config.label2id = _numbers_of(config.id2label)
-            if given is not None and not _is_inverse(given, config.id2label):
+            if given is not None and {label: int(number) for label, number in given.items()} != config.label2id:
                 raise ValueError(f"label2id={shown(given)} is not the inverse of id2label={shown(config.id2label)}.")
         return loaded
 
@@ -332,7 +325,7 @@ class EomtConfig(PreTrainedConfig):
             `OSError`: there is no configuration, or an empty one.
         """
         settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if not settings:
+        if not settings.keys() - {"_commit_hash"}:  # which some versions of Transformers add
             raise OSError(f"{pretrained_model_name_or_path} has no config.json with the configuration of a model.")
         return settings, unused
 

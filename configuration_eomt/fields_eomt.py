@@ -67,6 +67,14 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and (is_integer(number) or (isinstance(number, str) and re.fullmatch("[0-9]{1,9}", number)))
+        for name, number in value.items()
+    )
+
+
 def _is_quantization(value: Any) -> bool:
     return isinstance(value.get("quant_method", ""), str) if isinstance(value, dict) else hasattr(value, "to_dict")
 
@@ -112,6 +120,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "importance_sample_ratio": _PROBABILITY,
     "num_queries": _integer(1, 2**16),
     "num_register_tokens": _integer(0, 2**12),
+    "label2id": _or_none(("a dictionary from names of classes to numbers", _are_numbers)),
     "num_labels": _integer(1, MOST_CLASSES),
     "intermediate_size": _integer(1, 2**20),
     "rope_parameters": _or_none(("a dictionary with rope_theta, a number above 0", _is_rope)),

@@ -224,9 +224,14 @@ def test_keys_of_id2label_are_numbers_and_label2id_is_its_inverse(tmp_path, tiny
     stored = {**tiny_config.to_dict(), "label2id": {"cat": 2}}
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert EomtConfig.from_pretrained(tmp_path).label2id == {"cat": 0, "dog": 1, "sky": 2}
-    for wrong in ({"sky": 0}, {"cat": 0, "dog": 1, "sky": "two"}, ["cat", "dog", "sky"]):
-        with pytest.raises(ValueError, match=r"label2id=.*not the inverse of id2label"):
+    with pytest.raises(ValueError, match=r"label2id=.*not the inverse of id2label"):
+        EomtConfig.from_pretrained(tmp_path, label2id={"sky": 0})
+    for wrong in ({"cat": 0, "dog": 1, "sky": "two"}, {0: 0}, {"cat": None}, {"cat": True}, ["cat"], 65, "cat"):
+        message = "label2id=.*expected None or a dictionary from names of classes to numbers"
+        with pytest.raises(ValueError, match=message):
             EomtConfig.from_pretrained(tmp_path, label2id=wrong)
+        with pytest.raises(ValueError, match=message):
+            EomtConfig(label2id=wrong)
 
 
 def test_numbers_of_classes_may_be_texts_in_both_tables_as_in_transformers_own_guides(tmp_path, tiny_config):
