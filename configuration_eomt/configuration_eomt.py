@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .fields_eomt import check_field, numbered_labels, shown
+from .fields_eomt import check_field, is_integer, numbered_labels, shown
 
 
 # The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, and `EomtDinov3Config(**...)` for those of
@@ -89,8 +89,10 @@ _CUSTOM_PIPELINES = _CustomPipelines(
 
 def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """`(height, width)` of a size given as one int (square) or as a pair."""
-    if isinstance(size, int):
-        return size, size
+    if is_integer(size):
+        return int(size), int(size)  # type: ignore[arg-type]
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise ValueError(f"{shown(size)} is no size: expected one number of pixels, or height and width.")
     height, width = size
     return int(height), int(width)
 
@@ -102,8 +104,10 @@ def patch_grid(
     `(rows, columns)` of patches in an image; sizes in pixels, one int for a square or `(height, width)`.
 
     Raises:
-        ValueError: the patch size does not divide the image size.
+        ValueError: the patch size does not divide the image size, or one of them is no size.
     """
+    check_field("image_size", image_size)
+    check_field("patch_size", patch_size)
     (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(patch_size)
     if height % patch_height or width % patch_width:
         raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}.")
@@ -112,6 +116,7 @@ def patch_grid(
 
 def default_num_blocks(num_hidden_layers: int) -> int:
     """Number of query blocks of the published model that is at least as deep."""
+    check_field("num_hidden_layers", num_hidden_layers)
     published = {size["num_hidden_layers"]: size["num_blocks"] for size in EOMT_SIZES.values()}
     deep_enough = [depth for depth in sorted(published) if depth >= num_hidden_layers]
     return min(published[deep_enough[0] if deep_enough else max(published)], num_hidden_layers)
@@ -119,6 +124,7 @@ def default_num_blocks(num_hidden_layers: int) -> int:
 
 def default_num_upscale_blocks(patch_size: int | list[int] | tuple[int, int]) -> int:
     """Number of 2x upscalings that bring patch tokens to a quarter of the image's resolution, section 3.2."""
+    check_field("patch_size", patch_size)
     return max(1, int(math.log2(max(as_pair(patch_size)))) - 2)
 
 
@@ -237,6 +243,8 @@ class EomtConfig(PreTrainedConfig):
         check_field(name, value)
         if name == "id2label" and value is not None:
             value = numbered_labels(value)
+        if name == "label2id" and value is not None:
+            value = {label: int(number) for label, number in value.items()}
         super().__setattr__(name, value)
         if name == "id2label" and value is not None:
             self.label2id = _numbers_of(value)
@@ -268,6 +276,12 @@ class EomtConfig(PreTrainedConfig):
             **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
         }
 
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As `PreTrainedConfig.save_pretrained`. Code in other repositories is not named in what is saved."""
+        here = {name: place for name, place in self.auto_map.items() if "--" not in place}
+        self.auto_map = {**self.own_auto_map(), **here}
+        return super().save_pretrained(save_directory, **kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
@@ -276,13 +290,16 @@ class EomtConfig(PreTrainedConfig):
         Raises:
             `ValueError`: a setting that cannot be; a `label2id` that is not the inverse of `id2label`.
         """
+        for name in ("self", "attribute_map"):
+            if name in config_dict:  # of Transformers' own code
+                raise ValueError(f"{name}={shown(config_dict[name])} is no setting of a model.")
         given = kwargs.get("label2id")
         loaded = super().from_dict(config_dict, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._check_sizes()
         if config.id2label is not None:
             config.label2id = _numbers_of(config.id2label)
-            if given is not None and given != config.label2id:
+            if given is not None and {label: int(number) for label, number in given.items()} != config.label2id:
                 raise ValueError(f"label2id={shown(given)} is not the inverse of id2label={shown(config.id2label)}.")
         return loaded
 
@@ -308,7 +325,7 @@ class EomtConfig(PreTrainedConfig):
             `OSError`: there is no configuration, or an empty one.
         """
         settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if not settings:
+        if not settings.keys() - {"_commit_hash"}:  # which some versions of Transformers add
             raise OSError(f"{pretrained_model_name_or_path} has no config.json with the configuration of a model.")
         return settings, unused
 

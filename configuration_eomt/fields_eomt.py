@@ -67,6 +67,18 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and (is_integer(number) or (isinstance(number, str) and re.fullmatch("[0-9]{1,9}", number)))
+        for name, number in value.items()
+    )
+
+
+def _is_quantization(value: Any) -> bool:
+    return isinstance(value.get("quant_method", ""), str) if isinstance(value, dict) else hasattr(value, "to_dict")
+
+
 def _is_dtype(value: Any) -> bool:
     return isinstance(getattr(torch, value, None) if isinstance(value, str) else value, torch.dtype)
 
@@ -108,6 +120,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "importance_sample_ratio": _PROBABILITY,
     "num_queries": _integer(1, 2**16),
     "num_register_tokens": _integer(0, 2**12),
+    "label2id": _or_none(("a dictionary from names of classes to numbers", _are_numbers)),
     "num_labels": _integer(1, MOST_CLASSES),
     "intermediate_size": _integer(1, 2**20),
     "rope_parameters": _or_none(("a dictionary with rope_theta, a number above 0", _is_rope)),
@@ -122,6 +135,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a dictionary from Auto classes to classes, such as {'AutoConfig': 'configuration_eomt.EomtConfig'}",
         lambda value: isinstance(value, dict) and _are_texts([*value, *value.values()]),
     ),
+    **dict.fromkeys(
+        ("base_model_tp_plan", "base_model_pp_plan"),
+        _or_none(("a dictionary", lambda value: isinstance(value, dict))),
+    ),
     "configuration_files": ("a list of names of files", _are_texts),
     "chunk_size_feed_forward": _integer(0, 2**31),
     "dtype": _or_none(("the name of a dtype of PyTorch, such as 'float32'", _is_dtype)),
@@ -130,9 +147,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "output_hidden_states": _or_none(_FLAG),
     "per_layer_config": _or_none(("a dictionary", lambda value: isinstance(value, dict))),
     "problem_type": _or_none(("a problem type of Transformers", lambda value: value in _PROBLEM_TYPES)),
-    "quantization_config": _or_none(
-        ("a dictionary or a configuration", lambda value: isinstance(value, dict) or hasattr(value, "to_dict"))
-    ),
+    "quantization_config": _or_none(("a dictionary with the name of a quant_method", _is_quantization)),
     "return_dict": _or_none(_FLAG),
     "torch_dtype": _or_none(("the name of a dtype of PyTorch, such as 'float32'", _is_dtype)),
     "transformers_version": _or_none(("a text", lambda value: isinstance(value, str))),

@@ -16,8 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file, logging
 
-from .configuration_eomt import as_pair
-from .folders_eomt import draft_folder, give_usual_mode, replace_files
+from .folders_eomt import draft_folder, give_usual_mode, publish
 from .model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE, further_tags, model_card, read_metadata
 
 
@@ -112,7 +111,7 @@ def save_into(folder: str | PathLike, save: Callable[[Path], None], source: str 
         with draft_folder(folder, ".saving-") as draft:
             save(draft)
             _finish_files(draft, source)
-            replace_files(draft, folder)
+            publish(draft, folder)
     finish_saved_folder(folder, is_model=True)
 
 
@@ -181,7 +180,9 @@ def _compare_sizes(folder: Path, config: Mapping[str, Any], processor: Mapping[s
     """Warns where the image processor does not make the images for which the model was set."""
     of_model, size = config.get("image_size"), processor.get("size")
     edges = set(size.values()) - {None} if isinstance(size, Mapping) else {size} - {None}
-    if of_model is not None and edges and not edges & set(as_pair(of_model)):
+    # (An image processor is saved with this file and without that of the configuration.)
+    edges_of_model = set(of_model) if isinstance(of_model, list) else {of_model}
+    if of_model is not None and edges and not edges & edges_of_model:
         logger.warning(
             "%s: the model is set to images of %s pixels, the image processor makes images of %s. After "
             "set_image_size give the processor the same size.",

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 from transformers import ImageSegmentationPipeline
 from transformers.pipelines.base import ChunkPipeline
 
@@ -88,7 +90,11 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
             if not inputs:
                 return []
             inputs = [_NumberedImage(index, image) for index, image in enumerate(inputs)]
-        elif isinstance(inputs, Iterator) or (isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)):
+        elif isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
+            # by its length: not every data set raises an IndexError at its end
+            data_set: Any = inputs
+            inputs = (_NumberedImage(index, data_set[index]) for index in range(len(data_set)))
+        elif not isinstance(inputs, str | bytes | IOBase) and isinstance(inputs, Iterator | Sequence):
             # also a column of a data set, whose images are not read all at once
             inputs = (_NumberedImage(index, image) for index, image in enumerate(inputs))
         return super().__call__(inputs, **kwargs)

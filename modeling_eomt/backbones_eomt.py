@@ -31,6 +31,7 @@ SUPPORTED_BACKBONES = {
     "eomt": ("dinov2", "dinov2_with_registers", "vit", "deit"),
     "eomt_dinov3": ("dinov3_vit",),
 }
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Fields that have the same name and meaning there and here.
 _SHARED_FIELDS = (
     "hidden_size",
@@ -101,17 +102,16 @@ class Backbone:
         The weights at the patch size and patch grid of a model.
 
         Raises:
-            ValueError: parameters that are missing, unknown or of another shape, all listed.
+            ValueError: parameters that are missing, unknown, of another shape or not finite, all listed.
         """
         config: Any = model.config
         weights = dict(self.weights)
         for name in [name for name in weights if name.startswith("embeddings.patch_embeddings.")]:
-            if name.endswith(".weight"):
+            if name.endswith(".weight") and weights[name].ndim == 4:
                 weights[name] = resample_patch_kernel(weights[name], as_pair(config.patch_size))
-        if self.grid is not None:
-            grid = patch_grid(config.image_size, config.patch_size)
-            name = "embeddings.position_embeddings.weight"
-            weights[name] = resample_grid(weights[name], self.grid, grid)
+        name = "embeddings.position_embeddings.weight"
+        if self.grid is not None and name in weights:
+            weights[name] = resample_grid(weights[name], self.grid, patch_grid(config.image_size, config.patch_size))
         expected = {name: value for name, value in model.state_dict().items() if is_backbone(name)}
         for name, parameter in expected.items():
             if name not in weights:
@@ -133,7 +133,7 @@ def is_backbone(name: str) -> bool:
 
 
 def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Raises a ValueError that begins with `what` and lists what is missing, unexpected or of the wrong shape."""
+    """Raises a ValueError that begins with `what` and lists what is missing, unexpected, misshapen or no weight."""
     problems = [f"missing: {name}" for name in expected if name not in given]
     problems += [f"unexpected: {name}" for name in given if name not in expected]
     problems += [
@@ -141,8 +141,26 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], w
         for name in given
         if name in expected and given[name].shape != expected[name].shape
     ]
+    problems += [f"{fault}: {name}" for name in given if name in expected and (fault := fault_of(given[name]))]
     if problems:
         raise ValueError(f"{what}:\n  " + "\n  ".join(problems))
+
+
+def fault_of(weight: Tensor) -> str | None:
+    """Why a tensor cannot be a weight; None if it can."""
+    if not weight.is_floating_point():
+        return f"{weight.dtype} instead of floating point numbers"
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return None if wide.isfinite().all() else "not finite (nan or inf)"
+
+
+def check_tensors(weights: Any, what: str) -> None:
+    """Raises a ValueError that begins with `what` unless `weights` maps names to tensors."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{what} holds {type(weights).__name__}: expected a dictionary from names to tensors.")
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor):
+            raise ValueError(f"{what} has {type(weight).__name__} at {name!r:.80}: expected names and tensors only.")
 
 
 def resample_patch_kernel(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -195,14 +213,13 @@ def read_backbone(name_or_path: str | PathLike, model_type: str, **hub_kwargs: A
             f"Supported are {', '.join(SUPPORTED_BACKBONES[model_type])}{timm}.{hint}"
         )
     weights = rename_weights(read_weights(name_or_path, **hub_kwargs), is_dinov3=model_type == "eomt_dinov3")
-    if is_timm:
-        config, grid = timm_config(weights, architecture, raw_config)
-    else:
-        try:
-            source = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
-            config, grid = transformers_config(source)
-        except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
-            raise ValueError(f"The configuration of {name_or_path} cannot be read: {error}") from error
+    try:
+        if is_timm:
+            config, grid = timm_config(weights, architecture, raw_config)
+        else:
+            config, grid = transformers_config(AutoConfig.from_pretrained(name_or_path, **hub_kwargs))
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"The configuration of {name_or_path} cannot be read: {error}") from error
     return _with_prefix_positions(Backbone(config, weights, grid))
 
 
@@ -220,14 +237,30 @@ def read_weights(name_or_path: str | PathLike, **hub_kwargs: Any) -> dict[str, T
 
     if path := find("model.safetensors"):
         return read_weight_file(path)
-    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+    for index_name in INDICES:
         if index := find(index_name):
-            shards = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-            paths = [str(cached_file(name_or_path, shard, **hub_kwargs)) for shard in shards]
+            paths = [str(cached_file(name_or_path, shard, **hub_kwargs)) for shard in read_index(index)]
             return {name: weight for shard in paths for name, weight in read_weight_file(shard).items()}
     if path := find("pytorch_model.bin"):
         return read_weight_file(path)
     raise OSError(f"{name_or_path} has no model.safetensors and no pytorch_model.bin, whole or sharded.")
+
+
+def read_index(path: str | PathLike) -> list[str]:
+    """The files that an index of sharded weights names. Raises a ValueError that says what is wrong with it."""
+    try:
+        index = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    files, metadata = (index.get(name) if isinstance(index, dict) else None for name in ("weight_map", "metadata"))
+    if not isinstance(files, dict) or not files or not isinstance(metadata, dict):
+        raise ValueError(
+            f"{path} is no index: expected metadata, a dictionary, and weight_map, one from names of weights to files."
+        )
+    for name, file in files.items():
+        if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ValueError(f"{path} has {file!r:.80} for {name}: expected the name of a file beside it.")
+    return sorted(set(files.values()))
 
 
 def read_weight_file(path: str | PathLike) -> dict[str, Tensor]:
@@ -238,12 +271,14 @@ def read_weight_file(path: str | PathLike) -> dict[str, Tensor]:
         if str(path).endswith(".safetensors"):
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        return weights.get("state_dict", weights)
     except Exception as error:  # whatever a file that is something else makes the two readers raise
         raise ValueError(
             f"{path} cannot be read as {'safetensors' if str(path).endswith('.safetensors') else 'PyTorch weights'}: "
             f"{error}"
         ) from error
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+    check_tensors(weights, str(path))
+    return weights
 
 
 def rename_weights(weights: Mapping[str, Tensor], is_dinov3: bool) -> dict[str, Tensor]:
@@ -261,11 +296,11 @@ def rename_weights(weights: Mapping[str, Tensor], is_dinov3: bool) -> dict[str, 
             name = re.sub(pattern, replacement, name)
         if _IGNORED.match(name):
             continue
-        if ".attn.qkv." in name:
-            for part, values in zip("qkv", weight.chunk(3), strict=True):
+        if ".attn.qkv." in name and weight.ndim:
+            for part, values in zip("qkv", weight.tensor_split(3), strict=True):
                 renamed[name.replace("attn.qkv", f"attention.{part}_proj")] = values
-        elif ".mlp.weights_in." in name:
-            gate, up = weight.chunk(2)
+        elif ".mlp.weights_in." in name and weight.ndim:
+            gate, up = weight.tensor_split(2)
             renamed[name.replace("weights_in", "gate_proj")] = gate
             renamed[name.replace("weights_in", "up_proj")] = up
         else:
@@ -347,15 +382,20 @@ def _with_prefix_positions(backbone: Backbone) -> Backbone:
     weights = backbone.weights
     positions = weights.pop("position_embeddings", None)
     distillation = weights.pop("distillation_token", None)
-    if positions is None:
+    if positions is None or "embeddings.cls_token" not in weights:
         return backbone
-    positions = positions.view(-1, positions.shape[-1])
+    positions = positions.reshape(-1, positions.shape[-1] if positions.ndim else 1)
     if backbone.grid is None:  # square
         size = math.isqrt(len(positions))
         backbone.grid = (size, size)
     num_prefix = len(positions) - math.prod(backbone.grid)
     if num_prefix not in (0, 1, 2):
         raise ValueError(f"{len(positions)} position embeddings do not fit a patch grid of {backbone.grid}.")
+    if positions.shape[-1] != backbone.config["hidden_size"]:
+        raise ValueError(
+            f"Position embeddings of {positions.shape[-1]} numbers do not fit hidden_size="
+            f"{backbone.config['hidden_size']}."
+        )
     if num_prefix > 0:
         weights["embeddings.cls_token"] = weights["embeddings.cls_token"] + positions[0]
     if distillation is not None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
-from .backbones_eomt import read_backbone, read_weight_file
+from .backbones_eomt import check_tensors, fault_of, read_backbone, read_weight_file
 from .configuration_eomt import EomtConfig, EomtDinov3Config, default_num_upscale_blocks
 from .modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
@@ -103,10 +103,11 @@ def convert_official_checkpoint(
         base_backbone: for delta weights, the folder or Hub name of the backbone they are a difference to.
 
     Raises:
-        ValueError: parameters that are missing, of another shape or unknown, all listed; a backbone that is not
-            supported.
+        ValueError: parameters that are missing, of another shape, unknown or not finite, all listed; a backbone that
+            is not supported.
     """
     weights = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_weight_file(checkpoint)
+    check_tensors(weights, "The checkpoint")
     is_dinov3 = config.model_type == "eomt_dinov3"
     model = (EomtDinov3ForUniversalSegmentation if is_dinov3 else EomtForUniversalSegmentation)(config)
     converted = _converted(weights, model)
@@ -142,15 +143,17 @@ def _converted(weights: Mapping[str, Tensor], model: EomtForUniversalSegmentatio
         used.add(official_name)
         weight = weights[official_name]
         layer = name.split(".")[-2] if "." in name else ""
-        if layer in _FUSED and layer not in official_name:
+        if layer in _FUSED and layer not in official_name and weight.ndim:
             part, num_parts = _FUSED[layer]
-            weight = weight.chunk(num_parts)[part]
-        if name == "embeddings.position_embeddings.weight":
+            weight = weight.tensor_split(num_parts)[part]
+        if name == "embeddings.position_embeddings.weight" and weight.ndim == 3 and len(weight) == 1:
             weight = weight[0]
         if weight.shape != parameter.shape:
             problems.append(
                 f"wrong shape: {official_name} gives {tuple(weight.shape)}, {name} is {tuple(parameter.shape)}"
             )
+        if fault := fault_of(weight):
+            problems.append(f"{fault}: {official_name}")
         converted[name] = weight
     problems += [f"unexpected: {name}" for name in weights if name not in used]
     if problems:
@@ -181,10 +184,13 @@ def infer_config(
     needed = ("network.attn_mask_probs", "network.class_head.bias", f"{_BACKBONE}norm.weight")
     if missing := [name for name in needed if name not in weights]:
         raise ValueError(f"Not a whole EoMT checkpoint: it has no {', '.join(missing)}.")
+    check_tensors(weights, "The checkpoint")
     try:
         return _infer_config(weights, image_size, overrides)
-    except (KeyError, AttributeError, TypeError, IndexError) as error:  # whatever is there instead of tensors
-        raise ValueError(f"Not a whole EoMT checkpoint: {error} is missing, or is no tensor of its kind.") from error
+    except KeyError as error:
+        raise ValueError(f"Not a whole EoMT checkpoint: it has no {error}.") from error
+    except (IndexError, TypeError) as error:  # of tensors with fewer dimensions
+        raise ValueError(f"Not an EoMT checkpoint, its tensors have other shapes: {error}.") from error
 
 
 def _infer_config(
@@ -194,8 +200,13 @@ def _infer_config(
     is_dinov3 = f"{_BACKBONE}patch_embed.patch_embeddings.weight" in weights
     kernel = weights[_BACKBONE + ("patch_embed.patch_embeddings.weight" if is_dinov3 else "patch_embed.proj.weight")]
     registers = weights.get(_BACKBONE + ("patch_embed.register_tokens" if is_dinov3 else "reg_token"))
+    if kernel.ndim != 4:
+        raise ValueError(
+            f"The checkpoint's patch embedding has the shape {tuple(kernel.shape)}: expected four numbers."
+        )
     hidden_size, num_channels, patch_height, patch_width = kernel.shape
-    depth = 1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in weights if name.startswith(blocks))
+    numbers = [name.removeprefix(blocks).split(".")[0] for name in weights if name.startswith(blocks)]
+    depth = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
     config: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_channels": num_channels,
@@ -294,6 +305,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         fields = _read_fields(options.config, options.labels)
+        if "image_size" in fields:
+            if size:
+                raise ValueError(f"--image-size is given, and {options.config} has image_size: leave one out.")
+            size = fields.pop("image_size")
         weights = read_weight_file(options.checkpoint)
         config = infer_config(weights, size, **fields)
         model = convert_official_checkpoint(weights, config, options.base_backbone)

@@ -1,5 +1,6 @@
 """What a checkpoint must hold: all of the model's weights and no others, in their shapes, and finite."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ _OF_CLASSES = ("class_predictor.weight", "class_predictor.bias", "criterion.empt
 _LISTED = 20  # weights of a kind that an error names
 
 
-def check_loaded_weights(model: nn.Module, loaded: Any, load_config: Any) -> None:
+def check_loaded_weights(model: Any, loaded: Any, load_config: Any) -> None:
     """
     Checks what Transformers has just loaded into a model.
 
@@ -28,6 +29,8 @@ def check_loaded_weights(model: nn.Module, loaded: Any, load_config: Any) -> Non
     """
     if load_config.hf_quantizer is not None and load_config.hf_quantizer.pre_quantized:
         return  # weights have other names and parts there, which the library that wrote them knows
+    loaded = copy.copy(loaded)
+    model._adjust_missing_and_unexpected_keys(loaded)  # what a subclass says may be missing or unexpected
     mismatched = sorted(loaded.mismatched_keys)
     if load_config.ignore_mismatched_sizes:
         mismatched = [entry for entry in mismatched if entry[0] not in _OF_CLASSES]

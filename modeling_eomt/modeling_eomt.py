@@ -6,6 +6,7 @@ Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https:
 import dataclasses
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones_eomt import read_backbone
+from .backbones_eomt import INDICES, read_backbone, read_index
 from .configuration_eomt import (
     EomtConfig,
     EomtDinov3Config,
@@ -86,6 +87,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
                 that cannot be.
         """
+        source: Any = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        for name in INDICES if source is not None else ():
+            if (index := Path(source, kwargs.get("subfolder") or "", name)).is_file():
+                read_index(index)  # Transformers takes it as it is
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._read_mask_probabilities()
@@ -137,7 +142,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         settings["num_upscale_blocks"] = default_num_upscale_blocks(patch_size)
         if id2label is not None:
             settings["id2label"] = id2label
-            settings["label2id"] = {name: label_id for label_id, name in id2label.items()}
         settings |= config_overrides
         settings["num_blocks"] = (
             default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
@@ -207,13 +211,12 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Args:
             num_queries: the most segments the model can find in an image, at least 1.
         """
-        if num_queries < 1:
-            raise ValueError(f"num_queries={num_queries}: there must be at least one.")
+        kept = self.config.num_queries
+        self.config.num_queries = num_queries  # which checks it
         queries = torch.randn(num_queries, self.config.hidden_size).to(self.query.weight)
-        kept = min(num_queries, self.config.num_queries)
-        queries[:kept] = self.query.weight[:kept]
+        queries[:kept] = self.query.weight[:num_queries]
         self.query.weight = nn.Parameter(queries, requires_grad=self.query.weight.requires_grad)
-        self.query.num_embeddings = self.config.num_queries = num_queries
+        self.query.num_embeddings = num_queries
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings

@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from configuration_eomt import EomtConfig
 from configuration_eomt.fields_eomt import is_number
-from configuration_eomt.folders_eomt import draft_folder, replace_files
+from configuration_eomt.folders_eomt import draft_folder, publish
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
 from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
 from configuration_eomt.text_eomt import terminal_text
@@ -103,10 +103,7 @@ def export_model(
         write_model_card(draft, name or push_to_hub or folder.as_posix(), written_by=WRITTEN_BY_EXPORT, **facts)
         _check_complete(draft)
         files = sorted(file.name for file in draft.iterdir())
-        if folder.exists():
-            replace_files(draft, folder, last=CARD)
-        else:
-            draft.rename(folder)
+        publish(draft, folder, last=CARD)
     if push_to_hub:
         _upload(folder, push_to_hub, files, private)
     return folder

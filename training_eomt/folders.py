@@ -1,4 +1,4 @@
-"""A folder of a model that is replaced by another: what is in it is never a part of each."""
+"""Drafts of a training, what a full disk ends in, and what is deleted."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,17 +8,15 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
-CONFIG = "config.json"  # without it, nothing loads a folder
 DRAFT = ".draft"  # in a folder, what is going to be in it
 _OF_TORCH_SAVE = ("PytorchStreamWriter", "inline_container", "iostream", "Parent directory")
-_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 
 
 @contextmanager
 def draft_of(folder: Path) -> Iterator[Path]:
     """
-    An empty folder on the disk of `folder`, in it, for what is to be published there. What is left of the draft in the
-    end is deleted; what a process that was killed left there, the next draft deletes.
+    An empty folder on the disk of `folder`, in it, for what is to be published there; several processes that write one
+    model know its name. What is left of it in the end is deleted; what a killed process left, the next draft deletes.
 
     Args:
         folder: where it will be published; made if it does not exist.
@@ -30,30 +28,6 @@ def draft_of(folder: Path) -> Iterator[Path]:
         yield draft
     finally:
         discard(draft)
-
-
-def publish(draft: Path, folder: Path) -> None:
-    """
-    Moves the files of a finished draft into its place, the weights of a former model out of it.
-
-    At whatever moment the process is killed, the folder holds the former model, none that loads, or the new one: the
-    former configuration goes first, the new one comes last.
-
-    Args:
-        draft: a folder of files, `config.json` among them, on the disk of `folder`.
-        folder: its place; if it does not exist, the draft becomes it at once.
-    """
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    (folder / CONFIG).unlink(missing_ok=True)
-    files = sorted(file.name for file in draft.iterdir())
-    for pattern in _WEIGHTS:
-        for former in folder.glob(pattern):
-            if former.name not in files:
-                former.unlink()
-    for name in sorted(files, key=lambda name: name == CONFIG):
-        (draft / name).replace(folder / name)
 
 
 @contextmanager

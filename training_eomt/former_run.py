@@ -6,10 +6,11 @@ from pathlib import Path
 import configuration_eomt
 import image_processing_eomt
 import modeling_eomt
+from configuration_eomt.folders_eomt import CONFIG
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE
 from configuration_eomt.sharing_eomt import CARD
 
-from .folders import CONFIG, DRAFT, discard
+from .folders import DRAFT, discard
 from .run_files import DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 

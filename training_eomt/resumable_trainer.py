@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from configuration_eomt.folders_eomt import CONFIG, give_usual_mode, publish
 from configuration_eomt.sharing_eomt import CARD, update_model_card
 
 from . import resuming
 from . import run_checkpoints as checkpoints
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
-from .folders import CONFIG, DRAFT, disk_errors, draft_of, publish
+from .folders import DRAFT, disk_errors, draft_of
 from .interruption import StopRequest, let_workers_go_on
 from .sampling import DrawSampler
 from .training_arguments import EomtTrainingArguments
@@ -242,8 +243,7 @@ class ResumableTrainer(Trainer):
             trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
             safetensors.torch.save_file(trained, folder / resuming.TRAINED_WEIGHTS)
         if self.args.should_save:
-            for weights in folder.glob("*.safetensors"):  # which safetensors makes private, whatever the umask
-                shutil.copymode(folder / CONFIG, weights)
+            give_usual_mode(folder.glob("*.safetensors"))
 
     @contextmanager
     def _as_deployed(self) -> Iterator[None]:

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import transformers
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
-from configuration_eomt.configuration_eomt import as_pair
+from configuration_eomt.configuration_eomt import as_pair, default_num_blocks, default_num_upscale_blocks, patch_grid
 
 
 def fields_of(config):
@@ -67,6 +68,26 @@ def test_sizes_that_do_not_fit_are_refused(settings, message):
 def test_sizes_are_one_number_or_a_pair():
     assert as_pair(64) == (64, 64)
     assert as_pair([32, 64]) == (32, 64)
+    assert as_pair(np.int64(64)) == (64, 64)
+    for size in ("64", 64.0, None, [1, 2, 3], {"height": 64}):
+        with pytest.raises(ValueError, match="is no size"):
+            as_pair(size)
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (default_num_blocks, "12"),
+        (default_num_blocks, None),
+        (default_num_upscale_blocks, 0),
+        (default_num_upscale_blocks, "16"),
+        (lambda size: patch_grid(size, 16), "64"),
+        (lambda size: patch_grid(64, size), 0),
+    ],
+)
+def test_what_follows_from_sizes_names_a_size_that_cannot_be(function, value):
+    with pytest.raises(ValueError, match=f"{value!r}: expected a whole number"):
+        function(value)
 
 
 def test_the_pipeline_is_named_only_where_its_code_came_along(tmp_path):
@@ -143,6 +164,8 @@ def test_the_pipeline_is_named_only_where_its_code_came_along(tmp_path):
         ("model_type", 5),
         ("per_layer_config", 5),
         ("attn_implementation", 5),
+        ("quantization_config", {"quant_method": ["fp8"]}),
+        ("base_model_tp_plan", 5),
     ],
 )
 def test_a_field_that_cannot_be_is_named_wherever_it_comes_from(tmp_path, tiny_config, field, value):
@@ -203,6 +226,28 @@ def test_keys_of_id2label_are_numbers_and_label2id_is_its_inverse(tmp_path, tiny
     assert EomtConfig.from_pretrained(tmp_path).label2id == {"cat": 0, "dog": 1, "sky": 2}
     with pytest.raises(ValueError, match=r"label2id=.*not the inverse of id2label"):
         EomtConfig.from_pretrained(tmp_path, label2id={"sky": 0})
+    for wrong in ({"cat": 0, "dog": 1, "sky": "two"}, {0: 0}, {"cat": None}, {"cat": True}, ["cat"], 65, "cat"):
+        message = "label2id=.*expected None or a dictionary from names of classes to numbers"
+        with pytest.raises(ValueError, match=message):
+            EomtConfig.from_pretrained(tmp_path, label2id=wrong)
+        with pytest.raises(ValueError, match=message):
+            EomtConfig(label2id=wrong)
+
+
+def test_numbers_of_classes_may_be_texts_in_both_tables_as_in_transformers_own_guides(tmp_path, tiny_config):
+    tiny_config.save_pretrained(tmp_path)
+    labels = ["a", "b", "c", "d"]
+    id2label = {str(number): label for number, label in enumerate(labels)}
+    label2id = {label: str(number) for number, label in enumerate(labels)}
+    loaded = EomtConfig.from_pretrained(tmp_path, id2label=id2label, label2id=label2id)
+    assert loaded.id2label == dict(enumerate(labels)) and loaded.label2id == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
+@pytest.mark.parametrize("name", ["self", "attribute_map"])
+def test_what_is_no_setting_is_named(tmp_path, tiny_config, name):
+    (tmp_path / "config.json").write_text(json.dumps({**tiny_config.to_dict(), name: {"hidden_size": "x"}}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}: {name}=.* is no setting"):
+        EomtConfig.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -241,14 +241,16 @@ def test_code_of_others_is_not_handed_on(model, tmp_path):
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
     loaded = type(model).from_pretrained(tmp_path / "theirs")
     assert loaded.config.auto_map["AutoModel"] == "other/repo--evil.AutoModel"  # for who loads that folder
-    loaded.save_pretrained(tmp_path / "ours")
-    saved = json.loads((tmp_path / "ours" / "config.json").read_text())["auto_map"]
-    assert saved == {
-        "AutoConfig": "configuration_eomt.EomtConfig",
-        "AutoModel": "modeling_eomt.EomtForUniversalSegmentation",
-        "AutoModelForUniversalSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
-        "AutoModelForImageSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
-    }
+    alone = EomtConfig.from_pretrained(tmp_path / "theirs")
+    for part in (loaded, alone):
+        part.save_pretrained(tmp_path / "ours")
+        saved = json.loads((tmp_path / "ours" / "config.json").read_text())["auto_map"]
+        assert saved == {
+            "AutoConfig": "configuration_eomt.EomtConfig",
+            "AutoModel": "modeling_eomt.EomtForUniversalSegmentation",
+            "AutoModelForUniversalSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+            "AutoModelForImageSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+        }
 
 
 def test_a_model_in_the_folder_is_replaced_as_a_whole(model, tmp_path, monkeypatch):

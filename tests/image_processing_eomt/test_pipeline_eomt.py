@@ -1,5 +1,8 @@
 """The pipeline over Transformers' own model: it knows neither this project's model class nor its configuration."""
 
+from io import BytesIO
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +190,32 @@ def test_columns_data_sets_tuples_and_paths_are_read(segmenter, images, tmp_path
     dataset = Dataset.from_dict({"image": files}).cast_column("image", ImageFeature())
     for inputs in (dataset["image"], KeyDataset(dataset, "image"), tuple(images[:3]), files, iter_of(files)):
         assert [as_lists(segments) for segments in segmenter(inputs, batch_size=2)] == expected
+
+
+class EndlessDataset(torch.utils.data.Dataset):
+    """As many data sets of PyTorch it has a length, and no end to its indices."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index % len(self.images)]
+
+
+def test_a_data_set_ends_after_its_length(segmenter, images):
+    expected = [as_lists(segmenter(image)) for image in images[:3]]
+    found = islice(segmenter(EndlessDataset(images[:3]), batch_size=2), 10)
+    assert [as_lists(segments) for segments in found] == expected
+    with pytest.raises(ValueError, match=r"^Image 1: "):
+        list(segmenter(EndlessDataset([images[0], None])))
+
+
+def test_an_open_file_is_not_a_list_of_images(segmenter):
+    with pytest.raises(ValueError, match="got BytesIO"):
+        segmenter(BytesIO(b"an image"))
 
 
 def iter_of(files):

@@ -221,3 +221,59 @@ def test_patches_that_do_not_fill_the_backbones_image_leave_a_margin(tmp_path):
     assert torch.equal(
         model.embeddings.position_embeddings.weight, vit.state_dict()["embeddings.position_embeddings"][0, 1:]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "message"),
+    [
+        ("layernorm.weight", torch.full((32,), math.nan), "not finite .*: layernorm.weight"),
+        ("layernorm.weight", torch.ones(32, dtype=torch.int64), "torch.int64 instead of .*: layernorm.weight"),
+        ("layernorm.weight", torch.tensor(1.0), "wrong shape: layernorm.weight"),
+        ("embeddings.patch_embeddings.projection.weight", torch.ones(2), "wrong shape: embeddings.patch_embeddings"),
+        ("embeddings.position_embeddings", torch.ones(1, 17, 7), "Position embeddings of 7 numbers"),
+        ("embeddings.position_embeddings", torch.tensor(1.0), "1 position embeddings do not fit"),
+        ("embeddings.position_embeddings", None, "missing: embeddings.position_embeddings.weight"),
+        ("embeddings.cls_token", None, "missing: embeddings.cls_token"),
+        ("layernorm.weight", "text", r"pytorch_model.bin has str at 'layernorm.weight'"),
+        (5, torch.ones(1), "pytorch_model.bin has Tensor at 5"),
+        ("state_dict", [1], "pytorch_model.bin holds list"),
+    ],
+)
+def test_what_is_no_weight_of_a_backbone_is_named(tmp_path, name, weight, message):
+    weights = random_vit("dinov2", tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(
+        {key: value for key, value in {**weights, name: weight}.items() if value is not None},
+        tmp_path / "pytorch_model.bin",
+    )
+    with pytest.raises(ValueError, match=message):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=96)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"metadata": {}, "weight_map": {"a": "../../secret.bin"}}'])
+def test_an_index_of_a_backbones_shards_that_is_none_is_named(tmp_path, index):
+    random_vit("dinov2", tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json (is no index|has '../../secret.bin')"):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, image_size=64)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"id2label": ["a", "b"]},
+        {"id2label": "ab"},
+        {"patch_size": 0},
+        {"patch_size": None},
+        {"patch_size": (16, 16, 16)},
+        {"num_hidden_layers": "3"},
+        {"image_size": "64"},
+        {"num_queries": None},
+    ],
+    ids=str,
+)
+def test_settings_of_a_new_model_that_cannot_be_are_named(tmp_path, settings):
+    random_vit("dinov2", tmp_path)
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        EomtForUniversalSegmentation.from_backbone(tmp_path, **{"image_size": 64, **settings})

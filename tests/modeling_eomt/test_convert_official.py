@@ -21,6 +21,7 @@ from modeling_eomt.convert_official import infer_config, main
 
 MODELS = ["dinov2_gelu", "dinov2_swiglu_nonsquare", "dinov2_patch8", "dinov3", "dinov3_gated"]
 DELTAS = ["dinov3", "dinov3_gated"]
+BACKBONE = "network.encoder.backbone."
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # as the golden results ask
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -241,3 +242,35 @@ def test_a_checkpoint_with_holes_is_refused(golden):
             with pytest.raises(ValueError, match=r"Not a|does not fit|position"):
                 holes = {other: weight for other, weight in weights.items() if other != name}
                 convert_official_checkpoint(holes, infer_config(holes))
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "message"),
+    [
+        ("network.q.weight", torch.full((5, 64), torch.nan), r"not finite .*: network\.q\.weight"),
+        ("network.q.weight", torch.ones(5, 64, dtype=torch.int32), r"torch\.int32 instead of .*: network\.q\.weight"),
+        ("network.q.weight", "text", r"has str at 'network\.q\.weight'"),
+        ("network.attn_mask_probs", torch.tensor(1.0), "tensors have other shapes"),
+        (f"{BACKBONE}blocks.0.attn.qkv.weight", torch.tensor(1.0), r"wrong shape: .*qkv\.weight gives \(\)"),
+        (f"{BACKBONE}blocks.0.attn.qkv.weight", torch.ones(2, 64), r"wrong shape: .*qkv\.weight gives \("),
+        (f"{BACKBONE}blocks.x.norm1.weight", torch.ones(1), r"unexpected: .*blocks\.x"),
+        (f"{BACKBONE}patch_embed.proj.weight", torch.ones(2, 2), r"patch embedding has the shape \(2, 2\)"),
+        (f"{BACKBONE}pos_embed", torch.ones(2), "tensors have other shapes"),
+        (7, torch.ones(1), "has Tensor at 7"),
+    ],
+)
+def test_what_is_no_weight_is_named(golden, name, weight, message):
+    weights = {**load_file(golden / "dinov2_gelu.weights.safetensors"), name: weight}
+    with pytest.raises(ValueError, match=message):
+        convert_official_checkpoint(weights, infer_config(weights))
+
+
+def test_the_image_size_is_given_once(golden, tmp_path, capsys):
+    file = str(golden / "dinov2_gelu.weights.safetensors")
+    size = infer_config(load_file(file)).image_size
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": size}))
+    main([file, str(tmp_path / "model"), "--config", str(tmp_path / "config.json")])
+    assert EomtForUniversalSegmentation.from_pretrained(tmp_path / "model").config.image_size == size
+    with pytest.raises(SystemExit):
+        main([file, str(tmp_path / "a"), "--config", str(tmp_path / "config.json"), "--image-size", "64"])
+    assert "error: --image-size is given, and" in capsys.readouterr().err

@@ -147,3 +147,61 @@ def test_a_pytorch_file_that_is_none_is_an_error_too(folder):
         torch.save(other, folder / "pytorch_model.bin")
         with pytest.raises((ValueError, OSError)):
             load(folder)
+
+
+class WithDepth(EomtForUniversalSegmentation):
+    """A model that somebody has given another head, whose weights may be missing or too many."""
+
+    _keys_to_ignore_on_load_missing = (r"depth_head\.",)
+    _keys_to_ignore_on_load_unexpected = (r"height_head\.",)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.depth_head = torch.nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+
+def test_a_subclass_says_what_may_be_missing_or_unexpected(folder):
+    change_weights(folder, lambda weights: {**weights, "height_head.weight": torch.ones(2)})
+    model, info = WithDepth.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.depth_head.weight.isfinite().all() and not model.depth_head.weight.is_meta
+    change_weights(folder, lambda weights: {name: weights[name] for name in weights if name != "query.weight"})
+    with pytest.raises(ValueError, match=r"missing: query\.weight") as raised:
+        WithDepth.from_pretrained(folder)
+    assert "head" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{",
+        "[]",
+        "null",
+        "{}",
+        "[" * 10000,
+        {"weight_map": {}},
+        {"weight_map": [1]},
+        {"metadata": [1]},
+        {"metadata": None},
+    ],
+    ids=str,
+)
+def test_an_index_of_shards_that_is_none_is_named(folder, index):
+    load(folder).save_pretrained(folder, max_shard_size="20KB")
+    path = folder / "model.safetensors.index.json"
+    assert load(folder).query.weight.shape == (7, 32)
+    path.write_text(index if isinstance(index, str) else json.dumps({**json.loads(path.read_text()), **index}))
+    with pytest.raises(ValueError, match=rf"{path} .*(no index|cannot be read as JSON)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("file", [5, None, ["a"], "/etc/passwd", "../model.safetensors"])
+def test_shards_lie_beside_their_index(folder, file):
+    load(folder).save_pretrained(folder, max_shard_size="20KB")
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["query.weight"] = file
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"{path} has .* for query.weight: expected the name of a file beside it"):
+        load(folder)

@@ -242,6 +242,16 @@ def test_a_size_that_does_not_fit_the_patches_cannot_be_set(tiny_config):
         EomtForUniversalSegmentation(tiny_config).set_image_size(70)
 
 
+@pytest.mark.parametrize("value", [0, -16, "64", 64.0, None, True])
+def test_a_size_or_number_that_cannot_be_changes_nothing(tiny_config, value):
+    model = EomtForUniversalSegmentation(tiny_config)
+    for change, name in ((model.set_image_size, "image_size"), (model.set_num_queries, "num_queries")):
+        with pytest.raises(ValueError, match=f"{name}={value!r}: expected a whole number"):
+            change(value)
+    assert model(torch.randn(1, 3, 64, 64)).masks_queries_logits.shape[1] == tiny_config.num_queries == 7
+    assert model.embeddings.position_embeddings.trained_grid == (4, 4)
+
+
 def test_masks_of_another_size_than_their_picture_are_refused(tiny_config):
     wrong = {"mask_labels": [torch.ones(1, 17, 23)], "class_labels": [torch.tensor([0])]}
     with pytest.raises(ValueError, match=r"mask_labels\[0\] is \(17, 23\) and pixel_values \(64, 64\)"):

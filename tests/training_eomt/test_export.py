@@ -117,7 +117,7 @@ def test_a_folder_in_the_way_is_noticed_before_anything_is_replaced(model, proce
     export_model(model, processor, folder)
     (folder / "vit_eomt.py").unlink()
     (folder / "vit_eomt.py").mkdir()
-    refuses(model, processor, folder, r"folders where the export has files: vit_eomt\.py", license="mit")
+    refuses(model, processor, folder, r"folders where the model has files: vit_eomt\.py", license="mit")
 
 
 def test_the_card_is_replaced_last(model, processor, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A folder of a model holds the former model, none, or the new one, and never a part of each."""
+"""A draft leaves nothing behind, a full disk is one kind of error, and a link is only a link."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from training_eomt import folders
-from training_eomt.folders import discard, disk_errors, draft_of, publish
-
-
-FORMER = {"config.json": "former", "model-00001-of-00002.safetensors": "former", "model.safetensors.index.json": "i"}
-NEW = {"config.json": "new", "model.safetensors": "new", "README.md": "new"}
+from training_eomt.folders import discard, disk_errors, draft_of
 
 
 def write(folder: Path, content: dict[str, str]) -> Path:
@@ -20,57 +16,6 @@ def write(folder: Path, content: dict[str, str]) -> Path:
     for name, text in content.items():
         (folder / name).write_text(text)
     return folder
-
-
-def read(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def test_wherever_it_is_killed_old_and_new_are_not_mixed(tmp_path, monkeypatch):
-    """Each change of a file is the last one in turn; loading begins with `config.json`."""
-    keepsake = {"keepsake.txt": "mine"}
-    changes, killed_at = 0, -1
-    unlink, replace = Path.unlink, Path.replace
-
-    def changing(change):
-        def changed(path, *args, **kwargs):
-            nonlocal changes
-            if changes == killed_at:
-                raise Killed
-            changes += 1
-            return change(path, *args, **kwargs)
-
-        return changed
-
-    monkeypatch.setattr(Path, "unlink", changing(unlink))
-    monkeypatch.setattr(Path, "replace", changing(replace))
-    seen = set()
-    for killed_at in range(20):
-        changes = 0
-        folder = write(tmp_path / str(killed_at) / "model", FORMER | keepsake)
-        draft = write(tmp_path / str(killed_at) / "draft", NEW)
-        try:
-            publish(draft, folder)
-        except Killed:
-            pass
-        else:
-            break
-        found = read(folder)
-        assert found["keepsake.txt"] == "mine"
-        if "config.json" in found:
-            assert found == FORMER | keepsake
-        seen.add("config.json" in found)
-    assert killed_at > 4 and seen == {True, False}
-    assert read(folder) == NEW | keepsake
-
-
-def test_what_does_not_exist_appears_at_once(tmp_path):
-    publish(write(tmp_path / "draft", NEW), tmp_path / "model")
-    assert read(tmp_path / "model") == NEW and not (tmp_path / "draft").exists()
 
 
 def test_of_a_draft_nothing_is_left_not_even_that_of_a_process_that_was_killed(tmp_path):
