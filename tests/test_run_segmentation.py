@@ -379,7 +379,9 @@ def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and line.startswith("step")]
     assert [line.split("  ")[0] for line in lines if "evaluation" not in line] == ["step 2/3", "step 3/3"]
     assert (tmp_path / "output" / "checkpoint-3").exists()
-    with pytest.raises(ValueError, match=r"checkpoint-3 was trained with num_queries = 8, .* has 5\. Resume with"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-3 is of another training:\n  num_queries: 8 there, 5 now\nResume"
+    ):
         described = json.dumps({**TINY_MODEL, "num_queries": 5})
         run([*steps, "--resume_from_checkpoint", "true", "--model_config", described])
     with pytest.raises(ValueError, match=r"checkpoint-3 is of another training:\n  steps: 3 there, 4 now"):

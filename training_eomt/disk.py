@@ -50,6 +50,11 @@ def check_room(folder: Path, needed: int = MIN_FREE) -> None:
         )
 
 
+def draft_path(path: Path) -> Path:
+    """Where a file is written before it is complete."""
+    return path.with_name(f".{path.name}.draft")
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     Has a file written, which appears under its name once it is complete and on the disk, or not at all.
@@ -58,7 +63,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         path: the file; one that is there is replaced. No other process writes it at the same time.
         write: writes to the path that it is given, beside the file.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_path(path)
     try:
         write(draft)
         with draft.open("rb") as file:

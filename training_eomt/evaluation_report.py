@@ -20,10 +20,9 @@ from configuration_eomt.text_eomt import terminal_text
 from .disk import write_whole
 from .evaluation import HEADLINES
 from .json_files import read_json
-from .run_files import REPORT
+from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
 
 
-CONFUSION_CSV, CONFUSION_PNG = "confusion_matrix.csv", "confusion_matrix.png"
 NO_CLASS = "(no class)"
 MAX_ROWS = 40  # of a table on the terminal
 MAX_DRAWN = 40  # classes in the picture of a confusion matrix

@@ -1,5 +1,6 @@
 """What a run leaves in its output folder, and how a new run makes way for itself."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from configuration_eomt.folders_eomt import CONFIG
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE
 from configuration_eomt.sharing_eomt import CARD
 
+from .disk import draft_path
 from .folders import DRAFT, discard
-from .run_files import DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
+from .run_files import CONFUSION_CSV, CONFUSION_PNG, CURVES, DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 
 FORMER = ".former_run"  # what is being deleted, in the output folder
@@ -23,18 +25,17 @@ _WRITTEN = (
     "preprocessor_config.json",
     "training_args.bin",
     "trainer_state.json",
-    "checkpoint-[0-9]*",
     REPORT,
-    "confusion_matrix.csv",
-    "confusion_matrix.png",
+    CONFUSION_CSV,
+    CONFUSION_PNG,
     DRAWINGS,
     DATA_REPORT,
-    "training_curves.png",
+    CURVES,
     PREDICTIONS,
     "runs",
     DRAFT,
-    ".*.draft",  # files that a killed process was writing
 )
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
 def written_by_a_run(output_dir: Path) -> Iterator[Path]:
@@ -43,6 +44,8 @@ def written_by_a_run(output_dir: Path) -> Iterator[Path]:
         yield config
     for pattern in _WRITTEN:
         yield from sorted(output_dir.glob(pattern))
+        yield from sorted(output_dir.glob(draft_path(Path(pattern)).name))
+    yield from (path for path in sorted(output_dir.glob("*")) if _CHECKPOINT.fullmatch(path.name) and path.is_dir())
     packages = (configuration_eomt, modeling_eomt, image_processing_eomt)
     names = {code.name for package in packages for code in Path(str(package.__file__)).parent.glob("*_eomt.py")}
     yield from sorted(output_dir / name for name in names if (output_dir / name).is_file())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .comparison import model_settings, processor_settings
 from .disk import check_writable
 from .evaluation import not_finite, outputs_of
 from .inputs import ImageProcessor, collate
@@ -42,9 +42,6 @@ NOT_FINITE = "the model's outputs are not finite (nan or inf)"
 
 # What ends everything when a file cannot be written: it is not about one picture.
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
-# Settings of a configuration that say where it comes from.
-PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 def predict(
@@ -296,8 +293,6 @@ def _fingerprint(
     """What predictions depend on."""
     device_type = torch.device(model.device).type
     autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-    config = json.loads(model.config.to_json_string(use_diff=False))
-    settings = json.loads(image_processor.to_json_string())
     return {
         "pictures": source.where,
         "exif": source.image_reading.exif,
@@ -305,6 +300,6 @@ def _fingerprint(
         "category_ids": files.category_ids,
         "weights_sha256": weights_hash(model),
         "autocast": str(autocast) if autocast else None,
-        "image_processor": {name: value for name, value in settings.items() if name not in PROVENANCE},
-        "model": {name: value for name, value in config.items() if name not in PROVENANCE},
+        "image_processor": processor_settings(image_processor),
+        "model": model_settings(model.config),
     }

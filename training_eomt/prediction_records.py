@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .comparison import differences
+
 
 try:
     import fcntl
@@ -246,16 +248,10 @@ def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
     content = _noted(path)
     if content is None:
         raise ValueError(_unknown(path, "is damaged"))
-    noted, given = _flat(content), _flat(json.loads(json.dumps(fingerprint)))
-    differences = [
-        f"  {name}: {_short(noted.get(name))} there, {_short(given.get(name))} now"
-        for name in sorted(noted.keys() | given.keys())
-        if noted.get(name) != given.get(name)
-    ]
-    if differences:
+    if differing := differences(content, fingerprint):
         raise ValueError(
             f"{directory} holds predictions that were made differently:\n"
-            + "\n".join(differences)
+            + "\n".join(differing)
             + "\nChoose another folder, or remove this one."
         )
 
@@ -312,19 +308,3 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
                 with suppress(ValueError, RecursionError):
                     yield offset, _decoder.decode(line)
             offset += len(line)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Entries of nested dicts by their path, `{"size": {"height": 1}}` as `{"size.height": 1}`."""
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

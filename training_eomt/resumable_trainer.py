@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -121,6 +122,7 @@ class ResumableTrainer(Trainer):
             if not checkpoints.is_complete(last):
                 raise ValueError(f"{last} is not a complete checkpoint.")
         resuming.read_state(last)
+        resuming.check_same_model(last, self.bare_model.config)
         if not self.is_deepspeed_enabled:
             resuming.check_files(
                 last,
@@ -129,7 +131,7 @@ class ResumableTrainer(Trainer):
                 is_sharded=self.is_fsdp_enabled,
                 has_scaler=self.accelerator.scaler is not None,
             )
-        has_average = (last / resuming.TRAINED_WEIGHTS).is_file()
+        has_average = resuming.has_average(last)
         if has_average != (self.args.ema_decay is not None):
             how = "with ema_decay: give it again" if has_average else "without ema_decay: leave it out"
             raise ValueError(f"{last} was saved {how}, or start anew.")
@@ -164,6 +166,11 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with resuming.loading("state of optimizer or scheduler", str(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
+            # A scaler (fp16) leaves out steps.
+            if checkpoint is not None and isinstance(self.lr_scheduler, LambdaLR) and self.accelerator.scaler is None:
+                step, reached = self.state.global_step, self.lr_scheduler.last_epoch
+                if step != reached:
+                    raise ValueError(f"which is after step {reached}, while {resuming.STATE} is after step {step}")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with resuming.loading("random state", str(checkpoint)):

@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.utils import logging
 
+from .comparison import differences, model_settings
 from .data.base import SegmentationDataset
+from .folders import CONFIG
 
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _ARGUMENTS = (
     "seed",
     "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "learning_rate",
     "layer_decay",
     "decay_query_blocks",
@@ -43,21 +49,6 @@ _ARGUMENTS = (
     "freeze_backbone",
     "freeze_layers",
     "mask_annealing",
-)
-# Fields of the model's configuration that training depends on and weights do not show.
-_FIELDS = (
-    "no_object_weight",
-    "class_weight",
-    "mask_weight",
-    "dice_weight",
-    "train_num_points",
-    "oversample_ratio",
-    "importance_sample_ratio",
-    "hidden_dropout_prob",
-    "attention_dropout",
-    "drop_path_rate",
-    "image_size",
-    "id2label",
 )
 _FOLLOW_FROM_STEPS = ("warm_up", "mask_annealing_starts_and_ends")
 
@@ -100,6 +91,7 @@ class _Settings(msgspec.Struct):
     """What is relied on of a `training_settings.json`; the rest is compared."""
 
     processes: Annotated[int, msgspec.Meta(ge=1)]
+    ema_decay: float | None = None
 
 
 def _advice(checkpoint: Path) -> str:
@@ -168,7 +160,7 @@ def check_files(
     """
     for path in _weights(checkpoint, is_sharded):
         _check_safetensors(path)
-    if (checkpoint / TRAINED_WEIGHTS).is_file():
+    if has_average(checkpoint):
         _check_safetensors(checkpoint / TRAINED_WEIGHTS)
     if is_sharded:
         if not any(checkpoint.glob("optimizer*")):
@@ -192,6 +184,13 @@ def check_files(
         )
 
 
+def has_average(checkpoint: Path) -> bool:
+    """Whether a checkpoint's model is an average, so that the weights that were trained are beside it."""
+    if (checkpoint / SETTINGS).is_file():
+        return _read(checkpoint / SETTINGS, _Settings)[1].ema_decay is not None
+    return (checkpoint / TRAINED_WEIGHTS).is_file()
+
+
 def _weights(checkpoint: Path, is_sharded: bool) -> list[Path]:
     """The files of the model's weights."""
     index = checkpoint / _WEIGHTS_INDEX
@@ -207,11 +206,11 @@ def _weights(checkpoint: Path, is_sharded: bool) -> list[Path]:
 
 def _check_safetensors(path: Path) -> None:
     """Raises a `ValueError` unless a file of weights is as long as it says."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {_advice(path.parent)}")
     try:
         with safe_open(path, framework="pt"):
             pass
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: {_advice(path.parent)}") from error
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, {error}: {_advice(path.parent)}") from error
 
@@ -258,7 +257,7 @@ def without_hints_at_intervals() -> Iterator[None]:
 def settings_of(trainer: "ResumableTrainer", total_steps: int) -> dict[str, Any]:
     """What makes two trainings the same, as JSON has it, and how many processes share it."""
     arguments, samples, augmentation = trainer.args, trainer.train_dataset.samples, trainer.train_dataset.augmentation
-    config = trainer.bare_model.config
+    image_processor = trainer.train_dataset.image_processor
     names = hashlib.sha256()
     if isinstance(samples, SegmentationDataset):
         for index in range(len(samples)):
@@ -269,7 +268,8 @@ def settings_of(trainer: "ResumableTrainer", total_steps: int) -> dict[str, Any]
         "training_images": len(samples),
         "training_image_names_sha256": names.hexdigest(),
         **{name: getattr(arguments, name) for name in _ARGUMENTS},
-        **{name: getattr(config, name, None) for name in _FIELDS},
+        "task": image_processor.task,
+        **{name: getattr(image_processor, name) for name in ("image_mean", "image_std")},
         "augmentation": augmentation is not None,
         "warm_up": arguments.warmup_stages(total_steps),
         "processes": arguments.world_size,
@@ -277,7 +277,9 @@ def settings_of(trainer: "ResumableTrainer", total_steps: int) -> dict[str, Any]
     if augmentation is not None:
         settings |= {"scale_range": augmentation.scale_range, "color_jitter": augmentation.color_jitter is not None}
     if arguments.mask_annealing:
-        settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(total_steps, config.num_blocks)
+        settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(
+            total_steps, trainer.bare_model.config.num_blocks
+        )
     return json.loads(json.dumps(settings))
 
 
@@ -299,22 +301,22 @@ def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping
             f"{path} is missing: whether this is the training that was stopped cannot be told, only that it "
             f"was {state.max_steps} steps long."
         )
-    unlike = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
-    left_out = {"processes", *(_FOLLOW_FROM_STEPS if "steps" in unlike else ())}
-    differences = [
-        f"  {name}: {_short(before.get(name))} there, {_short(settings.get(name))} now"
-        for name in unlike
-        if name not in left_out
-    ]
-    if differences:
+    left_out = {"processes", *(_FOLLOW_FROM_STEPS if before.get("steps") != settings["steps"] else ())}
+    _check_same(checkpoint, differences(before, settings, left_out))
+
+
+def check_same_model(checkpoint: Path, config: Any) -> None:
+    """Raises a `ValueError` unless a model is of the kind that a checkpoint is of, in everything but its weights."""
+    if (checkpoint / CONFIG).is_file():
+        stored = type(config).from_pretrained(checkpoint)
+        _check_same(checkpoint, differences(model_settings(stored), model_settings(config)))
+
+
+def _check_same(checkpoint: Path, differing: list[str]) -> None:
+    if differing:
         raise ValueError(
             f"{checkpoint} is of another training:\n"
-            + "\n".join(differences)
+            + "\n".join(differing)
             + "\nResume with the same data and settings, or start a new training from its weights with "
             f"--model_name_or_path {checkpoint} and another --output_dir."
         )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -24,7 +24,7 @@ from .inputs import EvaluationInputs, TrainingInputs
 from .prediction import AnnotatedPictures, PictureFolder, predict
 from .prediction_outputs import FIGURES, OVERLAYS
 from .run_card import write_run_card
-from .run_checkpoints import bytes_needed, last_complete
+from .run_checkpoints import bytes_needed
 from .run_checks import evaluates, resume_choice
 from .run_data import checked, open_data, pictures_of
 from .run_decisions import evaluate_now_and_then, last_evaluation, odd_settings
@@ -109,8 +109,6 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     if training_args.do_train:
         check_disk(model, training_args)
         resume_from = resume_choice(training_args)
-        if resume_from is not None:
-            check_resumed_model(model.config, Path(training_args.output_dir), resume_from)
         for line in odd_settings(trainer, reports):
             if trainer.is_world_process_zero():
                 warn(line)
@@ -133,24 +131,6 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     if trainer.is_world_process_zero():
         say_what_is_where(trainer, task, metrics)
     return metrics
-
-
-def check_resumed_model(config: Any, output_dir: Path, resume_from: str | bool) -> None:
-    """Raises a `ValueError` if a checkpoint to resume from is of a model with other classes or of another shape."""
-    checkpoint = last_complete(output_dir) if resume_from is True else Path(str(resume_from))
-    if checkpoint is None or not (checkpoint / "config.json").is_file():
-        return  # Trainer says what is missing
-    before, now = (
-        json.loads(model.to_json_string(use_diff=False))
-        for model in (type(config).from_pretrained(checkpoint), config)
-    )
-    for name in ("id2label", "num_queries", "num_blocks", "image_size", "hidden_size", "num_hidden_layers"):
-        if before[name] != now[name]:
-            raise ValueError(
-                f"{checkpoint} was trained with {name} = {before[name]}, and this training has {now[name]}. Resume "
-                "with the same data and settings, or start a new training from it with --model_name_or_path "
-                f"{checkpoint}."
-            )
 
 
 def check_best_metric(training_args: Any, task: str) -> None:

@@ -13,11 +13,10 @@ from configuration_eomt.sharing_eomt import update_model_card
 from configuration_eomt.text_eomt import markdown_text
 
 from .evaluation import HEADLINES
-from .evaluation_report import CONFUSION_PNG
+from .run_files import CONFUSION_PNG, CURVES
 from .training_arguments import EomtTrainingArguments
 
 
-CURVES = "training_curves.png"
 _TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
 _ARGUMENTS = (
     "learning_rate",

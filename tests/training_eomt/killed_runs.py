@@ -11,20 +11,22 @@ import run_segmentation
 
 
 # Imported once, in the process that others are forked from; the command imports them where it uses them.
-for name in ("prediction", "run_card", "run_data", "run_decisions", "starting_model"):
+for name in ("run", "run_checkpoints"):
     importlib.import_module(f"training_eomt.{name}")
 
 # What Python does with files, as it tells `sys.addaudithook`.
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile", "os.truncate", "os.chmod")
 
 
-def run(words: list[str], folder: str, log: str, kill_at: int | None, environment: dict[str, str]) -> None:
+def run(
+    words: list[str], folders: tuple[str, ...], log: str, kill_at: int | None, environment: dict[str, str]
+) -> None:
     """
     Runs the command, and kills this process before one of its operations on files.
 
     Args:
         words: the command line.
-        folder: whose files count.
+        folders: whose files count: what is read in the middle of steps, and what is written after them.
         log: a file for what is printed, and in its last line the number of operations.
         kill_at: which of them is the last, the first being 1; None for an undisturbed run.
         environment: variables, which of how many processes this is among them.
@@ -37,7 +39,7 @@ def run(words: list[str], folder: str, log: str, kill_at: int | None, environmen
 
     def count(event: str, arguments: tuple) -> None:
         nonlocal operations
-        if event in _FILE_EVENTS and str(arguments[0]).startswith(folder):
+        if event in _FILE_EVENTS and str(arguments[0]).startswith(folders):
             operations += 1
             if operations == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)

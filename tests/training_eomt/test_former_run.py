@@ -26,12 +26,12 @@ def output(tmp_path, tiny_config) -> Path:
         "predictions/run.json",
     ):
         (output / name).touch()
-    for name in ("keepsake.txt", "checkpoint-notes.txt", "my_eomt.py"):
+    for name in MINE:
         (output / name).touch()
     return output
 
 
-MINE = {"keepsake.txt", "checkpoint-notes.txt", "my_eomt.py"}
+MINE = {"keepsake.txt", "checkpoint-notes.txt", "checkpoint-5.tar", "checkpoint-5-good", ".notes.draft", "my_eomt.py"}
 
 
 def test_everything_that_a_run_wrote_goes_and_nothing_else(output):

@@ -37,6 +37,7 @@ TRAINING = {
     "save_total_limit": 2,
 }
 QUIET = {"use_cpu": "true", "report_to": "none", "disable_tqdm": "true"}
+FOLDERS = ("output_dir", "train_data", "predict_data")  # whose files are operated on
 DEADLINE = 60  # seconds for any one run
 
 
@@ -63,7 +64,7 @@ class Runner:
                     target=killed_runs.run,
                     args=(
                         [str(word) for word in words],
-                        str(arguments["output_dir"]),
+                        tuple(str(arguments[name]) for name in FOLDERS if name in arguments),
                         str(self.log(rank)),
                         kill_at if rank == killed_rank else None,
                         {name: str(value) for name, value in environment.items()} if num_processes > 1 else {},
@@ -77,27 +78,25 @@ class Runner:
     def log(self, rank: int) -> Path:
         return self.folder / f"run-{self.num_runs}-{rank}.log"
 
-    def finish(self, arguments, num_processes=1) -> float:
-        """An undisturbed run; returns the seconds that it took."""
-        began = time.monotonic()
+    def finish(self, arguments, num_processes=1) -> None:
+        """An undisturbed run."""
         for rank, process in enumerate(self.start(arguments, num_processes)):
             process.join(DEADLINE)
             assert process.exitcode == 0, self.log(rank).read_text()[-3000:]
-        return time.monotonic() - began
 
-    def operations(self, rank: int = 0) -> int:
-        """Operations on files in the last run."""
+    def operations(self, rank: int) -> int:
+        """Operations on files of a process in the last run, which went to its end."""
         return int(Path(f"{self.log(rank)}.operations").read_text())
 
-    def kill(self, arguments, num_processes, *, at_operation=None, after=DEADLINE, rank=0) -> bool:
-        """Kills a process of a run before one of its operations, or after some seconds; returns whether it was."""
+    def kill(self, arguments, num_processes, at_operation, rank) -> bool:
+        """Kills a process of a run before one of its operations; False if it came to its end with fewer of them."""
         processes = self.start(arguments, num_processes, at_operation, rank)
-        processes[rank].join(after)
-        processes[rank].kill()  # if it has not done so itself
-        processes[rank].join()
-        for process in processes:  # as launchers do
-            process.kill()
-            process.join()
+        processes[rank].join(DEADLINE)
+        if processes[rank].exitcode != 0:
+            for process in processes:  # as launchers do
+                process.kill()
+        for process in processes:
+            process.join(DEADLINE)
         assert processes[rank].exitcode in (0, -signal.SIGKILL), self.log(rank).read_text()[-3000:]
         return processes[rank].exitcode != 0
 
@@ -107,6 +106,7 @@ def runner(tmp_path_factory) -> Iterator[Runner]:
     with pytest.MonkeyPatch.context() as patch:
         # Where the process that has everything imported looks for it: older Pythons do not tell it.
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other take ten times as long
         yield Runner(tmp_path_factory.mktemp("logs"))
 
 
@@ -144,34 +144,30 @@ def assert_same_training(output: Path, expected: Path) -> None:
             assert found[name] == content, name
 
 
-def kill_and_finish(runner: Runner, arguments, num_processes: int, kills: int, seed: int, operations: int, seconds):
-    """Kills the run and each of its next starts in turn, at an operation or a time, until one may go to its end."""
+def kill_and_finish(runner: Runner, arguments, num_processes: int, kills: int, seed: int, operations: list[int]):
+    """Kills the run and each of its next starts until one may go to its end; `operations` are of a whole run."""
     moments = random.Random(seed)
-    killed = 0
-    while killed < kills:
+    for _ in range(kills):
         rank = moments.randrange(num_processes)
-        if killed % 2:
-            killed += runner.kill(arguments(), num_processes, after=moments.uniform(0.3, 0.9) * seconds, rank=rank)
-        else:  # a start that goes on has less to do, and the second process of a training does not write the model
-            at = moments.randrange(1, operations // 3 if rank == 0 else 4)
-            killed += runner.kill(arguments(), num_processes, at_operation=at, rank=rank)
+        at = moments.randrange(1, operations[rank] // 3)
+        while not runner.kill(arguments(), num_processes, at, rank):  # a start that goes on has less to do
+            at = moments.randrange(1, runner.operations(rank) + 1)
     runner.finish(arguments(), num_processes)
 
 
 class Undisturbed(NamedTuple):
     output: Path
-    seconds: float
-    operations: int
+    operations: list[int]  # of each process
 
 
 @pytest.fixture(scope="module")
 def undisturbed(runner, shapes, tmp_path_factory) -> dict[int, Undisturbed]:
     """A training by each number of processes."""
     runs = {}
-    for num_processes in (1, 1, 2):  # the first one of all imports the rest
+    for num_processes in (1, 2):
         output = tmp_path_factory.mktemp("undisturbed")
-        seconds = runner.finish(training(shapes, output), num_processes)
-        runs[num_processes] = Undisturbed(output, seconds, runner.operations())
+        runner.finish(training(shapes, output), num_processes)
+        runs[num_processes] = Undisturbed(output, [runner.operations(rank) for rank in range(num_processes)])
     return runs
 
 
@@ -181,7 +177,7 @@ def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(
 ):
     expected, output = undisturbed[num_processes], tmp_path / "output"
     arguments = partial(training, shapes, output)
-    kill_and_finish(runner, arguments, num_processes, kills, 3, expected.operations, expected.seconds)
+    kill_and_finish(runner, arguments, num_processes, kills, 3, expected.operations)
     assert_same_training(output, expected.output)
 
 
@@ -226,8 +222,8 @@ def test_a_prediction_that_is_killed_again_and_again_writes_the_same_files(
         }  # fmt: skip
 
     expected, output = tmp_path / "undisturbed", tmp_path / "output"
-    seconds = runner.finish(prediction(expected), num_processes)
-    operations = runner.operations()
-    kill_and_finish(runner, lambda: prediction(output), num_processes, kills, 7, operations, seconds)
+    runner.finish(prediction(expected), num_processes)
+    operations = [runner.operations(rank) for rank in range(num_processes)]
+    kill_and_finish(runner, lambda: prediction(output), num_processes, kills, 7, operations)
     found, undisturbed = (files(folder / "predictions", "records", "run.json") for folder in (output, expected))
     assert len(undisturbed) > 2 * 12 and found == undisturbed

@@ -212,6 +212,8 @@ def test_weights_that_are_not_finite_are_not_saved_and_the_former_model_stays(ma
             r"mask_annealing_starts_and_ends: \[\[0, 1\], \[1, 2\]\] there, \[\[0, 0\], \[2, 2\]\] now",
         ),
         ({"freeze_layers": 1}, "freeze_layers: 0 there, 1 now"),
+        ({"adam_beta2": 0.9}, r"adam_beta2: 0\.999 there, 0\.9 now"),
+        ({"task": "semantic"}, 'task: "panoptic" there, "semantic" now'),
     ],
 )
 def test_another_training_is_not_resumed_and_what_differs_is_said(make_trainer, tmp_path, changed, difference):
@@ -222,6 +224,17 @@ def test_another_training_is_not_resumed_and_what_differs_is_said(make_trainer, 
     message = rf"checkpoint-2 is of another training:\n  {difference}[\s\S]*start a new"
     with pytest.raises(ValueError, match=message):
         resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_model_that_computes_something_else_is_of_another_training(make_trainer, tmp_path):
+    """Its weights fit, those of any number of heads."""
+    settings = {**SAVING, "max_steps": 2}
+    make_trainer(**settings).train()
+    resumed = make_trainer(**settings)
+    resumed.model.config.num_attention_heads = 4
+    for checkpoint in (True, str(tmp_path / "output" / "checkpoint-1")):
+        with pytest.raises(ValueError, match=r"of another training:\n  num_attention_heads: 2 there, 4 now\n"):
+            resumed.train(resume_from_checkpoint=checkpoint)
 
 
 def test_other_images_are_another_training(make_trainer, monkeypatch):
@@ -278,6 +291,11 @@ def change_state(**values):
     return change
 
 
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def drop_a_weight(path: Path) -> None:
     weights = load_file(path)
     del weights["query.weight"]
@@ -297,9 +315,8 @@ def other_content(path: Path) -> None:
 DAMAGES = [
     *((name, change, message)
       for name in ("model.safetensors", "trained_weights.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-      for change, message in ((cut, f"{name} is damaged"), (zero, f"{name} is damaged"), (Path.unlink, name))
-      if (name, change) != ("trained_weights.safetensors", Path.unlink)),
-    ("trained_weights.safetensors", Path.unlink, "saved without ema_decay"),
+      for change, message in ((cut, f"{name} is damaged"), (zero, f"{name} is damaged"),
+                              (Path.unlink, f"{name} is missing"), (folder_instead, f"{name} is missing"))),
     ("model.safetensors", drop_a_weight, r"The model in .* cannot be used, 1 weights are missing: query\.weight"),
     ("model.safetensors", spoil_a_weight, r"The model in .* cannot be used, .* not finite.*query\.weight"),
     ("trained_weights.safetensors", drop_a_weight, r"The trained weights in .*missing or too many: query\.weight"),
@@ -312,6 +329,7 @@ DAMAGES = [
     ("trainer_state.json", change_state(global_step="2"), r"Expected `int`, got `str` - at `\$.global_step`"),
     ("trainer_state.json", change_state(global_step=-1), r"at `\$.global_step`"),
     ("trainer_state.json", change_state(global_step=9), "is at step 9 of 4"),
+    ("trainer_state.json", change_state(global_step=3), r"scheduler .* is after step 2, while .* is after step 3"),
     ("trainer_state.json", change_state(log_history=[1]), r"at `\$.log_history\[0\]`"),
     ("trainer_state.json", change_state(stateful_callbacks=[]), r"at `\$.stateful_callbacks`"),
     ("trainer_state.json", change_state(train_batch_size=None), r"at `\$.train_batch_size`"),
