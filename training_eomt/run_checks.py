@@ -43,6 +43,9 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     for name in ("dataset", "train_data", "validation_data", "predict_data"):
         if given := getattr(data_args, name):
             check_exists(name, given)
+    for name in ("class_names", "label_values", "images_dir"):
+        if given := getattr(data_args, name):
+            check_exists(name, given, may_be_on_hub=False)
     if data_args.check_data:
         return
     if model_args.model_name_or_path:

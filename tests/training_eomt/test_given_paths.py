@@ -24,3 +24,9 @@ def test_files_folders_and_what_is_in_a_zip_may_be_there(tmp_path):
 @pytest.mark.parametrize("given", ["nowhere", "facebook/dinov2-large", "me/my_data.v2"])
 def test_the_hub_is_asked_for_what_may_be_there(given):
     check_exists("model_name_or_path", given)
+
+
+def test_what_is_on_this_machine_only_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"--class_names classes\.txt: there is no such file or folder"):
+        check_exists("class_names", "classes.txt", may_be_on_hub=False)
