@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from .data.base import SegmentationDataset
-from .data.files import FileTree
+from .data.files import FileTree, leads_back
 from .data.images import DEFAULT_READING, ImageReading
 from .data.samples import Sample, picture_suffixes
 
@@ -45,7 +45,7 @@ class PictureFolder:
     """The pictures in a folder and below it, sorted by path; or a single picture.
 
     The folder is listed once, without looking at a single file. What starts with a dot is left out: thumbnails, and
-    what other systems leave beside their files.
+    what other systems leave beside their files; and so are links to folders around them.
 
     Args:
         path: the folder, or a picture.
@@ -179,9 +179,10 @@ def _picture_names(root: str) -> list[str]:
 
     names = []
     for folder, folders, files in os.walk(root, onerror=cannot_be_listed, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
+        relative = os.path.relpath(folder, root).replace(os.sep, "/").removeprefix(".")
+        prefix = f"{relative}/" if relative else ""
+        below = [(name, os.path.join(folder, name)) for name in folders if not name.startswith(".")]
+        folders[:] = [name for name, path in below if not (os.path.islink(path) and leads_back(root, relative, path))]
         names += [
             prefix + file
             for file in files
