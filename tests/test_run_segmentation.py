@@ -682,7 +682,7 @@ def test_the_card_of_a_run_says_what_was_done_and_found(words, tmp_path):
 
 def test_a_disk_that_is_too_small_is_noticed_before_training(words, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"output has 0\.0 GB free.*--save_total_limit"):
+    with pytest.raises(OSError, match=r"output has 0 MB free.*--save_total_limit"):
         run([*words, "--do_train"])
 
 

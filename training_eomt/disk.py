@@ -29,13 +29,14 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
-def check_room(folder: Path, needed: int = MIN_FREE) -> None:
+def check_room(folder: Path, needed: int = MIN_FREE, advice: str = "choose another folder") -> None:
     """
     Finds out whether results can be written into a folder, and leaves nothing behind.
 
     Args:
         folder: the folder; it need not exist.
         needed: bytes that have to be free.
+        advice: what to do besides making room.
 
     Raises:
         OSError: nothing can be written there, or there is not enough room.
@@ -45,8 +46,7 @@ def check_room(folder: Path, needed: int = MIN_FREE) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(
-            f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or choose "
-            "another folder."
+            f"{folder} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or {advice}."
         )
 
 

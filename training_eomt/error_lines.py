@@ -11,6 +11,7 @@ from configuration_eomt.text_eomt import terminal_text
 _CAUGHT_IN_WORKER = re.compile(
     r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE
 )
+_NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2")  # what huggingface_hub asks with; not an `OSError`
 _NOT_WRITTEN = re.compile(r"inline_container|PytorchStreamWriter")  # how torch.save says that
 _LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|recvvalue|store->get", re.IGNORECASE)
 
@@ -50,6 +51,8 @@ def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
         return f"A file of weights could not be read or written: {_joined(text)}"
     if library == "huggingface_hub":
         return f"The Hub: {_joined(text)}"
+    if library in _NETWORK:
+        return f"The Hub cannot be reached ({type(error).__name__}): {_joined(text)}"
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return _CAUGHT_IN_WORKER.sub("", text)
     return None

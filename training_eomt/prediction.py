@@ -166,10 +166,11 @@ def predict(
             if summary.is_complete and not is_up_to_date(files, names, finished):
                 finish(files, names, finished)
         except OSError as error:
+            where = f": {error.filename2 or error.filename}" if error.strerror and error.filename else ""
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}. Of {len(indices)} pictures, {num_done} are done and stay in {directory}; "
-                "the same call goes on with the others",
+                f"{error.strerror or error}{where}. Of {len(indices)} pictures, {num_done} are done and stay in "
+                f"{directory}; the same call goes on with the others",
             ) from error
     return summary
 

@@ -45,7 +45,7 @@ class PictureFolder:
     """The pictures in a folder and below it, sorted by path; or a single picture.
 
     The folder is listed once, without looking at a single file. What starts with a dot is left out: thumbnails, and
-    what other systems leave beside their files.
+    what other systems leave beside their files; and so are links to folders around them.
 
     Args:
         path: the folder, or a picture.

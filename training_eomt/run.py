@@ -12,6 +12,8 @@ from transformers import set_seed
 
 from configuration_eomt.configuration_eomt import as_pair
 from configuration_eomt.text_eomt import terminal_text
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtForUniversalSegmentation
 
 from .augmentation import SegmentationAugmentation
 from .data import SegmentationDataset
@@ -19,6 +21,7 @@ from .disk import check_room, write_whole
 from .error_lines import warn
 from .evaluation import new_metric
 from .evaluation_report import evaluation_text, write_evaluation
+from .folders import disk_errors
 from .former_run import remove_former_run
 from .inputs import EvaluationInputs, TrainingInputs
 from .prediction import AnnotatedPictures, PictureFolder, predict
@@ -26,7 +29,7 @@ from .prediction_outputs import FIGURES, OVERLAYS
 from .run_card import write_run_card
 from .run_checkpoints import bytes_needed
 from .run_checks import evaluates, resume_choice
-from .run_data import checked, open_data, pictures_of
+from .run_data import RunData, checked, open_data, pictures_of
 from .run_decisions import evaluate_now_and_then, last_evaluation, odd_settings
 from .run_files import DATA_REPORT, PREDICTIONS, REPORT
 from .script_arguments import ScriptArguments
@@ -47,12 +50,41 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     Returns:
         The metrics of the evaluation, empty where there was none.
     """
-    model_args, data_args, training_args = arguments
+    _, data_args, training_args = arguments
     writes_results = training_args.do_eval or training_args.do_predict
     if writes_results and not training_args.do_train and training_args.process_index == 0:
         check_room(Path(training_args.output_dir))  # what a training needs is known once there is a model
 
     set_seed(training_args.seed)
+    data, reports = load_data(arguments)
+    if data_args.check_data:
+        return {}
+    model, image_processor = load_model_for(arguments, data)
+    task = str(image_processor.task)  # the stored one is never None
+    check_best_metric(training_args, task)
+    prediction_settings = data_args.prediction_settings(task)
+    id2label: Any = model.config.id2label
+    pictures = pictures_of(data_args, task, id2label) if training_args.do_predict else None
+    if isinstance(pictures, PictureFolder):
+        pictures.check_not_written_into(training_args.output_dir)
+
+    trainer = build_trainer(arguments, data, model, image_processor)
+    if training_args.do_train:
+        train(arguments, trainer, reports)
+    metrics = evaluate(trainer) if training_args.do_eval else {}
+    if trainer.is_world_process_zero():
+        with disk_errors(Path(training_args.output_dir)):
+            write_results(arguments, trainer, metrics, reports)
+    if pictures is not None:
+        predict_pictures(arguments, trainer, pictures, prediction_settings)
+    if trainer.is_world_process_zero():
+        say_what_is_where(trainer, task, metrics)
+    return metrics
+
+
+def load_data(arguments: ScriptArguments) -> tuple[RunData, dict[str, Any]]:
+    """The data of the run, and the report of each part; whether the training is evaluated follows from them."""
+    model_args, data_args, training_args = arguments
     trains = training_args.do_train or data_args.check_data
     task = data_args.task
     if task is None and not (data_args.check_data and not os.path.isdir(model_args.model_name_or_path or "")):
@@ -65,31 +97,34 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
         None if trains else stored_labels(model_args),
     )
     data, reports = checked(data, data_args, training_args.dataloader_num_workers)
-    if data_args.check_data:
-        return {}
     if data.train is not None and data.validation is not None and training_args.evaluates_by_default:
         evaluate_now_and_then(training_args, len(data.train))
-    if data.train is not None:
-        task = data.train.task
-    model, image_processor = load_model(
-        model_args, data_args, task, data.train.label_space if data.train is not None else None
-    )
-    assert image_processor.task is not None  # the stored one never is
-    task = image_processor.task
-    if task == "panoptic" and image_processor.stuff_classes is None and data.validation is not None:
+    return data, reports
+
+
+def load_model_for(
+    arguments: ScriptArguments, data: RunData
+) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """The model and its image processor; their task and classes are those of what they are trained on."""
+    model_args, data_args, _ = arguments
+    if data.train is None:
+        model, image_processor = load_model(model_args, data_args, data_args.task, None)
+    else:
+        model, image_processor = load_model(model_args, data_args, data.train.task, data.train.label_space)
+    if image_processor.task == "panoptic" and image_processor.stuff_classes is None and data.validation is not None:
         # as in checkpoints that Transformers' own processor wrote
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
+    return model, image_processor
 
-    check_best_metric(training_args, task)
-    prediction_settings = data_args.prediction_settings(task)
-    id2label: Any = model.config.id2label
-    pictures = pictures_of(data_args, task, id2label) if training_args.do_predict else None
-    if isinstance(pictures, PictureFolder):
-        pictures.check_not_written_into(training_args.output_dir)
 
+def build_trainer(
+    arguments: ScriptArguments, data: RunData, model: EomtForUniversalSegmentation, image_processor: EomtImageProcessor
+) -> EomtTrainer:
+    """The trainer, and what of the data it is given."""
+    _, data_args, training_args = arguments
     augmentation = None
     if data_args.augmentation:
-        smallest, largest = data_args.scale_range or SCALE_RANGES[task]
+        smallest, largest = data_args.scale_range or SCALE_RANGES[str(image_processor.task)]
         augmentation = SegmentationAugmentation(
             as_pair(model.config.image_size), (smallest, largest), color_jitter=data_args.color_jitter
         )
@@ -98,38 +133,39 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
         train_inputs = TrainingInputs(data.train, image_processor, augmentation, training_args.seed)
     if data.validation is not None:
         eval_inputs = EvaluationInputs(data.validation, image_processor)
-    trainer = EomtTrainer(
+    return EomtTrainer(
         model=model,
         args=training_args,
         processing_class=image_processor,
         train_dataset=train_inputs,
         eval_dataset=eval_inputs,
     )
-    metrics: dict[str, float] = {}
-    if training_args.do_train:
-        check_disk(model, training_args)
-        resume_from = resume_choice(training_args)
+
+
+def train(arguments: ScriptArguments, trainer: EomtTrainer, reports: dict[str, Any]) -> None:
+    """Trains, or goes on with a training, and saves the model."""
+    _, data_args, training_args = arguments
+    output_dir, resume_from = Path(training_args.output_dir), resume_choice(training_args)
+    check_disk(trainer.bare_model, training_args)
+    if trainer.is_world_process_zero():
         for line in odd_settings(trainer, reports):
-            if trainer.is_world_process_zero():
-                warn(line)
-        if data_args.overwrite_output_dir and resume_from is None and trainer.is_world_process_zero():
-            remove_former_run(Path(training_args.output_dir))
-        trainer.accelerator.wait_for_everyone()
-        trainer.train(resume_from_checkpoint=resume_from)
-        trainer.save_model()
+            warn(line)
+        if data_args.overwrite_output_dir and resume_from is None:
+            remove_former_run(output_dir)
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=resume_from)
+    trainer.save_model()
+    with disk_errors(output_dir):
         trainer.save_state()
-    if training_args.do_eval:
-        metrics = last_evaluation(trainer)
-        if not metrics:
-            if trainer.is_world_process_zero():
-                (Path(training_args.output_dir) / REPORT).unlink(missing_ok=True)
-            metrics = trainer.evaluate()
-    if trainer.is_world_process_zero():
-        write_results(arguments, trainer, metrics, reports)
-    if pictures is not None:
-        predict_pictures(arguments, trainer, pictures, prediction_settings)
-    if trainer.is_world_process_zero():
-        say_what_is_where(trainer, task, metrics)
+
+
+def evaluate(trainer: EomtTrainer) -> dict[str, float]:
+    """The metrics of the model as it now is."""
+    metrics = last_evaluation(trainer)
+    if not metrics:
+        if trainer.is_world_process_zero():
+            (Path(str(trainer.args.output_dir)) / REPORT).unlink(missing_ok=True)
+        metrics = trainer.evaluate()
     return metrics
 
 
@@ -145,8 +181,6 @@ def check_best_metric(training_args: Any, task: str) -> None:
 
 def check_disk(model: nn.Module, training_args: Any) -> None:
     """Raises an `OSError` if the checkpoints of the training will not fit on the disk."""
-    output_dir = Path(training_args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     needed = 4 * sum(numel for numel, _ in sizes)
     if training_args.save_strategy != "no":
@@ -156,12 +190,11 @@ def check_disk(model: nn.Module, training_args: Any) -> None:
             training_args.save_total_limit,
             training_args.ema_decay is not None,
         )
-    free = shutil.disk_usage(output_dir).free
-    if free < needed:
-        raise OSError(
-            f"{output_dir} has {free / 1e9:.1f} GB free, and the checkpoints of this training take at least "
-            f"{needed / 1e9:.1f} GB. Make room, choose another --output_dir, or keep fewer with --save_total_limit."
-        )
+    check_room(
+        Path(training_args.output_dir),
+        needed,
+        "choose another --output_dir, or keep fewer checkpoints with --save_total_limit",
+    )
 
 
 def write_results(

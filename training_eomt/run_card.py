@@ -12,6 +12,7 @@ from transformers import TrainerState
 from configuration_eomt.sharing_eomt import update_model_card
 from configuration_eomt.text_eomt import markdown_text
 
+from .disk import write_whole
 from .evaluation import HEADLINES
 from .run_files import CONFUSION_PNG, CURVES
 from .training_arguments import EomtTrainingArguments
@@ -176,5 +177,5 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
             steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
             axes[1].plot(steps, values, marker="o")
             axes[1].set(xlabel="step", ylabel=HEADLINES[task], ylim=(0, None))
-        figure.savefig(path, dpi=100)
+        write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
     return True

@@ -19,6 +19,7 @@ from modeling_eomt import count_items
 from .early_stop import EarlyStop
 from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
+from .folders import disk_errors
 from .inputs import collate, panoptic_reference
 from .mask_annealing import MaskAnnealingCallback
 from .metrics.streaming import StreamingMetric
@@ -265,7 +266,8 @@ class EomtTrainer(ResumableTrainer):
             sample = dataset.samples[index]
             panels = {"target": panoptic_reference(sample), "prediction": as_segments(result)}
             figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
-            figure.save(directory / f"{index:06}.png")
+            with disk_errors(directory):
+                figure.save(directory / f"{index:06}.png")
             if writer is not None:
                 writer.add_image(f"evaluation/{index}", np.asarray(figure), step, dataformats="HWC")
 

@@ -77,6 +77,9 @@ def test_a_lost_connection_points_to_the_process_that_failed(monkeypatch):
 
 
 def test_failures_of_hub_and_tracker_are_one_line():
+    offline = type("ConnectError", (Exception,), {"__module__": "httpx"})
+    line = error_line(offline("[Errno -2] Name or service not known"))
+    assert line == "The Hub cannot be reached (ConnectError): [Errno -2] Name or service not known"
     hub_error = type("HfHubHTTPError", (OSError,), {"__module__": "huggingface_hub.errors"})
     line = error_line(hub_error("401 Client Error.\n\nRepository Not Found for url: x.\nPlease log in."))
     assert line == "The Hub: 401 Client Error. Repository Not Found for url: x. Please log in."

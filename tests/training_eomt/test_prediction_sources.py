@@ -51,6 +51,15 @@ def test_links_among_folders_end(tmp_path):
     assert [source.name(index) for index in range(len(source))] == names
 
 
+def test_a_link_to_a_folder_around_it_is_not_followed_and_others_are(tmp_path):
+    save(tmp_path / "pictures" / "a" / "1.png")
+    save(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "pictures" / "a" / "around").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "itself").symlink_to("itself")
+    (tmp_path / "pictures" / "b").symlink_to(tmp_path / "elsewhere")
+    assert PictureFolder(tmp_path / "pictures").names == ["a/1.png", "b/2.png"]
+
+
 def test_a_photograph_taken_sideways_is_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

@@ -269,7 +269,7 @@ class _Store:
                         continue
                     if not _is_folder(entry):
                         places[entry.name] = "disk"
-                    elif not (entry.is_symlink() and self._leads_back(folder, entry.path)):
+                    elif not (entry.is_symlink() and leads_back(self.root, folder, entry.path)):
                         places[entry.name] = "folder"
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
             return {}
@@ -278,13 +278,6 @@ class _Store:
                 raise
             return {}
         return places
-
-    def _leads_back(self, folder: str, link: str) -> bool:
-        """Whether a link in a folder leads to that folder or to one around it, by whatever links it was reached."""
-        parts = folder.split("/") if folder else []
-        around = [os.path.realpath(self.root.joinpath(*parts[:number])) for number in range(len(parts) + 1)]
-        target = os.path.realpath(link)
-        return any(os.path.commonpath([target, path]) == target for path in around)
 
     def _open_nested(self, folder: str) -> None:
         outer, name = self._nested[folder]
@@ -322,6 +315,21 @@ class _Store:
             if (where, reason) not in self.bad_entries:
                 self.bad_entries.append((where, reason))
         self._archives.append(archive)
+
+
+def leads_back(root: str | Path, folder: str, link: str) -> bool:
+    """
+    Whether a link leads to the folder that it is in or to one around it, by whatever links that was reached.
+
+    Args:
+        root: where the way to it begins.
+        folder: the folder that it is in, from there on, with forward slashes.
+        link: its path.
+    """
+    parts = folder.split("/") if folder else []
+    around = [os.path.realpath(os.path.join(root, *parts[:number])) for number in range(len(parts) + 1)]
+    target = os.path.realpath(link)
+    return any(os.path.commonpath([target, path]) == target for path in around)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
