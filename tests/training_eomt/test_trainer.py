@@ -61,9 +61,9 @@ def test_every_evaluation_in_training_draws_its_first_pictures(make_trainer, tmp
     ]
     with Image.open(drawn / "step-2" / "000000.png") as figure:
         assert figure.width > 3 * 320  # input, target and prediction
-    trainer.args.output_dir = str(tmp_path / "later")
+    trainer = make_trainer(output_dir=str(tmp_path / "later"))  # a finished model, which is only measured
     trainer.evaluate()
-    assert not (tmp_path / "later").exists()
+    assert not (tmp_path / "later" / "evaluation_pictures").exists()
 
 
 def test_while_masks_fade_out_the_model_is_measured_without_them(make_trainer):
