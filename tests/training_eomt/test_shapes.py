@@ -37,7 +37,9 @@ def test_json_and_pngs_agree_and_every_pixel_has_a_segment(tmp_path):
     for split, length in (("train", 12), ("validation", 2), ("test", 2)):
         dataset = CocoPanopticDataset(directory / split)
         assert len(dataset) == length and dataset.label_space.stuff_classes == [4, 5]
-        for sample, annotation in zip((dataset[i] for i in range(length)), dataset.annotations):
+        written = json.loads((directory / split / "panoptic.json").read_text())["annotations"]
+        assert [annotation["file_name"] for annotation in written] == [a.file_name for a in dataset.annotations]
+        for sample, annotation in zip((dataset[i] for i in range(length)), written):
             masks = sample.masks()
             assert (masks.sum(0) == 1).all()
             assert masks.sum((1, 2)).tolist() == [info["area"] for info in annotation["segments_info"]]

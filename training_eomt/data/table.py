@@ -158,11 +158,12 @@ class TableDataset(SegmentationDataset):
         Raises:
             ValueError: none of them can be read.
         """
-        is_rgb = None
+        is_rgb, faults = None, []
         for index in range(len(self)):
             try:
                 annotation, _ = self._read_annotation(index)
-            except (ValueError, OSError):  # which reading the sample tells
+            except (ValueError, OSError) as error:  # which reading the sample tells, too
+                faults.append(str(error))
                 continue
             if annotation.mode not in COLOUR_MODES:
                 return False
@@ -171,7 +172,9 @@ class TableDataset(SegmentationDataset):
             if red.any() or green.any() or blue.any():
                 return not (np.array_equal(red, green) and np.array_equal(red, blue))
         if is_rgb is None:
-            raise ValueError(f"{self.table.where}: none of its {len(self.table)} annotations can be read.")
+            raise ValueError(
+                f"{self.table.where}: none of its {len(self.table)} annotations can be read. The first: {faults[0]}"
+            )
         return is_rgb
 
     def _panoptic_categories(
