@@ -316,10 +316,5 @@ def flatten_targets(
     """Targets of all images in a row: masks `(all_targets, height, width)` float, labels and image indices."""
     masks = torch.cat([masks.to(device) for masks in mask_labels]).float()
     labels = torch.cat([labels.to(device) for labels in class_labels]).long()
-    # How many images end before a target. (Of a concatenation of constants, which says the same, the code that
-    # torch 2.15's compiler generates for CPUs reads the values before it has written them.)
-    index, image_of_target, end = torch.arange(len(labels), device=device), torch.zeros_like(labels), 0
-    for image_labels in class_labels[:-1]:
-        end += len(image_labels)
-        image_of_target = image_of_target + (index >= end)
-    return masks, labels, image_of_target
+    images = [torch.full((len(labels),), image, device=device) for image, labels in enumerate(class_labels)]
+    return masks, labels, torch.cat(images)

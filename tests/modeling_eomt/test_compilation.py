@@ -100,7 +100,7 @@ def test_export_with_a_dynamic_batch(model):
 
 
 def test_the_loss_is_the_same_in_generated_code(tiny_config, fresh_compiler_cache):
-    """Of the default backend, which generates code; that of torch 2.15 for CPUs read image indices before writing."""
+    """Of the default backend, which generates code."""
     criterion = EomtLoss.from_config(tiny_config).train()
     counts = (3, 0, 2)
     masks = [torch.rand(count, 64, 64) > 0.5 for count in counts]
