@@ -19,7 +19,7 @@ from configuration_eomt.text_eomt import terminal_text
 
 from .disk import write_whole
 from .evaluation import HEADLINES
-from .json_files import read_json
+from .json_files import read_object
 from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
 
 
@@ -77,7 +77,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no results.
     """
-    report = read_json(Path(path).read_bytes(), dict[str, Any], str(path), "the report of an evaluation")
+    report = read_object(Path(path))
     measured = {
         name.removeprefix("eval_"): value
         for name, value in report.items()

@@ -13,13 +13,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file
 
 from configuration_eomt import EomtConfig
-from configuration_eomt.fields_eomt import is_number
 from configuration_eomt.folders_eomt import draft_folder, publish
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
 from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
@@ -29,11 +27,12 @@ from image_processing_eomt.tasks_eomt import TASKS
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 from .disk import MIN_FREE, check_room
+from .evaluation_report import read_evaluation
+from .json_files import read_object
 from .published import published_checkpoints
 from .run_files import REPORT
 
 
-_NOT_RESULTS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 # Two models that differ in one of these are not the same model at two times.
 _IDENTITY = (
     "model_type",
@@ -139,10 +138,10 @@ def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any,
         raise FileExistsError(
             f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
         )
-    stored = _read_json(folder / "config.json")
+    stored = read_object(folder / "config.json")
     differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
     processor_file = folder / "preprocessor_config.json"
-    if processor_file.is_file() and _read_json(processor_file).get("task") != getattr(image_processor, "task", None):
+    if processor_file.is_file() and read_object(processor_file).get("task") != getattr(image_processor, "task", None):
         differing.append("task")
     stored_base = read_metadata((folder / CARD).read_text(encoding="utf-8", errors="replace")).base_model
     if base_model and stored_base and base_model != stored_base:
@@ -177,30 +176,6 @@ def _check_complete(folder: Path) -> None:
         modules = {name for name in imported if f"{name}.py" not in needed}
     if missing := sorted(name for name in needed if not (folder / name).is_file()):
         raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises a `ValueError` that names it where it holds something else."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON object: {error}") from error
-
-
-def read_results(path: str | PathLike) -> dict[str, float]:
-    """
-    Metric -> value from an `evaluation.json`, without times and the loss.
-
-    Raises:
-        ValueError: there is none.
-    """
-    measured = {
-        name.removeprefix("eval_"): value for name, value in _read_json(Path(path)).items() if is_number(value)
-    }
-    results = {name: value for name, value in measured.items() if name not in _NOT_RESULTS}
-    if not results:
-        raise ValueError(f"{path} holds no results.")
-    return results
 
 
 def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
@@ -319,14 +294,14 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     if options.published:
         facts |= published_checkpoints()[options.published].facts
     if options.results:
-        facts |= {"results": read_results(options.results), "results_source": None}
+        facts |= {"results": read_evaluation(options.results), "results_source": None}
     elif (report := Path(options.source) / REPORT).is_file():
         patterns = ("model*.safetensors", "pytorch_model*.bin")
         weights = [file.stat().st_mtime for pattern in patterns for file in report.parent.glob(pattern)]
         if report.stat().st_mtime < max(weights, default=0):
             print(f"warning: {report} is older than the weights and left out; --results takes it.", file=sys.stderr)
         else:
-            facts |= {"results": read_results(report), "results_source": None}
+            facts |= {"results": read_evaluation(report), "results_source": None}
     if options.license:
         facts |= {"license": options.license, "license_name": None, "license_link": None}
     for name in ("license_name", "license_link"):

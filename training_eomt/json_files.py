@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,14 @@ T = TypeVar("T")
 # A text, or what Python writes for numbers that JSON does not have.
 _TEXT_OR_NOT_FINITE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 _TOO_LARGE = b"1e999"  # which msgspec refuses where a number is asked for, and only there
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises a `ValueError` that names it where it holds something else."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from error
 
 
 def read_json(content: bytes, kind: type[T], where: str, what: str = "what is expected") -> T:
