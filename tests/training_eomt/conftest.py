@@ -1,4 +1,6 @@
-"""A trainer of a tiny model on a few generated pictures."""
+"""A trainer of a tiny model on a few generated pictures, and a disk that is full."""
+
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -53,3 +55,20 @@ def make_trainer(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def full_disk():
+    """A context within which no file of this process grows beyond a kilobyte, pytest's own output included."""
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
+
+    @contextmanager
+    def limit_file_size():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit_file_size

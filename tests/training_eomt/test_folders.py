@@ -34,16 +34,6 @@ def test_a_link_is_deleted_and_not_what_it_points_to(tmp_path):
     assert not (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "a").exists()
 
 
-@pytest.fixture
-def full_disk():
-    """No file of this process may grow beyond a kilobyte."""
-    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize(
     "save",
     [
@@ -54,7 +44,7 @@ def full_disk():
     ids=["safetensors", "torch", "python"],
 )
 def test_a_full_disk_is_one_kind_of_error_whoever_writes(tmp_path, full_disk, save):
-    with pytest.raises(OSError, match=f"{tmp_path} cannot be written: ."), disk_errors(tmp_path):
+    with pytest.raises(OSError, match=f"{tmp_path} cannot be written: ."), disk_errors(tmp_path), full_disk():
         save(tmp_path / "file")
 
 

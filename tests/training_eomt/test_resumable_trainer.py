@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-import resource
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -387,21 +387,17 @@ def test_random_states_of_another_number_of_processes_are_spoken_of(make_trainer
     assert "was written by 2 processes and goes on with 1" in caplog.text
 
 
-def test_a_disk_that_is_full_names_the_last_complete_checkpoint(make_trainer, tmp_path):
+def test_a_disk_that_is_full_names_the_last_complete_checkpoint(make_trainer, full_disk, tmp_path):
     trainer = make_trainer(**SAVING, max_steps=3)
-    save, limit = trainer._save_optimizer_and_scheduler, resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = trainer._save_optimizer_and_scheduler
 
-    def full(folder: str) -> None:
-        if folder.endswith("checkpoint-2"):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
-        save(folder)
+    def save_where_there_is_no_room(folder: str) -> None:
+        with full_disk() if folder.endswith("checkpoint-2") else nullcontext():
+            save(folder)
 
-    trainer._save_optimizer_and_scheduler = full
-    try:
-        with pytest.raises(OSError, match=r"checkpoint-2 cannot be written: .*checkpoint-1 is the last complete one"):
-            trainer.train()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    trainer._save_optimizer_and_scheduler = save_where_there_is_no_room
+    with pytest.raises(OSError, match=r"checkpoint-2 cannot be written: .*checkpoint-1 is the last complete one"):
+        trainer.train()
     assert [folder.name for folder in (tmp_path / "output").iterdir()] == ["checkpoint-1"]
 
 
