@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from training_eomt.error_lines import error_line, shown, warn
-from training_eomt.run_checks import check_arguments
-from training_eomt.script_arguments import ScriptArguments, complete, parse_arguments, read_arguments
+from training_eomt.script.arguments import ScriptArguments, complete, parse_arguments, read_arguments
+from training_eomt.script.checks import check_arguments
+from training_eomt.script.error_lines import error_line, shown, warn
 
 
 # Nothing above needs torch: a mistake in the arguments is said before the seconds that importing it takes.
@@ -25,7 +25,7 @@ __all__ = ["command", "main", "parse_arguments"]
 def main(arguments: ScriptArguments) -> dict[str, float]:
     """Runs what the arguments ask for and returns the metrics of the evaluation."""
     check_arguments(*arguments)
-    from training_eomt.run import run
+    from training_eomt.script.run import run
 
     return run(arguments)
 

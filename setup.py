@@ -14,6 +14,9 @@ PACKAGES = [
     "training_eomt",
     "training_eomt.data",
     "training_eomt.metrics",
+    "training_eomt.prediction",
+    "training_eomt.publishing",
+    "training_eomt.script",
 ]
 
 # Lower bounds are those that `make test-oldest` installs and tests.

@@ -1,4 +1,4 @@
-"""Writes the cards of the published checkpoints, all from `training_eomt/published_checkpoints.json`.
+"""Writes the cards of the published checkpoints, all from `training_eomt/publishing/published_checkpoints.json`.
 
 python model_cards/write_cards.py
 """
@@ -8,12 +8,10 @@ from pathlib import Path
 
 from configuration_eomt import EOMT_SIZES
 from configuration_eomt.model_card_eomt import CITATION, card_metadata, render_card, usage_snippet
-from training_eomt.published import AUTHORS, PublishedCheckpoint, published_checkpoints
+from training_eomt.publishing.published import AUTHORS, PublishedCheckpoint, published_checkpoints
 
 
-WRITTEN_BY = (
-    "<!-- Written by model_cards/write_cards.py: change its table, training_eomt/published_checkpoints.json. -->"
-)
+WRITTEN_BY = "<!-- Written by model_cards/write_cards.py from training_eomt/publishing/published_checkpoints.json. -->"
 DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "cityscapes": "Cityscapes"}
 METRICS = {
     "PQ": "panoptic quality (PQ)",
@@ -89,7 +87,7 @@ In a checkout of this project, with its packages installed:
 
 ```bash
 hf download {checkpoint.repository} pytorch_model.bin --local-dir original
-python -m training_eomt.export original/pytorch_model.bin {checkpoint.name} --published {checkpoint.name}
+python -m training_eomt.publishing original/pytorch_model.bin {checkpoint.name} --published {checkpoint.name}
 ```
 
 This writes the folder `{checkpoint.name}`: weights, image processor, labels, code and a card of its own.{delta}"""

@@ -15,8 +15,8 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
-from training_eomt import export
-from training_eomt.published import published_checkpoints
+from training_eomt.publishing import publish as export
+from training_eomt.publishing.published import published_checkpoints
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +178,7 @@ def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monke
     download, convert = (shlex.split(line) for line in blocks(name, "bash")[0].splitlines())
     assert download[:4] == ["hf", "download", f"tue-mps/{name}", "pytorch_model.bin"]
     assert os.path.join(download[download.index("--local-dir") + 1], "pytorch_model.bin") == convert[3]
-    assert convert[:3] == ["python", "-m", export.__name__]
+    assert convert[:3] == ["python", "-m", export.__package__]
     local = ["--base-backbone", "original/backbone"] if checkpoint.base_backbone else []
     export.main(convert[3:] + local)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .argument_outline import Argument
+from .script.argument_outline import Argument
 from .yaml_files import read_yaml
 
 

@@ -19,7 +19,7 @@ from configuration_eomt.folders_eomt import CONFIG, give_usual_mode, publish
 from configuration_eomt.sharing_eomt import CARD, update_model_card
 
 from . import resuming
-from . import run_checkpoints as checkpoints
+from . import saved_checkpoints as checkpoints
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import DRAFT, disk_errors, draft_of

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from training_eomt.argument_outline import training_arguments
 from training_eomt.argument_ranges import RANGES, check_ranges
-from training_eomt.script_arguments import DataArguments, ModelArguments, parse_arguments
+from training_eomt.script.argument_outline import training_arguments
+from training_eomt.script.arguments import DataArguments, ModelArguments, parse_arguments
 from training_eomt.training_arguments import EomtTrainingArguments
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from training_eomt.argument_outline import training_arguments
-from training_eomt.run_checks import check_arguments
-from training_eomt.script_arguments import DataArguments, ModelArguments, complete, read_arguments
+from training_eomt.script.argument_outline import training_arguments
+from training_eomt.script.arguments import DataArguments, ModelArguments, complete, read_arguments
+from training_eomt.script.checks import check_arguments
 
 
 ROOT = Path(__file__).resolve().parents[2]

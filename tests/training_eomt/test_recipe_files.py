@@ -6,7 +6,7 @@ import re
 import pytest
 
 from training_eomt.recipe_files import find_recipe
-from training_eomt.script_arguments import parse_arguments, read_arguments
+from training_eomt.script.arguments import parse_arguments, read_arguments
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from .samples import Category
 
 def published_categories(data_set: str) -> list[Category]:
     """The classes of "coco", "ade20k" or "cityscapes" as EoMT's published models know them, numbered from 0."""
-    table = json.loads(Path(__file__).parent.with_name("published_checkpoints.json").read_text(encoding="utf-8"))
+    path = Path(__file__).parents[1] / "publishing" / "published_checkpoints.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
     classes = table["data_sets"][data_set]
     stuff = set(classes["stuff_classes"])
     return [Category(index, name, index not in stuff) for index, name in enumerate(classes["labels"])]

@@ -15,7 +15,7 @@ from training_eomt.data import open_dataset
 from training_eomt.data.images import ImageReading, both_fit
 from training_eomt.data.label_coding import label_map_of
 from training_eomt.data.report import report
-from training_eomt.prediction_sources import PictureFolder
+from training_eomt.prediction.sources import PictureFolder
 
 
 # As it is seen: 4 rows of 6 pixels, a bright object at the top left.

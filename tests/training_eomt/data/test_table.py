@@ -8,8 +8,8 @@ from PIL import Image
 
 from training_eomt.data import table_sources
 from training_eomt.data.table import TableDataset
-from training_eomt.run_data import open_data
-from training_eomt.script_arguments import DataArguments
+from training_eomt.script.arguments import DataArguments
+from training_eomt.script.data import open_data
 
 
 LABEL_MAP = np.array([[0, 0, 1, 1], [0, 300, 300, 255]], dtype=np.uint16)

@@ -1,0 +1,1 @@
+"""Folders and model cards for the Hub."""

@@ -1,0 +1,332 @@
+"""Exports a finished model: one folder with code, weights, image processor and a model card.
+
+    python -m training_eomt.publishing outputs/my_model my_model --license apache-2.0 --dataset my_data
+
+`--help` says what else there is.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import cached_file
+
+from configuration_eomt import EomtConfig
+from configuration_eomt.folders_eomt import draft_folder, publish
+from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
+from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
+from configuration_eomt.text_eomt import terminal_text
+from image_processing_eomt import EomtImageProcessor
+from image_processing_eomt.tasks_eomt import TASKS
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+
+from ..disk import MIN_FREE, check_room
+from ..evaluation_report import read_evaluation
+from ..json_files import read_object
+from ..run_files import REPORT
+from .published import published_checkpoints
+
+
+# Two models that differ in one of these are not the same model at two times.
+_IDENTITY = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_register_tokens",
+    "mlp_ratio",
+    "intermediate_size",
+    "use_swiglu_ffn",
+    "use_gated_mlp",
+    "num_blocks",
+    "num_queries",
+    "patch_size",
+    "image_size",
+    "id2label",
+)
+
+
+def export_model(
+    model: EomtForUniversalSegmentation,
+    image_processor: Any,
+    folder: str | PathLike,
+    *,
+    name: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
+    **facts: Any,
+) -> Path:
+    """
+    Writes a folder that loads with the `Auto` classes and `pipeline` where this project is not installed: code,
+    weights, image processor and a model card.
+
+    The folder is new, empty or an earlier export of the same model, which is replaced; files that are not the
+    export's stay. Everything is written and checked beside the folder first: an export that fails there leaves
+    nothing behind. A new folder then appears at once; an earlier export is replaced file by file, its card last, and
+    has no `config.json` meanwhile, so that nobody loads half of it.
+
+    Args:
+        model: the model.
+        image_processor: its image processor.
+        folder: where to write.
+        name: what the card calls the model and tells to load; by default the repository or the folder.
+        push_to_hub: a repository on the Hub to which the export is uploaded too, `"owner/name"`. A person's own card
+            there is left alone.
+        private: whether a new repository is private.
+        facts: what the card says besides: `license`, `license_name`, `license_link`, `datasets`, `base_model`,
+            `results`, `results_source`, `tags`; see `card_metadata`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something else: another model, or one that was not exported.
+        ValueError: what was written is not complete, such as for a class that does not bring its code along.
+        OSError: the folder cannot be written, its disk is full, or the upload fails.
+    """
+    folder = Path(folder)
+    _check_target(folder, _as_stored(model.config), image_processor, facts.get("base_model"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_room(
+        folder, MIN_FREE + sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    )
+    with draft_folder(folder.parent, f".{folder.name}-") as draft:
+        model.save_pretrained(draft)
+        image_processor.save_pretrained(draft)
+        write_model_card(draft, name or push_to_hub or folder.as_posix(), written_by=WRITTEN_BY_EXPORT, **facts)
+        _check_complete(draft)
+        files = sorted(file.name for file in draft.iterdir())
+        publish(draft, folder, last=CARD)
+    if push_to_hub:
+        _upload(folder, push_to_hub, files, private)
+    return folder
+
+
+def _upload(folder: Path, repository: str, files: list[str], private: bool | None) -> None:
+    """Uploads an export. Raises an `OSError` where that fails, for whatever reason."""
+    card = (folder / CARD).read_text(encoding="utf-8")
+    try:
+        push_folder(folder, repository, files=files, card=card, commit_message="Upload model", private=private)
+    except Exception as error:  # of several libraries: the Hub's, its HTTP client's, its file transfer's
+        reason = terminal_text(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise OSError(f"{folder} is written, but it could not be uploaded to {repository}: {reason[:500]}") from error
+
+
+def _as_stored(config: EomtConfig) -> dict[str, Any]:
+    """A configuration as `config.json` has it."""
+    return json.loads(json.dumps(config.to_diff_dict(), default=str))
+
+
+def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any, base_model: str | None) -> None:
+    """Raises a `FileExistsError` unless the folder is new, empty or an earlier export of the same model."""
+    advice = "Choose another folder, or remove this one first."
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. {advice}")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "config.json").is_file() and is_export(folder):
+        return  # a killed process left it so, between an earlier export and the next
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} is not empty, and what it holds is no model. {advice}")
+    if not is_export(folder):
+        raise FileExistsError(
+            f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
+        )
+    stored = read_object(folder / "config.json")
+    differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
+    processor_file = folder / "preprocessor_config.json"
+    if processor_file.is_file() and read_object(processor_file).get("task") != getattr(image_processor, "task", None):
+        differing.append("task")
+    stored_base = read_metadata((folder / CARD).read_text(encoding="utf-8", errors="replace")).base_model
+    if base_model and stored_base and base_model != stored_base:
+        differing.append("base_model")
+    if differing:
+        raise FileExistsError(f"{folder} holds another model: {', '.join(differing)} differ. {advice}")
+
+
+def _check_complete(folder: Path) -> None:
+    """Raises a `ValueError` if a file is missing that loading the folder needs."""
+    needed = {CARD, "config.json", "preprocessor_config.json"}
+    index = folder / "model.safetensors.index.json"
+    needed |= (
+        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if index.exists()
+        else {"model.safetensors"}
+    )
+    classes: list[str] = []
+    for settings in ("config.json", "preprocessor_config.json"):
+        auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
+        if not auto_map:
+            raise ValueError(
+                f"The export is not complete: {settings} names no code. Is its class one of this project?"
+            )
+        for name in auto_map.values():
+            classes += name.values() if isinstance(name, dict) else [name]
+    modules = {name.split(".")[0] for name in classes}
+    while modules:
+        files = [folder / f"{module}.py" for module in modules]
+        needed |= {file.name for file in files}
+        imported = {name for file in files if file.is_file() for name in get_relative_imports(file)}
+        modules = {name for name in imported if f"{name}.py" not in needed}
+    if missing := sorted(name for name in needed if not (folder / name).is_file()):
+        raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
+
+
+def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """
+    The model and the image processor of a folder or a repository on the Hub.
+
+    Args:
+        source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote.
+        settings: of the image processor, over those it was saved with. With a `task`, a source that has none gets a
+            new one.
+
+    Raises:
+        ValueError: not an EoMT model, or no image processor.
+    """
+    kind = EomtConfig.get_config_dict(source)[0].get("model_type")
+    classes = {"eomt": EomtForUniversalSegmentation, "eomt_dinov3": EomtDinov3ForUniversalSegmentation}
+    if not isinstance(kind, str) or kind not in classes:
+        raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
+    model = classes[kind].from_pretrained(source)
+    if _find(source, "preprocessor_config.json") or _find(source, "processor_config.json"):
+        return model, EomtImageProcessor.from_pretrained(source, **settings)
+    if "task" not in settings:
+        raise ValueError(f"{source} has no image processor: say with --task what the model is for.")
+    return model, EomtImageProcessor(**{"size": model.config.image_size, **settings})
+
+
+def _find(source: str, name: str) -> Path | None:
+    """A file of a folder or of a repository on the Hub; None if it is not there."""
+    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None
+
+
+def exported_facts(source: str, task: str | None = None) -> dict[str, Any]:
+    """
+    What the card of an export says about its model, see `card_metadata`; nothing if the source is no export.
+
+    Args:
+        source: a folder, or a repository on the Hub.
+        task: what the model is for now; results for another task are left out.
+    """
+    path = _find(source, CARD)
+    card = path.read_text(encoding="utf-8", errors="replace") if path else ""
+    if WRITTEN_BY_EXPORT not in card:
+        return {}
+    metadata = read_metadata(card)
+    facts = {name: getattr(metadata, name) for name in ("license", "license_name", "license_link", "base_model")}
+    facts["datasets"] = [metadata.datasets] if isinstance(metadata.datasets, str) else metadata.datasets
+    facts["tags"] = further_tags(metadata)
+    results = [
+        result for result in metadata.eval_results or [] if task is None or result.task_name == f"{task} segmentation"
+    ]
+    if results:
+        facts["results"] = {result.metric_type: result.metric_value for result in results}
+        facts["results_source"] = (results[0].source_name, results[0].source_url) if results[0].source_url else None
+    return {name: value for name, value in facts.items() if value}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line, see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training_eomt.publishing",
+        description="Exports a finished model: a folder with code, weights, image processor and a model card.",
+    )
+    parser.add_argument(
+        "source",
+        help="folder that training or save_pretrained wrote, or a model on the Hub; with --published also the "
+        "authors' file",
+    )
+    parser.add_argument("target", help="folder to write: new, empty or an earlier export of the same model")
+    parser.add_argument("--name", help="what the card calls the model; default: the repository or the target")
+    parser.add_argument("--license", help="licence as the Hub calls it, such as apache-2.0, or other")
+    parser.add_argument("--license-name", help="name of the other licence")
+    parser.add_argument("--license-link", help="where the other licence can be read")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="what the model was trained on")
+    parser.add_argument("--results", metavar="FILE", help=f"results for the card; default: SOURCE/{REPORT}, if there")
+    parser.add_argument("--task", choices=TASKS, help="if the source does not say")
+    parser.add_argument("--stuff-classes", nargs="+", type=int, metavar="ID", help="if the source does not say")
+    parser.add_argument(
+        "--published",
+        metavar="NAME",
+        choices=published_checkpoints(),
+        help="the source is this published checkpoint, such as coco_panoptic_eomt_large_640: labels, task, licence "
+        "and the authors' figures are known",
+    )
+    parser.add_argument("--base-backbone", metavar="FOLDER", help="backbone of DINOv3 checkpoints; default: the Hub's")
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="also upload the folder, to OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    options = parser.parse_args(arguments)
+    try:
+        check_room(Path(options.target), MIN_FREE + _size_of_weights(Path(options.source)))
+        facts = _facts(options)
+        model, image_processor = _load(options)
+        folder = export_model(
+            model,
+            image_processor,
+            options.target,
+            name=options.name,
+            push_to_hub=options.push_to_hub,
+            private=options.private or None,
+            **facts,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"Wrote {folder}. See {folder / CARD} for how to use it.")
+
+
+def _size_of_weights(source: Path) -> int:
+    """Bytes of the weights in a folder or a file, 0 for a repository on the Hub."""
+    files = [source] if source.is_file() else [*source.glob("model*.safetensors")]
+    return sum(file.stat().st_size for file in files)
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    """What the card says, from the command line."""
+    facts: dict[str, Any] = {} if Path(options.source).is_file() else exported_facts(options.source, options.task)
+    if options.published:
+        facts |= published_checkpoints()[options.published].facts
+    if options.results:
+        facts |= {"results": read_evaluation(options.results), "results_source": None}
+    elif (report := Path(options.source) / REPORT).is_file():
+        patterns = ("model*.safetensors", "pytorch_model*.bin")
+        weights = [file.stat().st_mtime for pattern in patterns for file in report.parent.glob(pattern)]
+        if report.stat().st_mtime < max(weights, default=0):
+            print(f"warning: {report} is older than the weights and left out; --results takes it.", file=sys.stderr)
+        else:
+            facts |= {"results": read_evaluation(report), "results_source": None}
+    if options.license:
+        facts |= {"license": options.license, "license_name": None, "license_link": None}
+    for name in ("license_name", "license_link"):
+        if getattr(options, name):
+            facts[name] = getattr(options, name)
+    if options.dataset:
+        facts["datasets"] = options.dataset
+    return facts
+
+
+def _load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """Model and image processor, from the command line."""
+    published = published_checkpoints()[options.published] if options.published else None
+    if Path(options.source).is_file():
+        if published is None:
+            raise ValueError(
+                f"{options.source} is a file: say with --published which checkpoint it is, or convert it with "
+                "python -m modeling_eomt.convert_official and export the folder."
+            )
+        if options.task or options.stuff_classes:
+            raise ValueError(f"Leave out --task and --stuff-classes: they are known of {options.published}.")
+        return published.convert(options.source, options.base_backbone)
+    settings = published.processor_settings if published else {}
+    if options.task:
+        settings["task"] = options.task
+    if options.stuff_classes:
+        settings["stuff_classes"] = options.stuff_classes
+    return load_source(options.source, **settings)

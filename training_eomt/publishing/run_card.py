@@ -1,0 +1,181 @@
+"""The model card of a training run: data, settings, curves and results, from what the run has recorded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from transformers import TrainerState
+
+from configuration_eomt.sharing_eomt import update_model_card
+from configuration_eomt.text_eomt import markdown_text
+
+from ..disk import write_whole
+from ..evaluation import HEADLINES
+from ..run_files import CONFUSION_PNG, CURVES
+from ..training_arguments import EomtTrainingArguments
+
+
+_TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
+_ARGUMENTS = (
+    "learning_rate",
+    "layer_decay",
+    "decay_query_blocks",
+    "weight_decay",
+    "max_grad_norm",
+    "poly_power",
+    "ema_decay",
+    "freeze_backbone",
+    "freeze_layers",
+    "bf16",
+    "fp16",
+    "gradient_checkpointing",
+    "seed",
+)
+
+
+def write_run_card(
+    folder: Path,
+    *,
+    task: str,
+    state: TrainerState,
+    arguments: EomtTrainingArguments,
+    num_blocks: int,
+    data_reports: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    per_class: Mapping[str, Mapping[str, Any]],
+    base_model: str | None,
+    dataset: str | None,
+) -> None:
+    """
+    Writes the curves and the card of a training into the folder of its model. A person's own card stays.
+
+    Args:
+        folder: the output folder, where the model was saved.
+        task: what the model is for.
+        state: of the Trainer, with the log of the run.
+        arguments: of the training.
+        num_blocks: number of query blocks.
+        data_reports: "train" and "validation" -> `DataReport.as_dict()`.
+        metrics: of the evaluation, empty if there was none.
+        per_class: class name -> values.
+        base_model: what the training started from; None for nothing.
+        dataset: what the data are called.
+    """
+    has_curves = draw_curves(state.log_history, task, folder / CURVES)
+    results = {
+        name.removeprefix("eval_"): value
+        for name, value in metrics.items()
+        if name.startswith("eval_")
+        and isinstance(value, float)
+        and math.isfinite(value)
+        and not name.endswith(("_loss", "_runtime", "_per_second", "_time"))
+    }
+    sections = [
+        data_section(data_reports),
+        training_section(state, arguments, num_blocks, base_model),
+        f"![Loss and {HEADLINES[task]} over the training]({CURVES})" if has_curves else "",
+        per_class_section(per_class),
+        f"![Of which classes the pixels of each class were found to be]({CONFUSION_PNG})"
+        if per_class and (folder / CONFUSION_PNG).is_file()
+        else "",
+    ]
+    is_on_hub = base_model is not None and not Path(base_model).exists()
+    update_model_card(
+        folder,
+        arguments.hub_model_id,
+        results=results or None,
+        base_model=base_model if is_on_hub else None,
+        datasets=[dataset] if dataset else [],
+        sections=sections,
+    )
+
+
+def data_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Pictures and segments of each part of the data."""
+    if not reports:
+        return ""
+    rows = []
+    for part, report in reports.items():
+        empty, counted = report["empty_pictures"], report["counted_on"]
+        of = f" of {counted} counted" if counted < report["pictures"] else ""
+        rows.append(f"| {part} | {report['pictures']} | {empty}{of} | {len(report['left_out'])} |")
+    header = "| | Pictures | Without segments | Left out (pictures and parts) |"
+    return "\n".join(["## Data", "", header, "|---|---|---|---|", *rows])
+
+
+def training_section(
+    state: TrainerState, arguments: EomtTrainingArguments, num_blocks: int, base_model: str | None
+) -> str:
+    """How the model was trained."""
+    total_batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    rows: dict[str, Any] = {
+        "Started from": markdown_text(base_model) if base_model else "nothing",
+        "Steps": state.global_step,
+        "Epochs": f"{state.epoch or 0:.2f}",
+        "Pictures per step": total_batch,
+        "Devices": arguments.world_size * max(1, arguments.n_gpu),
+        "Warm-up": "{} steps of what is new, then {} of the ViT".format(*arguments.warmup_stages(state.max_steps)),
+    }
+    if arguments.mask_annealing:
+        starts, ends = arguments.annealing_schedule(state.max_steps, num_blocks)
+        spans = ", ".join(f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+        rows["Masks fade out in steps"] = spans
+    runtime = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
+    if runtime is not None:
+        is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
+        rows["Time since it was resumed" if is_resumed else "Time"] = f"{runtime / 60:.1f} minutes"
+    rows |= {f"`{name}`": getattr(arguments, name) for name in _ARGUMENTS if getattr(arguments, name) is not None}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def per_class_section(per_class: Mapping[str, Mapping[str, Any]]) -> str:
+    """The results of each class, folded away."""
+    if not per_class:
+        return ""
+    columns = [name for name, value in next(iter(per_class.values())).items() if isinstance(value, float)]
+    lines = [f"| Class | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        f"| {markdown_text(name)} | {' | '.join(_figure(values[column]) for column in columns)} |"
+        for name, values in per_class.items()
+    ]
+    return "<details>\n<summary>Results per class</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool:
+    """
+    Draws the loss terms and, where the training was evaluated, the task's figure over the steps.
+
+    Args:
+        log: of the Trainer.
+        task: chooses the figure.
+        path: PNG file to write.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
+    headline = f"eval_{HEADLINES[task]}"
+    evaluations = [entry for entry in log if headline in entry]
+    if not losses:
+        return False
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, 3.5), layout="constrained")
+        axes = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
+        for label, name in _TERMS.items():
+            axes[0].plot([entry["step"] for entry in losses], [entry[name] for entry in losses], label=label)
+        axes[0].set(xlabel="step", ylabel="loss terms of the last prediction", yscale="log")
+        axes[0].legend(frameon=False)
+        if evaluations:
+            steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
+            axes[1].plot(steps, values, marker="o")
+            axes[1].set(xlabel="step", ylabel=HEADLINES[task], ylim=(0, None))
+        write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
+    return True

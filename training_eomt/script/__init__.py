@@ -1,0 +1,1 @@
+"""What `run_segmentation.py` is made of."""

@@ -1,0 +1,151 @@
+"""The model that a run starts from, and its image processor."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt.text_eomt import terminal_text
+from image_processing_eomt import EomtImageProcessor
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
+
+from ..data.samples import LabelSpace
+from ..saved_checkpoints import last_complete
+from .arguments import DataArguments, ModelArguments
+
+
+NEW_MODEL_IMAGE_SIZE = 640
+EOMT = ("eomt", "eomt_dinov3")
+_NAMED = 10  # classes that a line names
+
+
+def stored_kind(model_args: ModelArguments) -> str | None:
+    """The `model_type` of the model to start from; None for a new one."""
+    name = model_args.model_name_or_path
+    return None if name is None else _stored_settings(name)["model_type"]
+
+
+def _stored_settings(name: str) -> dict[str, Any]:
+    """What `config.json` of a folder or of a model on the Hub says. Raises a `ValueError` where it names no model."""
+    folder = Path(name)
+    is_empty = folder.is_dir() and not (folder / "config.json").is_file()
+    settings: dict[str, Any] = {} if is_empty else EomtConfig.get_config_dict(name)[0]
+    kind = settings.get("model_type")
+    if not (kind and isinstance(kind, str)):
+        checkpoint = last_complete(name)
+        hint = f" Did you mean {checkpoint}?" if checkpoint else ""
+        raise ValueError(f"{name} holds no model: there is no config.json that says of which kind it is.{hint}")
+    return settings
+
+
+def stored_task(model_args: ModelArguments) -> str | None:
+    """What the checkpoint to start from is for; None for a new model or a backbone."""
+    if model_args.model_name_or_path is None or stored_kind(model_args) not in EOMT:
+        return None
+    return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
+
+
+def stored_labels(model_args: ModelArguments) -> dict[int, str]:
+    """
+    The classes of the checkpoint to use as it is.
+
+    Raises:
+        ValueError: it is not an EoMT model.
+    """
+    name: Any = model_args.model_name_or_path
+    settings = _stored_settings(name)
+    if settings["model_type"] not in EOMT:
+        raise ValueError(
+            f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
+        )
+    config_class = EomtDinov3Config if settings["model_type"] == "eomt_dinov3" else EomtConfig
+    return config_class.from_pretrained(name).id2label
+
+
+def load_model(
+    model_args: ModelArguments, data_args: DataArguments, task: str | None, label_space: LabelSpace | None
+) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    """
+    The model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
+
+    Args:
+        model_args, data_args: the arguments.
+        task: what the model is for; None leaves it to the checkpoint.
+        label_space: the training data's classes, or None where nothing is trained: then the checkpoint's stay.
+
+    Raises:
+        ValueError: the arguments do not fit what there is.
+    """
+    settings: dict[str, Any] = {} if task is None else {"task": task}
+    labels: dict[str, Any] = {}
+    if label_space is not None:
+        settings["stuff_classes"] = label_space.stuff_classes if task == "panoptic" else None
+        label2id = {name: label_id for label_id, name in label_space.id2label.items()}
+        labels = {"id2label": label_space.id2label, "label2id": label2id}
+    given = {"num_queries": model_args.num_queries, "num_blocks": model_args.num_blocks}
+    described: dict[str, Any] = dict(model_args.model_config or {})  # type: ignore[arg-type]
+    fields: dict[str, Any] = described | {name: value for name, value in given.items() if value is not None}
+    image_size = data_args.pixels
+    kind = stored_kind(model_args)
+    name: Any = model_args.model_name_or_path
+    if kind not in EOMT:
+        image_size = image_size or NEW_MODEL_IMAGE_SIZE
+        processor = EomtImageProcessor(size=image_size, **settings)
+        if kind is None:
+            config = EomtConfig(image_size=image_size, **fields, **labels)
+            return EomtForUniversalSegmentation(config), processor
+        model_class = EomtDinov3ForUniversalSegmentation if kind == "dinov3_vit" else EomtForUniversalSegmentation
+        return model_class.from_backbone(name, image_size=image_size, **fields, **labels), processor
+    if model_args.num_blocks is not None:
+        raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
+    model_class = EomtDinov3ForUniversalSegmentation if kind == "eomt_dinov3" else EomtForUniversalSegmentation
+    model = model_class.from_pretrained(name, **described)
+    if label_space is not None:
+        decision = set_classes(model, label_space.id2label)
+        if PartialState().is_main_process:
+            print(decision, flush=True)
+    if model_args.num_queries is not None:
+        model.set_num_queries(model_args.num_queries)
+    if label_space is not None:
+        model.set_image_size(image_size or model.config.image_size)
+        image_size = model.config.image_size
+    if image_size is not None:
+        settings["size"] = image_size
+    return model, EomtImageProcessor.from_pretrained(name, **settings)
+
+
+@torch.no_grad()
+def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -> str:
+    """
+    Gives a model other classes. It keeps what it knows of those that it has by the same name, and of "no object".
+
+    Args:
+        model: the model.
+        id2label: the names of its classes from now on.
+
+    Returns:
+        What was kept, a line.
+    """
+    known = {name: int(label_id) for label_id, name in (model.config.id2label or {}).items()}
+    model.config.id2label = id2label  # its inverse follows
+    old = model.class_predictor
+    new = nn.Linear(old.in_features, len(id2label) + 1).to(old.weight)
+    rows = {len(id2label): old.out_features - 1}  # "no object" comes last
+    rows |= {label_id: known[name] for label_id, name in id2label.items() if name in known}
+    for row, old_row in rows.items():
+        new.weight[row], new.bias[row] = old.weight[old_row], old.bias[old_row]
+    model.class_predictor = new
+    model.criterion = EomtLoss.from_config(model.config).to(old.weight.device)
+    kept = [name for name in id2label.values() if name in known]
+    others = [name for name in id2label.values() if name not in known]
+    line = f"Class head: {len(kept)} of {len(id2label)} classes are kept by name"
+    return f"{line}; new are {_some(others)}." if others else f"{line}."
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list, and how many there are besides."""
+    shown = ", ".join(terminal_text(name) for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
