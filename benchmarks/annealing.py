@@ -1,6 +1,6 @@
 """What masks in training are for: the paper's ablation of mask annealing, on the generated shapes.
 
-    python benchmarks/annealing.py --output benchmarks/annealing.json
+    python benchmarks/annealing.py --output benchmarks/results/annealing.json
 
 The demo's model is trained with masks in every step, with masks in none, and with masks that fade out; each is
 measured with masks (where it was trained with them) and without, on pictures of another seed than those it was trained

@@ -1,6 +1,6 @@
 """CamVid from scratch in a given time: this project's class and Trainer against Transformers' own class.
 
-    python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/camvid.json
+    python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/results/camvid.json
 
 Both train the same small ViT (192 wide, 8 blocks) on the same 256x256 crops in the same order, from the same seed, for
 the same time, in bfloat16 (autocast); both are measured in the same way, on the validation pictures at their own size,

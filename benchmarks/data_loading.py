@@ -1,6 +1,6 @@
 """Training samples per second: how many workers a training step needs, and where the time of a sample goes.
 
-    python benchmarks/data_loading.py --output benchmarks/data_loading.json
+    python benchmarks/data_loading.py --output benchmarks/results/data_loading.json
     python benchmarks/data_loading.py --data coco --workers 1 2 4 8 --device cuda --step-seconds 0.4
 
 Batches come from the loader that `EomtTrainer` trains with, augmented as in the published recipes for panoptic

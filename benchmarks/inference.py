@@ -1,15 +1,15 @@
 """Inference: this project's class and pipeline against Transformers' own, and against what the hardware allows.
 
-    python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/inference.json    # ViT-S, on a CPU
+    python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/results/inference.json  # ViT-S, CPU
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --masks 0 \\
-        --output benchmarks/inference_compiled.json
+        --output benchmarks/results/inference_compiled.json
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --quantization int8 --masks 0 \\
-        --tasks --output benchmarks/inference_int8.json
+        --tasks --output benchmarks/results/inference_int8.json
     python benchmarks/inference.py --dtypes float32 bfloat16 --sizes base large --masks 0 --tasks --rounds 3    # (*)
     python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
-        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/inference_cuda.json
+        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/results/inference_cuda.json
     python benchmarks/inference.py --device cuda --sizes large --image-sizes 1280 --dtypes bfloat16 \\
-        --compile-mode max-autotune --output benchmarks/inference_cuda_1280.json
+        --compile-mode max-autotune --output benchmarks/results/inference_cuda_1280.json
 
 (*) `inference_sizes.json` has the rows of this run, and of those with `--batch-sizes 8`, with `--sizes giant` and with
 `--sizes large --image-sizes 1280` (these two in bfloat16).

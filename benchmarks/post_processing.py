@@ -1,6 +1,6 @@
 """Pre- and post-processing: Transformers' own EoMT image processor and ours, time and memory.
 
-    python benchmarks/post_processing.py --output benchmarks/post_processing.json
+    python benchmarks/post_processing.py --output benchmarks/results/post_processing.json
 
 Both get the same pictures and the same logits: 200 queries, 133 classes, 20 queries that see something, at 640 pixels
 (split into windows for semantic segmentation). What they see overlaps a little, and two see the same stuff. Results

@@ -1,7 +1,7 @@
 """What low precision changes in the outputs of a trained model.
 
     python benchmarks/precision.py --model outputs/shapes_demo --pictures outputs/shapes_data/validation/images \\
-        --output benchmarks/precision.json    # after: make demo
+        --output benchmarks/results/precision.json    # after: make demo
 
 Every picture goes through the model in float32 and in each lower precision (see `optimize_for_inference`). Of the
 queries that see an object in float32, `class_agreement` is the share that gives the same class, and `mask_iou` the

@@ -1,6 +1,6 @@
 """Memory of training as the recipes do it, and with recipes/low_memory.yaml on top.
 
-    python benchmarks/recipe_memory.py --output benchmarks/recipe_memory.json
+    python benchmarks/recipe_memory.py --output benchmarks/results/recipe_memory.json
 
 ViT-S, -B and -L of DINOv2 at 640x640 pixels: float32 weights, forward with labels under bf16 autocast, all mask
 probabilities at 1, backward into gradients that are there already (as when batches are accumulated), AdamW. Every case

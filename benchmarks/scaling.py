@@ -1,7 +1,8 @@
 """How time and memory grow with what is computed: this project's class against Transformers' own.
 
-    python benchmarks/scaling.py --output benchmarks/scaling.json      # ViT-S on a CPU; also writes scaling.png
-    python benchmarks/scaling.py --device cuda --size large --dtype bfloat16 --output benchmarks/scaling_cuda.json
+    python benchmarks/scaling.py --output benchmarks/results/scaling.json  # ViT-S on a CPU; also writes scaling.png
+    python benchmarks/scaling.py --device cuda --size large --dtype bfloat16 \\
+        --output benchmarks/results/scaling_cuda.json
 
 One axis is varied at a time. From a forward pass of one 320x320 picture with 100 queries and without masks, as at
 inference: resolution, queries, batch. From a training step (see `training.py`) of two such pictures with 20 targets

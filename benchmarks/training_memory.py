@@ -1,6 +1,6 @@
 """Memory of one training step: Transformers' own EoMT, ours, and ours with gradient checkpointing.
 
-    python benchmarks/training_memory.py --output benchmarks/training_memory.json
+    python benchmarks/training_memory.py --output benchmarks/results/training_memory.json
 
 A step is forward with labels and backward, in float32, all mask probabilities at 1, without an optimizer. Every case
 runs in a process of its own. Bytes are those that PyTorch's allocator hands out, temporary ones inside of an operation
