@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -50,7 +50,7 @@ from training_eomt.sampling import DrawSampler
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = 11
 CROP, BATCH_SIZE, SEED = 256, 8, 0
-MODEL = {
+MODEL: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
     "num_attention_heads": 3,
@@ -210,18 +210,21 @@ def seconds_per_step(
     theirs = TheirTraining(inputs[0], arguments)
     ours = our_trainer(arguments.work, inputs, 1000, arguments)
     ours.create_optimizer_and_scheduler(1000)
-    ours.accelerator.prepare_model(ours.model)  # as `train` does: the forward pass in bfloat16
+    model: Any = ours.model
+    ours.accelerator.prepare_model(model)  # as `train` does: the forward pass in bfloat16
     our_batches = batches(inputs[0])
 
-    def our_step(probability: float) -> None:
-        ours.model.set_mask_probabilities([probability] * MODEL["num_blocks"])
-        batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
-        ours.training_step(ours.model, batch[0], num_items)
-        torch.nn.utils.clip_grad_norm_(ours.model.parameters(), MAX_GRAD_NORM)
-        ours.optimizer.step()
-        ours.model.zero_grad()
+    optimizer: Any = ours.optimizer
 
-    steps = {"transformers": partial(theirs.step, 500, 1000), "ours": our_step}
+    def our_step(probability: float) -> None:
+        model.set_mask_probabilities([probability] * MODEL["num_blocks"])
+        batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
+        ours.training_step(model, batch[0], num_items)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        model.zero_grad()
+
+    steps: dict[str, Callable[[float], object]] = {"transformers": partial(theirs.step, 500, 1000), "ours": our_step}
     times: dict[tuple[str, float], list[float]] = {}
     for turn in range(TIMING_TURNS + 1):
         for name, step in steps.items():
@@ -258,7 +261,7 @@ def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
     rows = []
     for index in range(0, len(validation), -(-len(validation) // NUM_DRAWN)):
         sample = validation[index]
-        segmentations = {"target": panoptic_reference(sample)}
+        segmentations: dict[str, Any] = {"target": panoptic_reference(sample)}
         for name, (processor, model) in loaded.items():
             inputs = processor(images=[sample.image], return_tensors="pt")
             with torch.no_grad():
@@ -339,8 +342,11 @@ def main() -> None:
         draw_curves(
             results["trainings"], arguments.minutes, arguments.output.with_name(f"{arguments.output.stem}_curves.png")
         )
+        validation: Any = inputs[1].samples
         draw_overlays(
-            arguments.work, inputs[1].samples, arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg")
+            arguments.work,
+            validation,
+            arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg"),
         )
 
 

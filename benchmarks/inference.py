@@ -33,6 +33,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,10 @@ def models_of(
     theirs = TheirModel(TheirConfig(**settings))
     ours = EomtForUniversalSegmentation(EomtConfig(**settings))
     ours.load_state_dict(theirs.state_dict())
-    return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
+    return {
+        name: model.to(device, dtype).eval()  # type: ignore[arg-type]
+        for name, model in (("transformers", theirs), ("ours", ours))
+    }
 
 
 def contestants(size: str, image_size: int, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -183,16 +187,16 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
             return outputs
 
         segmenter._forward = forward
-        settings = {"threshold": 0.8} if task != "semantic" else {}
-        calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(picture, subtask=task, **settings)
+        settings: dict[str, Any] = {"threshold": 0.8} if task != "semantic" else {}
+        calls[name] = partial(segmenter, picture, subtask=task, **settings)
         if name == "optimized":
             continue  # its processor is that of ours
-        parts["preprocessing"][name] = lambda processor=processor: processor(picture, return_tensors="pt")
+        parts["preprocessing"][name] = partial(processor, picture, return_tensors="pt")
         if task == "panoptic":
             settings = {**settings, "stuff_classes": STUFF_CLASSES}
-        parts["post_processing"][name] = lambda processor=processor, found=found, settings=settings: getattr(
-            processor, f"post_process_{task}_segmentation"
-        )(found, [PICTURE], **settings)
+        parts["post_processing"][name] = partial(
+            getattr(processor, f"post_process_{task}_segmentation"), found, [PICTURE], **settings
+        )
     num_segments = {name: len(call()) for name, call in calls.items()}
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     row: dict[str, Any] = {"task": task, "num_segments": num_segments}
@@ -220,7 +224,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.barh(places, [row[name]["ms"] for row in rows], height=0.25, label=LABELS[name])
     limits = [(place, row["limit_ms"]) for place, row in enumerate(rows) if "limit_ms" in row]
     for index, (place, limit) in enumerate(limits):
-        label = "the hardware's limit" if index == 0 else None
+        label = "the hardware's limit" if index == 0 else ""
         axes.vlines(limit, place - 0.45, place + 0.45, colors="black", label=label)
     axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
     axes.invert_yaxis()

@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +48,7 @@ def processors(task: str, is_pil: bool = False) -> tuple[Any, Any]:
         (TheirProcessorPil, EomtImageProcessorPil) if is_pil else (TheirProcessor, EomtImageProcessor)
     )
     is_split = task == "semantic"
-    size = {"shortest_edge": SIZE, "longest_edge": None if is_split else SIZE}
+    size: Any = {"shortest_edge": SIZE, "longest_edge": None if is_split else SIZE}
     theirs = their_class(size=size, do_split_image=is_split, do_pad=not is_split)
     return theirs, our_class(size=SIZE, task=task, stuff_classes=STUFF_CLASSES)
 
@@ -169,27 +170,31 @@ def main() -> None:
             if task == "panoptic":
                 settings["stuff_classes"] = STUFF_CLASSES
             calls = [
-                lambda p=processor: getattr(p, f"post_process_{task}_segmentation")(outputs, [size], **settings)  # noqa: B023
+                partial(getattr(processor, f"post_process_{task}_segmentation"), outputs, [size], **settings)
                 for processor in (theirs, ours)
             ]
             whole = {"return_binary_maps": True} if task == "instance" else {}
             our_result = ours.post_process(outputs, [size], **settings, **whole)[0]
             alike = check_same(task, size, calls[0]()[0], our_result)
             case = {"task": task, "picture": list(size), **alike}
-            report(results["post_processing"], case, compare(*calls, arguments.repeats, device))
+            report(results["post_processing"], case, compare(calls[0], calls[1], arguments.repeats, device))
     for size in PICTURES:
         picture = picture_of(size)
         for task in ("panoptic", "semantic"):
             for backend in ("torchvision", "pil"):
                 calls = [
-                    lambda p=processor: p(picture, return_tensors="pt")  # noqa: B023
+                    partial(processor, picture, return_tensors="pt")
                     for processor in processors(task, backend == "pil")
                 ]
                 their_pixels, our_pixels = (call()["pixel_values"] for call in calls)
                 if task == "semantic":  # elsewhere sizes are rounded differently
                     require(torch.allclose(their_pixels, our_pixels, atol=2e-2), "other pixel values")
                 case = {"task": task, "picture": list(size), "backend": backend}
-                report(results["pre_processing"], case, compare(*calls, arguments.repeats, torch.device("cpu")))
+                report(
+                    results["pre_processing"],
+                    case,
+                    compare(calls[0], calls[1], arguments.repeats, torch.device("cpu")),
+                )
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 

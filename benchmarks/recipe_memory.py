@@ -48,11 +48,11 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
         **EOMT_SIZES[case.size],
         num_queries=NUM_QUERIES,
         num_register_tokens=NUM_PREFIX_TOKENS - 1,
-        num_labels=NUM_LABELS,
+        id2label={index: str(index) for index in range(NUM_LABELS)},
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     )
-    model = EomtForUniversalSegmentation(config).to(device).train()
+    model = EomtForUniversalSegmentation(config).to(device).train()  # type: ignore[arg-type]
     if case.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     pixel_values = torch.randn(case.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
