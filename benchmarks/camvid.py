@@ -3,7 +3,7 @@
     python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/results/camvid.json
 
 Both train the same small ViT (192 wide, 8 blocks) on the same 256x256 crops in the same order, from the same seed, for
-the same time, in bfloat16 (autocast); both are measured in the same way, on the validation pictures at their own size,
+the same time, in bfloat16 (autocast); both are measured in the same way, on the validation images at their own size,
 without masks.
 
 - ours: `EomtTrainer`: averaged weights, and the published annealing or (`--masks never`) no masks in training.
@@ -68,7 +68,7 @@ MODEL: dict[str, Any] = {
 LEARNING_RATE, BETA2, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.98, 0.05, 1.0
 CURVE_POINTS = 5
 TIMING_TURNS = 2
-NUM_DRAWN = 3  # pictures
+NUM_DRAWN = 3  # images
 SETTINGS = ("learning_rate", "ema_decay", "masks", "evaluation_size", "scale_range")  # that figures depend on
 
 
@@ -244,13 +244,13 @@ def draw_curves(trainings: dict[str, Any], minutes: float, path: Path) -> None:
     for name, result in trainings.items():
         times = [point["step"] / result["steps"] * minutes for point in result["curve"]]
         axes.plot(times, [point["miou"] for point in result["curve"]], marker="o", label=name)
-    axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation pictures", ylim=(0, None))
+    axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation images", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
 
 
 def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
-    """Some validation pictures, what is to be found in them, and what both models find, one below the other."""
+    """Some validation images, what is to be found in them, and what both models find, one below the other."""
     loaded = {
         name: (
             EomtImageProcessor.from_pretrained(work / name),
@@ -279,7 +279,7 @@ def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid: train/ and val/ with images/ and masks/")
-    parser.add_argument("--work", type=Path, default=Path("outputs/camvid"), help="where models and pictures go")
+    parser.add_argument("--work", type=Path, default=Path("outputs/camvid"), help="where models and images go")
     parser.add_argument("--minutes", type=float, default=40, help="time of each training")
     parser.add_argument("--only", choices=["ours", "transformers"], help="run one of the two")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of what fits in the time")

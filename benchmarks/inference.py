@@ -21,7 +21,7 @@ counted from the shapes, take at the rate of a large product that takes turns wi
 libraries: a share of 100 % would be a model without anything else. Memory is what PyTorch's allocator hands out at
 once during a pass, weights left out.
 
-The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
+The whole pipeline goes from a 640x480 image to segments. Weights are random, so that a model would find nothing: its
 forward pass runs, and then its logits are replaced by those of `post_processing.py`, with 20 segments.
 """
 
@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, outputs_of, picture_of, processors
+from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ImageSegmentationPipeline
 from transformers.models.eomt.modeling_eomt import EomtConfig as TheirConfig
@@ -62,7 +62,7 @@ LABELS = {
     "ours": "this project",
     "optimized": "this project, optimize_for_inference()",
 }
-PICTURE = (480, 640)  # height, width
+PHOTO_SIZE = (480, 640)  # height, width
 WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
@@ -102,7 +102,7 @@ def contestants(size: str, image_size: int, dtype: torch.dtype, arguments: argpa
 
 
 def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
-    """Median and 90th percentile in ms, and pictures per second."""
+    """Median and 90th percentile in ms, and images per second."""
     median = statistics.median(seconds)
     return {
         "ms": round(1000 * median, 2),
@@ -167,8 +167,8 @@ def measure_forward(
 
 
 def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[str, Any]:
-    """A row of the results: a picture through the whole pipeline of each, and through two of its parts."""
-    device, picture = arguments.device, picture_of(PICTURE)
+    """A row of the results: an image through the whole pipeline of each, and through two of its parts."""
+    device, image = arguments.device, make_image(PHOTO_SIZE)
     calls: dict[str, Callable[[], Any]] = {}
     parts: dict[str, dict[str, Callable[[], Any]]] = {"preprocessing": {}, "post_processing": {}}
     their_processor, our_processor = processors(task)
@@ -178,7 +178,7 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
         kind = ImageSegmentationPipeline if is_theirs else EomtImageSegmentationPipeline
         set_masking(model, 0.0)
         segmenter: Any = kind(model=model, image_processor=processor, device=device)
-        found = outputs_of(processor(picture, return_tensors="pt"), PICTURE, device)
+        found = make_outputs(processor(image, return_tensors="pt"), PHOTO_SIZE, device)
 
         def forward(inputs: Any, original: Any = segmenter._forward, found: Any = found) -> Any:
             outputs = original(inputs)
@@ -188,14 +188,14 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
 
         segmenter._forward = forward
         settings: dict[str, Any] = {"threshold": 0.8} if task != "semantic" else {}
-        calls[name] = partial(segmenter, picture, subtask=task, **settings)
+        calls[name] = partial(segmenter, image, subtask=task, **settings)
         if name == "optimized":
             continue  # its processor is that of ours
-        parts["preprocessing"][name] = partial(processor, picture, return_tensors="pt")
+        parts["preprocessing"][name] = partial(processor, image, return_tensors="pt")
         if task == "panoptic":
             settings = {**settings, "stuff_classes": STUFF_CLASSES}
         parts["post_processing"][name] = partial(
-            getattr(processor, f"post_process_{task}_segmentation"), found, [PICTURE], **settings
+            getattr(processor, f"post_process_{task}_segmentation"), found, [PHOTO_SIZE], **settings
         )
     num_segments = {name: len(call()) for name, call in calls.items()}
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)

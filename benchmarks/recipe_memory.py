@@ -5,7 +5,7 @@
 ViT-S, -B and -L of DINOv2 at 640x640 pixels: float32 weights, forward with labels under bf16 autocast, all mask
 probabilities at 1, backward into gradients that are there already (as when batches are accumulated), AdamW. Every case
 runs in a process of its own; bytes are counted as in `training_memory.py`. A batch that does not fit is extrapolated
-from those of one and two pictures, which is checked where it does fit.
+from those of one and two images, which is checked where it does fit.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Case:
-    """A training step: a named size, its pictures, and whether blocks are computed again in the backward pass."""
+    """A training step: a named size, its images, and whether blocks are computed again in the backward pass."""
 
     size: str
     batch_size: int
@@ -80,7 +80,7 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
 
 
 def extrapolated(one: dict[str, int], two: dict[str, int], batch_size: int) -> dict[str, int]:
-    """The figures of a batch, from those of one and of two pictures."""
+    """The figures of a batch, from those of one and of two images."""
     figures = {name: one[name] + (two[name] - one[name]) * (batch_size - 1) for name in PARTS}
     return {**figures, "total": sum(figures.values())}
 
