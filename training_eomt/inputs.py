@@ -19,7 +19,7 @@ ImageProcessor = EomtImageProcessor | EomtImageProcessorPil
 VOID = -1
 
 
-def panoptic_reference(sample: Sample) -> dict[str, Any]:
+def build_panoptic_reference(sample: Sample) -> dict[str, Any]:
     """The targets in the form of a panoptic result, crowds included: `segmentation` and `segments_info`."""
     segmentation = np.full(sample.size, VOID, dtype=np.int32)
     for index, target in enumerate(sample.targets):
@@ -31,7 +31,7 @@ def panoptic_reference(sample: Sample) -> dict[str, Any]:
     return {"segmentation": segmentation, "segments_info": info}
 
 
-def instance_reference(sample: Sample) -> dict[str, Any]:
+def build_instance_reference(sample: Sample) -> dict[str, Any]:
     """The targets in the form of instances that may overlap: run lengths, `segments_info`, and the picture's id."""
     info = [
         {"label_id": target.label_id, "iscrowd": target.iscrowd}
@@ -42,7 +42,7 @@ def instance_reference(sample: Sample) -> dict[str, Any]:
     return {"image_id": sample.image_id, "segmentation": rles, "segments_info": info}
 
 
-def semantic_reference(sample: Sample) -> np.ndarray:
+def build_semantic_reference(sample: Sample) -> np.ndarray:
     """The class of every pixel, `(height, width)` int16, `VOID` where there is none."""
     classes = np.full(sample.size, VOID, dtype=np.int16)
     for target in sample.targets:
@@ -50,10 +50,14 @@ def semantic_reference(sample: Sample) -> np.ndarray:
     return classes
 
 
-REFERENCES = {"panoptic": panoptic_reference, "instance": instance_reference, "semantic": semantic_reference}
+REFERENCES = {
+    "panoptic": build_panoptic_reference,
+    "instance": build_instance_reference,
+    "semantic": build_semantic_reference,
+}
 
 
-def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
+def process_sample(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
     """
     A sample prepared as pictures are at inference; crowds are left out.
 
@@ -120,7 +124,7 @@ class TrainingInputs(Dataset):
         if self.augmentation is None:
             # Training sees a picture as one input, where it would be split in use.
             whole = {"do_split_image": False, "do_pad": True} if self.image_processor.do_split_image else {}
-            example = processed(sample, self.image_processor, **whole)
+            example = process_sample(sample, self.image_processor, **whole)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(augmentation_seed)
@@ -151,7 +155,7 @@ class EvaluationInputs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        example = processed(sample, self.image_processor)
+        example = process_sample(sample, self.image_processor)
         seeds = np.random.SeedSequence(index).generate_state(len(example["pixel_values"]))
         return {
             **example,

@@ -20,7 +20,7 @@ from .early_stop import EarlyStop
 from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
 from .figures import as_segments, side_by_side
 from .folders import disk_errors
-from .inputs import collate, panoptic_reference
+from .inputs import build_panoptic_reference, collate
 from .mask_annealing import MaskAnnealingCallback
 from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
@@ -264,7 +264,7 @@ class EomtTrainer(ResumableTrainer):
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
             sample = dataset.samples[index]
-            panels = {"target": panoptic_reference(sample), "prediction": as_segments(result)}
+            panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
             figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
