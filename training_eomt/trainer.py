@@ -16,9 +16,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
-from .early_stop import EarlyStop
-from .evaluation import RunningEvaluation, find_not_finite, run_model
+from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
+from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
@@ -26,6 +26,7 @@ from .optimization import freeze, layerwise_learning_rates, parameter_groups, tw
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
+from .stopping import EarlyStop
 from .tasks import TASKS, panoptic_reference
 from .training_arguments import EomtTrainingArguments
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ..comparison import model_settings, processor_settings
 from ..disk import check_writable
-from ..evaluation import find_not_finite, run_model
+from ..evaluation import run_model
+from ..finiteness import find_not_finite
 from ..inputs import ImageProcessor, collate
 from .names import safe_paths
 from .outputs import DEFAULT_OUTPUTS, ENDINGS, Picture, PredictionFiles

@@ -1,13 +1,17 @@
 """What can be known to be wrong with a run before anything is loaded; nothing here needs torch."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from ..disk import check_writable
 from ..run_files import REPORT
 from .arguments import DataArguments, ModelArguments
-from .given_paths import check_exists
+
+
+# What may be a repository on the Hub, with or without its owner; whether it is one, only the Hub can say.
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def evaluates(training_args: Any) -> bool:
@@ -96,3 +100,18 @@ def resume_choice(training_args: Any) -> str | Literal[True] | None:
     if given is None or str(given).lower() == "false":
         return None
     return True if str(given).lower() == "true" else given
+
+
+def check_exists(argument: str, given: str, may_be_on_hub: bool = True) -> None:
+    """
+    Raises a `FileNotFoundError` for what is neither a file or folder, nor in a zip, nor may be a name on the Hub.
+
+    Args:
+        argument: the name of the argument, for the message.
+        given: its value.
+        may_be_on_hub: whether it may be a name on the Hub at all.
+    """
+    path = Path(given)
+    is_there = path.exists() or any(parent.is_file() for parent in path.parents)
+    if not is_there and not (may_be_on_hub and HUB_NAME.fullmatch(given)):
+        raise FileNotFoundError(f"--{argument} {given}: there is no such file or folder.")
