@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from . import argument_outline
 from ..argument_ranges import check_ranges
 from ..recipe_files import check_names, find_recipe, read_recipe
+from . import argument_outline
 from .argument_outline import Argument
 from .command_line import parser, with_underscores
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from image_processing_eomt.reading_eomt import MAX_IMAGE_PIXELS
-from image_processing_eomt.tasks_eomt import TASKS
+from image_processing_eomt.settings_eomt import TASKS
 from training_eomt.data import FORMATS
 from training_eomt.data.images import EXIF
 from training_eomt.prediction.outputs import OUTPUTS
@@ -66,7 +66,7 @@ def test_what_may_stand_without_a_value_is_what_transformers_parser_lets():
 
 
 def test_what_is_written_twice_is_the_same():
-    assert script_arguments.TASKS == TASKS
+    assert tuple(TASKS) == script_arguments.TASKS
     assert script_arguments.FORMATS == FORMATS
     assert script_arguments.OUTPUTS == OUTPUTS
     assert script_arguments.EXIF == EXIF
