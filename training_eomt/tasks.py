@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
+import image_processing_eomt
+
 from .data.samples import Sample
 from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, StreamingMetric
 from .metrics.streaming import VOID
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Task(image_processing_eomt.Task):
     """
-    A kind of segmentation. [`TASKS`] has all of them; a new one starts in the processor's table of the same name.
+    A kind of segmentation, with what image processors know about it. [`TASKS`] has all of them.
 
     Args:
         metrics: classes of the metrics. They get the same predictions and references; their values are reported
@@ -92,6 +94,7 @@ def _predict_semantic(image_processor: Any, outputs: Any, sizes: Sequence[tuple[
 
 TASKS = {
     "panoptic": Task(
+        **vars(image_processing_eomt.TASKS["panoptic"]),
         metrics=(PanopticQuality,),
         headline="pq",
         headline_title="Panoptic quality",
@@ -102,6 +105,7 @@ TASKS = {
         predict=_predict_panoptic,
     ),
     "instance": Task(
+        **vars(image_processing_eomt.TASKS["instance"]),
         metrics=(MaskAveragePrecision,),
         headline="ap",
         headline_title="Average precision of masks",
@@ -112,6 +116,7 @@ TASKS = {
         predict=_predict_instances,
     ),
     "semantic": Task(
+        **vars(image_processing_eomt.TASKS["semantic"]),
         metrics=(MeanIoU,),
         headline="miou",
         headline_title="Mean IoU",

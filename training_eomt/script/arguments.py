@@ -112,12 +112,8 @@ class ModelArguments:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
 
 
-# What of the image processor's settings decides what becomes a segment, for each task.
-PREDICTION_SETTINGS = {
-    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
-    "instance": ("threshold", "mask_threshold", "top_k"),
-    "semantic": (),
-}
+# Settings of the image processor for do_predict.
+PREDICTION_SETTINGS = ("threshold", "mask_threshold", "overlap_mask_area_threshold", "top_k")
 
 
 @dataclass
@@ -289,17 +285,18 @@ class DataArguments:
         Raises:
             ValueError: one of them has no effect on the task.
         """
-        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
-        if unknown := [name for name in given if name not in known]:
+        from ..tasks import TASKS
+
+        known = [name for name in PREDICTION_SETTINGS if name in TASKS[task].settings]
+        if unknown := [name for name in self.given_prediction_settings if name not in known]:
             has = f"these have: {', '.join(known)}" if known else "nothing like it has"
             raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
-        return {name: getattr(self, name) for name in given}
+        return {name: getattr(self, name) for name in self.given_prediction_settings}
 
     @property
-    def gives_prediction_settings(self) -> list[str]:
+    def given_prediction_settings(self) -> list[str]:
         """Names of the settings for prediction that are given."""
-        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
-        return [name for name in names if getattr(self, name) is not None]
+        return [name for name in PREDICTION_SETTINGS if getattr(self, name) is not None]
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:

@@ -56,8 +56,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
-    if data_args.gives_prediction_settings and not training_args.do_predict:
-        raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
+    if data_args.given_prediction_settings and not training_args.do_predict:
+        raise ValueError(f"--{data_args.given_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):

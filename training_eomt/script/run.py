@@ -109,7 +109,8 @@ def load_model_for(
         model, image_processor = load_model(model_args, data_args, data_args.task, None)
     else:
         model, image_processor = load_model(model_args, data_args, data.train.task, data.train.label_space)
-    if image_processor.task == "panoptic" and image_processor.stuff_classes is None and data.validation is not None:
+    has_stuff = "stuff_classes" in TASKS[str(image_processor.task)].settings
+    if has_stuff and image_processor.stuff_classes is None and data.validation is not None:
         # as in checkpoints that Transformers' own processor wrote
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
     return model, image_processor

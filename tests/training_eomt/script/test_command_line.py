@@ -9,13 +9,14 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from image_processing_eomt.reading_eomt import MAX_IMAGE_PIXELS
-from image_processing_eomt.tasks_eomt import TASKS
+from image_processing_eomt.settings_eomt import STORED
 from training_eomt.data import FORMATS
 from training_eomt.data.images import EXIF
 from training_eomt.prediction.outputs import OUTPUTS
 from training_eomt.script import arguments as script_arguments
 from training_eomt.script.arguments import Argument
 from training_eomt.script.command_line import describe_argument, outline_training_arguments
+from training_eomt.tasks import TASKS
 from training_eomt.training_arguments import EomtTrainingArguments
 
 
@@ -67,7 +68,8 @@ def test_what_may_stand_without_a_value_is_what_transformers_parser_lets():
 
 
 def test_what_is_written_twice_is_the_same():
-    assert script_arguments.TASKS == TASKS
+    assert tuple(TASKS) == script_arguments.TASKS
+    assert set(script_arguments.PREDICTION_SETTINGS) == STORED.keys() - {"stuff_classes"}  # which comes from the data
     assert script_arguments.FORMATS == FORMATS
     assert script_arguments.OUTPUTS == OUTPUTS
     assert script_arguments.EXIF == EXIF
