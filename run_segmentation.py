@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from training_eomt.script.arguments import ScriptArguments, complete, parse_arguments, read_arguments
+from training_eomt.script.arguments import ScriptArguments
 from training_eomt.script.checks import check_arguments
+from training_eomt.script.command_line import complete_arguments, parse_arguments, read_arguments
 from training_eomt.script.error_lines import error_line, shown, warn
 
 
@@ -46,12 +47,12 @@ def command(words: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             for warning in arguments.warnings:
                 warn(warning)
-        complete_arguments = complete(arguments)
-        trackers = complete_arguments[2].report_to
-        from training_eomt.interruption import answer_sigterm
+        completed = complete_arguments(arguments)
+        trackers = completed[2].report_to
+        from training_eomt.stopping import answer_sigterm
 
         answer_sigterm()
-        main(complete_arguments)
+        main(completed)
         leave_the_others()
     except KeyboardInterrupt as stop:
         message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"

@@ -44,7 +44,7 @@ def test_an_installed_command_finds_recipes_by_name_and_by_path(wheel, tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     for recipe in ("shapes_demo", "recipes/shapes_demo.yaml"):
         found = (
-            "import sys; from run_segmentation import command; from training_eomt import recipe_files; "
+            "import sys; from run_segmentation import command; from training_eomt.script import recipe_files; "
             f"print(recipe_files.find_recipe({recipe!r})); command(['--recipe', {recipe!r}, '--do_train'])"
         )
         result = subprocess.run(

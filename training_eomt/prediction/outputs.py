@@ -17,7 +17,7 @@ from image_processing_eomt import draw_segmentation
 
 from ..data.samples import Sample
 from ..figures import as_segments, overlapping_segments, side_by_side
-from ..inputs import build_panoptic_reference
+from ..tasks import build_panoptic_reference
 from .records import Record, is_running
 
 
