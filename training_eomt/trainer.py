@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
+from modeling_eomt.random_eomt import StepRandomness
 
 from .early_stop import EarlyStop
 from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
@@ -241,15 +242,11 @@ class EomtTrainer(ResumableTrainer):
 
     def _loss(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> float:
         """The loss of each input by itself, summed: it does not depend on which of them make up a batch."""
-        losses = [
-            self.bare_model.compute_loss(
-                [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
-                [masks],
-                [labels],
-                image_seeds=seed[None],
-            )[0]
-            for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
-        ]
+        criterion, losses = self.bare_model.criterion, []
+        predictions = zip(outputs.masks_queries_logits.split(1), outputs.class_queries_logits.split(1), strict=True)
+        for prediction, masks, labels, seed in zip(predictions, mask_labels, class_labels, image_seeds, strict=True):
+            terms = criterion(*prediction, [masks], [labels], StepRandomness(seed[None], 1, seed.device))
+            losses.append(criterion.weighted_sum([terms])[0])
         return float(torch.stack(losses).sum())
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:

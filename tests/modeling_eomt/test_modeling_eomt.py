@@ -328,11 +328,11 @@ def test_gradient_checkpointing_covers_the_mask_module(either_model):
     model = either_model.train()
     model.gradient_checkpointing_enable()
     calls: list[int] = []
-    model.upscale_block.register_forward_hook(lambda *_: calls.append(1))
+    model.upscale_block.register_forward_pre_hook(lambda *_: calls.append(1))
     loss = model(torch.randn(1, 3, 64, 64), **targets()).loss
     assert len(calls) == 3
     loss.backward()
-    assert len(calls) == 6  # computed anew in the backward pass
+    assert len(calls) == 6  # computed again in the backward pass
 
 
 def test_autocast_trains_with_a_float32_loss(either_model):
