@@ -167,8 +167,11 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
 
     def _read_mask_probabilities(self) -> None:
         """Takes over what a checkpoint has stored."""
-        if not self.attn_mask_probs.is_meta:
-            self._use_mask_probabilities(self.attn_mask_probs.tolist())
+        stored = self.attn_mask_probs
+        if stored.is_meta and (offloaded := getattr(getattr(self, "_hf_hook", None), "weights_map", None)):
+            stored = offloaded["attn_mask_probs"]
+        if not stored.is_meta:
+            self._use_mask_probabilities(stored.tolist())
 
     def _use_mask_probabilities(self, probabilities: list[float]) -> None:
         self._masking = [BlockMasking(p, in_training=p > 0.0, in_evaluation=p >= 1.0) for p in probabilities]

@@ -128,6 +128,21 @@ def test_loss_is_the_weighted_sum_of_the_terms_of_all_predictions(tiny_config):
     torch.testing.assert_close(outputs.loss, expected)
 
 
+def test_a_change_of_the_configuration_reaches_matching_and_sum(tiny_config):
+    """As if the model had been made with the changed configuration."""
+    batch = uneven_batch(tiny_config)
+    model = new_model(tiny_config)
+    before = model(**batch).loss
+    changed = {"class_weight": 9.0, "mask_weight": 0.5, "dice_weight": 3.0, "no_object_weight": 0.7}
+    for name, value in (changed | {"train_num_points": 100}).items():
+        setattr(model.config, name, value)
+    other = EomtForUniversalSegmentation(model.config).train()
+    other.load_state_dict(model.state_dict())
+    loss = model(**batch).loss
+    assert loss.equal(other(**batch).loss) and not loss.equal(before)
+    assert model.state_dict()["criterion.empty_weight"].tolist() == pytest.approx([1.0, 1.0, 1.0, 0.7])
+
+
 def test_a_perfect_prediction_costs_nearly_nothing(tiny_config):
     masks = torch.zeros(2, 64, 64)
     masks[0, :32], masks[1, 32:] = 1, 1
