@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
 from .early_stop import EarlyStop
@@ -25,6 +24,7 @@ from .mask_annealing import MaskAnnealingCallback
 from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 from .progress import LogLine, ProgressBar, tensorboard_writer
+from .publishing.card import keep_hub_card, write_card
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
 from .training_arguments import EomtTrainingArguments
@@ -289,16 +289,21 @@ class EomtTrainer(ResumableTrainer):
         The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
         `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.
         """
-        if not self.is_world_process_zero():
-            return
-        update_model_card(
-            str(self.args.output_dir),
-            self.hub_model_id or self.args.hub_model_id,
-            license=license,
-            tags=_as_list(tags),
-            base_model=finetuned_from,
-            datasets=_as_list(dataset_tags or dataset),
-        )
+        if self.is_world_process_zero():
+            write_card(
+                str(self.args.output_dir),
+                self.hub_model_id or self.args.hub_model_id,
+                license=license,
+                tags=_as_list(tags),
+                base_model=finetuned_from,
+                datasets=_as_list(dataset_tags or dataset),
+            )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`. A card that a person has written in the repository is the run's from then on."""
+        super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            keep_hub_card(Path(str(self.args.output_dir)), str(self.hub_model_id), token or self.args.hub_token)
 
 
 def _as_list(names: str | list[str] | None) -> list[str]:
