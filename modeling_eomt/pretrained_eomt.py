@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import fuse_swiglu, legacy_swiglu_conversions, saves_fused_swiglu, split_swiglu_before_loading
 from .configuration_eomt import EomtConfig
 from .inference_eomt import optimize_for_inference
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
-from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
@@ -45,6 +45,10 @@ class EomtPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
+
+    def __init__(self, config: EomtConfig):
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(split_swiglu_before_loading)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -141,8 +145,8 @@ class EomtPreTrainedModel(PreTrainedModel):
         """
         if self.is_optimized_for_inference:
             raise ValueError("The model was changed by optimize_for_inference: save it before, or load it again.")
-        if uses_legacy_swiglu_names(self.config):
-            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
+        if saves_fused_swiglu(self.config):
+            state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
         self.config.auto_map = self.config.own_auto_map()
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if is_main_process:

@@ -20,9 +20,9 @@ from . import saved_checkpoints as checkpoints
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
-from .interruption import StopRequest, let_workers_go_on
 from .publishing.card import write_card
 from .sampling import DrawSampler
+from .stopping import StopRequest, let_workers_go_on
 from .training_arguments import EomtTrainingArguments
 
 

@@ -20,8 +20,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import PIPELINE_CLASS
-from image_processing_eomt import EomtImageProcessor
-from image_processing_eomt.tasks_eomt import TASKS
+from image_processing_eomt import TASKS, EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 from ..disk import MIN_FREE, check_room

@@ -1,6 +1,5 @@
 """What a training run adds to a model card: data, settings, curves and results, from what the run has recorded."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from matplotlib.figure import Figure
 from transformers import TrainerState
 
 from ..disk import write_whole
-from ..evaluation import HEADLINES
+from ..evaluation import select_results
 from ..run_files import CONFUSION_PNG, CURVES
+from ..tasks import TASKS
 from ..text import markdown_text
 from ..training_arguments import EomtTrainingArguments
 from .card import write_card
@@ -63,18 +63,10 @@ def write_run_card(
         base_model: what the training started from; None for nothing.
         dataset: what the data are called.
     """
-    results = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_")
-        and isinstance(value, float)
-        and math.isfinite(value)
-        and not name.endswith(("_loss", "_runtime", "_per_second", "_time"))
-    }
     run = {
         "data": data_reports,
         "training": describe_training(state, arguments, num_blocks, base_model),
-        "headline": HEADLINES[task],
+        "headline": TASKS[task].headline,
         "curves": CURVES if draw_curves(state.log_history, task, folder / CURVES) else None,
         "per_class": per_class,
         "columns": [name for name, value in next(iter(per_class.values()), {}).items() if isinstance(value, float)],
@@ -84,7 +76,7 @@ def write_run_card(
     write_card(
         folder,
         arguments.hub_model_id,
-        results=results or None,
+        results=select_results(metrics) or None,
         base_model=base_model if is_on_hub else None,
         datasets=[dataset] if dataset else [],
         run=run,
@@ -129,7 +121,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
         Whether there was anything to draw.
     """
     losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
-    headline = f"eval_{HEADLINES[task]}"
+    headline = f"eval_{TASKS[task].headline}"
     evaluations = [entry for entry in log if headline in entry]
     if not losses:
         return False
@@ -143,6 +135,6 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
         if evaluations:
             steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
             axes[1].plot(steps, values, marker="o")
-            axes[1].set(xlabel="step", ylabel=HEADLINES[task], ylim=(0, None))
+            axes[1].set(xlabel="step", ylabel=TASKS[task].headline, ylim=(0, None))
         write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
     return True

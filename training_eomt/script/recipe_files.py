@@ -7,19 +7,21 @@ from typing import Any
 
 import msgspec
 
-from .script.argument_outline import Argument
-from .yaml_files import read_yaml
+from ..argument_checks import check_names
+from ..yaml_files import read_yaml
+from .arguments import Argument
 
 
 MAX_BYTES = 1_000_000
-# In a wheel beside this file, in a checkout at its top.
-FOLDERS = (Path(__file__).with_name("recipes"), Path(__file__).resolve().parents[1] / "recipes")
-_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# In a wheel in the package, in a checkout beside it.
+FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).resolve().parents[2] / "recipes")
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_EXPECTED = {dict: "a mapping", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def find_recipe(given: str) -> Path:
     """
-    The file of a recipe: a path, or the name of one that comes with the project, such as `shapes_demo`.
+    Returns the file of a recipe: a path, or the name of one that comes with the project, such as `shapes_demo`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -40,7 +42,7 @@ def find_recipe(given: str) -> Path:
 
 def read_recipe(path: Path, arguments: Mapping[str, Argument]) -> dict[str, Any]:
     """
-    What a recipe sets, each value of the kind that its argument takes. An empty value counts as not there.
+    Returns the values that a recipe sets, each of its argument's kind. An empty value counts as not there.
 
     Args:
         path: the file.
@@ -62,31 +64,22 @@ def read_recipe(path: Path, arguments: Mapping[str, Argument]) -> dict[str, Any]
     if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
         raise ValueError(f"{path} is not a recipe: it must map names of arguments to values.")
     check_names(recipe, arguments, str(path))
-    return {name: _converted(value, arguments[name], str(path)) for name, value in recipe.items() if value is not None}
+    return {name: _convert(value, arguments[name], str(path)) for name, value in recipe.items() if value is not None}
 
 
-def check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Refuses names that are not known, with a suggestion."""
-    for name in given:
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{where}: there is no {name!r}." + (f" Did you mean {similar[0]!r}?" if similar else ""))
-
-
-def _converted(value: Any, argument: Argument, where: str) -> Any:
-    """A recipe's value as its argument takes it. Raises a `ValueError` for one of another kind."""
+def _convert(value: Any, argument: Argument, where: str) -> Any:
+    """Converts a recipe's value to its argument's kind. Raises a `ValueError` for one of another kind."""
     values = value if argument.is_list and isinstance(value, list) else [value]
     if argument.kind is bool:
-        values = [_WORDS.get(item.lower(), item) if isinstance(item, str) else item for item in values]
+        values = [_BOOLS.get(item.lower(), item) if isinstance(item, str) else item for item in values]
     kind: Any = dict | str if argument.kind is dict else argument.kind  # an object, or JSON, or the name of a file
-    expected = {dict: "a mapping", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     try:
         values = msgspec.convert(values, list[kind])
     except msgspec.ValidationError as error:
-        which = "a list of which each item is " if argument.is_list and isinstance(value, list) else ""
+        which = "a list in which each item is " if argument.is_list and isinstance(value, list) else ""
         hint = " Write a text that looks like something else in quotes." if argument.kind is str else ""
         raise ValueError(
-            f"{where}: {argument.name} is {type(value).__name__}, and must be {which}{expected[argument.kind]}."
+            f"{where}: {argument.name} is {type(value).__name__}, and must be {which}{_EXPECTED[argument.kind]}."
             f"{hint} ({error})"
         ) from error
     if argument.choices is not None and not set(values) <= set(argument.choices):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from training_eomt.recipe_files import find_recipe
-from training_eomt.script.arguments import parse_arguments, read_arguments
+from training_eomt.script.command_line import parse_arguments, read_arguments
+from training_eomt.script.recipe_files import find_recipe
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def read(tmp_path):
         ("predict_outputs: [json, --push_to_hub]", "predict_outputs must be one of overlays, maps, json"),
         ("output_dir: [a, --push_to_hub]", "output_dir is list, and must be a text"),
         ("run_name: {a: b}", "run_name is dict, and must be a text"),
-        ("image_size: [[64, 64], 3]", "image_size is list, and must be a list of which each item is a whole number"),
+        ("image_size: [[64, 64], 3]", "image_size is list, and must be a list in which each item is a whole number"),
         ("image_size: 64.5", "image_size is float, and must be a whole number"),
         ("image_size: []", "image_size is an empty list"),
         ("image_size: true", "image_size is bool, and must be a whole number"),

@@ -1,5 +1,6 @@
 """The range of every numeric argument, whether it comes from a command line, a recipe or Python."""
 
+import difflib
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -128,6 +129,14 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
         for value in given if isinstance(given, list | tuple) else [given]:
             if not _is_allowed(value, RANGES[name]):
                 raise ValueError(f"--{name} {_shown(value)}: {RANGES[name].says}.")
+
+
+def check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """Refuses names that are not known, with a suggestion."""
+    for name in given:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{where}: there is no {name!r}." + (f" Did you mean {similar[0]!r}?" if similar else ""))
 
 
 def _is_allowed(value: Any, allowed: Range) -> bool:

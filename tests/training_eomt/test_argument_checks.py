@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from training_eomt.argument_ranges import RANGES, check_ranges
-from training_eomt.script.argument_outline import training_arguments
-from training_eomt.script.arguments import DataArguments, ModelArguments, parse_arguments
+from training_eomt.argument_checks import RANGES, check_ranges
+from training_eomt.script.arguments import DataArguments, ModelArguments
+from training_eomt.script.command_line import outline_training_arguments, parse_arguments
 from training_eomt.training_arguments import EomtTrainingArguments
 
 
@@ -52,7 +52,7 @@ def test_each_range_is_the_one_that_makes_sense(name, allowed, refused):
 
 
 def test_every_number_that_can_be_given_has_a_range():
-    ours, theirs = training_arguments()
+    ours, theirs = outline_training_arguments()
     numbers = {name for name, found in {**ours, **theirs}.items() if found.kind in (int, float)}
     # The launcher sets one; the others are refused, since they have no effect.
     assert numbers - set(RANGES) == {"local_rank", "neftune_noise_alpha", "data_seed"}

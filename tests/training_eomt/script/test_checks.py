@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from training_eomt.script.given_paths import check_exists
+from training_eomt.script.checks import check_exists
 
 
 @pytest.mark.parametrize("given", ["/no/where", "./x", "../x", "a/b/c", "a b", "train/x.zip/y", "a\0b"])

@@ -9,12 +9,14 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from image_processing_eomt.reading_eomt import MAX_IMAGE_PIXELS
-from image_processing_eomt.tasks_eomt import TASKS
+from image_processing_eomt.settings_eomt import STORED
 from training_eomt.data import FORMATS
 from training_eomt.data.images import EXIF
 from training_eomt.prediction.outputs import OUTPUTS
 from training_eomt.script import arguments as script_arguments
-from training_eomt.script.argument_outline import Argument, argument, training_arguments
+from training_eomt.script.arguments import Argument
+from training_eomt.script.command_line import describe_argument, outline_training_arguments
+from training_eomt.tasks import TASKS
 from training_eomt.training_arguments import EomtTrainingArguments
 
 
@@ -22,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_argument_is_there_with_its_default_and_help():
-    ours, theirs = training_arguments()
+    ours, theirs = outline_training_arguments()
     fields = {field.name: field for field in dataclasses.fields(EomtTrainingArguments) if field.init}
     assert {**theirs, **ours}.keys() == fields.keys()
     assert not ours.keys() & theirs.keys()
@@ -49,14 +51,14 @@ def test_every_argument_is_there_with_its_default_and_help():
 )
 def test_kinds_are_read_off_annotations(annotation, kind, is_list):
     alone = True if kind is bool else None
-    assert argument("x", annotation, 1, {"help": "h", "choices": ["a"]}) == Argument(
+    assert describe_argument("x", annotation, 1, {"help": "h", "choices": ["a"]}) == Argument(
         "x", kind, is_list, 1, "h", ("a",), alone
     )
 
 
 def test_what_may_stand_without_a_value_is_what_transformers_parser_lets():
     """Such as `--fsdp`."""
-    ours, theirs = training_arguments()
+    ours, theirs = outline_training_arguments()
     actions = HfArgumentParser(EomtTrainingArguments)._option_string_actions
     for name, found in {**theirs, **ours}.items():
         action = actions[f"--{name}"]
@@ -66,7 +68,8 @@ def test_what_may_stand_without_a_value_is_what_transformers_parser_lets():
 
 
 def test_what_is_written_twice_is_the_same():
-    assert script_arguments.TASKS == TASKS
+    assert tuple(TASKS) == script_arguments.TASKS
+    assert set(script_arguments.PREDICTION_SETTINGS) == STORED.keys() - {"stuff_classes"}  # which comes from the data
     assert script_arguments.FORMATS == FORMATS
     assert script_arguments.OUTPUTS == OUTPUTS
     assert script_arguments.EXIF == EXIF
