@@ -1,4 +1,4 @@
-"""The files of a data set, wherever they are: in folders, in zips, in zips of zips."""
+"""The files of a dataset, wherever they are: in folders, in zips, in zips of zips."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class FileTree:
 
 def decode_text(content: bytes, where: str) -> str:
     """
-    The text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
+    Decodes the text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
 
     Raises:
         ValueError: it is something else.
@@ -177,7 +177,7 @@ def open_file(path: Path) -> BinaryIO:
 
 def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
     """
-    The tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
+    Finds the tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -191,6 +191,14 @@ def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTre
                 break
             return tree, name
     raise FileNotFoundError(f"There is no file or folder {path}.")
+
+
+def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
+    """Opens the files of a folder, which may be (in) a zip. Raises what `find_tree` raises."""
+    if isinstance(path, FileTree):
+        return path
+    tree, name = find_tree(path, skip_bad_entries)
+    return tree.subtree(name) if name else tree
 
 
 def _is_zip(path: Path) -> bool:

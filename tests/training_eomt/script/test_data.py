@@ -112,7 +112,7 @@ def test_samples_are_read_on_until_one_has_a_segment(tmp_path, monkeypatch, caps
     Image.fromarray(np.ones((20, 30), np.uint8)).save(folder / "masks" / "2.png")
     monkeypatch.setattr(run_data, "MAX_READ", 1)
     assert len(check(folder)[0].train) == 3
-    assert "counted on 1 of 3 pictures" in capsys.readouterr().out
+    assert "counted on 1 of 3 images" in capsys.readouterr().out
 
 
 def test_data_to_evaluate_without_a_segment_are_said(tmp_path, capsys):
