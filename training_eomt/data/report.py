@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -140,13 +141,11 @@ class DataReport:
         return lines
 
     def _class_table(self) -> list[str]:
-        """All classes, those with most segments first."""
+        """Lists all classes, those with most segments first."""
         names = sorted(self.num_segments, key=lambda name: -self.num_segments[name])
         texts = {name: terminal_text(name) for name in names}
-        shown = {
-            name: text if len(text) <= NAME_WIDTH else f"{text[: NAME_WIDTH - 1]}…" for name, text in texts.items()
-        }
-        width = max((len(name) for name in shown.values()), default=0)
+        shown = {name: t if len(t) <= NAME_WIDTH else f"{t[: NAME_WIDTH - 1]}…" for name, t in texts.items()}
+        width = max(map(len, shown.values()), default=0)
         rows = [f"{'class':{width}}  {'segments':>9}  {'images':>9}"]
         for name in names:
             rows.append(f"{shown[name]:{width}}  {self.num_segments[name]:>9,}  {self.num_images_with[name]:>9,}")
@@ -266,29 +265,18 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
             sample = self.dataset[index]
         except (ValueError, OSError) as error:
             return None, [BadSample(self.dataset.name(index), str(error))]
-        targets = sample.targets
-        for target in targets:
+        for target in sample.targets:
             target.mask()
         num_void = None
-        if "instance" not in (
-            self.dataset.kind,
-            self.dataset.task,
-        ):  # whose segments may overlap, and need not cover anything
-            covered = sum(int(coco_mask.area(target.rle)) for target in targets)
+        if "instance" not in (self.dataset.kind, self.dataset.task):  # whose segments may overlap, and cover nothing
+            covered = sum(int(coco_mask.area(target.rle)) for target in sample.targets)
             num_void = sample.size[0] * sample.size[1] - covered
-        summary = SampleSummary(
-            sample.size,
-            [target.label_id for target in targets],
-            sum(target.iscrowd for target in targets),
-            num_void,
-            sample.image.info.get(BOTH_FIT, False),
-        )
+        label_ids = [target.label_id for target in sample.targets]
+        num_crowds = sum(target.iscrowd for target in sample.targets)
+        turned = sample.image.info.get(BOTH_FIT, False)
+        summary = SampleSummary(sample.size, label_ids, num_crowds, num_void, turned)
         is_same = self.dataset.num_bad_samples == before
         return summary, [] if is_same else self.dataset.bad_samples[before:]
-
-
-def _first(batch: list[Any]) -> Any:
-    return batch[0]
 
 
 def _read(
@@ -297,7 +285,7 @@ def _read(
     loader: Iterable[Any] = DataLoader(
         _Reading(dataset, indices),
         num_workers=num_workers,
-        collate_fn=_first,
+        collate_fn=itemgetter(0),
         generator=torch.Generator(),  # or the global one would move on
     )
     yield from tqdm(loader, desc=what, unit="image", total=len(indices), disable=not show_progress)

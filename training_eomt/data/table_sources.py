@@ -238,11 +238,9 @@ def _read_json_rows(tree: FileTree, name: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(tree.read_text(name).split("\n"), start=1):
         if not line.strip():
             continue
+        where = f"{tree.path(name)}: line {number}"
         try:
-            yield (
-                number,
-                read_json(line.encode(), dict[str, msgspec.Raw], f"{tree.path(name)}: line {number}", "a row"),
-            )
+            yield number, read_json(line.encode(), dict[str, msgspec.Raw], where, "a row")
         except ValueError as error:
             yield number, error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -95,10 +95,11 @@ class YoloDataset(SegmentationDataset):
         self._texts: dict[tuple[Path, str], str | None] = {}  # by image, whose text file it is where there is one
         parts = _list_parts(content, split, where)
         for name in parts:
+            tree, found = places.find_part(name)
             if name.endswith(".txt"):
-                self._add_list(*places.find_list(name), places)
+                self._add_list(tree, found, places)
             else:
-                self._add_folder(*places.find_folder(name))
+                self._add_folder(tree, found)
         if not parts:
             has_splits = any(key in content for other in SPLITS for key in split_names(other))
             self._add_folder(self.tree, _find_usual_folder(self.tree, split, where, has_splits))
@@ -196,49 +197,46 @@ class _Places:
     def __init__(self, trees: list[FileTree], path: str | None, where: str) -> None:
         self.trees, self.path, self.where = trees, (path or "").replace("\\", "/"), where
 
-    def find_folder(self, name: str) -> tuple[FileTree, str]:
-        """Finds a folder of images. Raises a `FileNotFoundError` if there is none."""
-
-        def choose(tree: FileTree, reading: str) -> str | None:
-            candidates = (reading, posixpath.join(reading, "images"))
-            return next((c for c in candidates if _find_text_folder(c) is not None and tree.has_folder(c)), None)
-
-        return self._find(name, "", choose) or self._report_missing("folder", name)
-
-    def find_list(self, name: str) -> tuple[FileTree, str]:
-        """Finds a list of images. Raises a `FileNotFoundError` if there is none."""
-        found = self._find(name, "", lambda tree, reading: reading if reading in tree else None)
-        return found or self._report_missing("list", name)
+    def find_part(self, name: str) -> tuple[FileTree, str]:
+        """Finds a folder of images, or a list of them. Raises a `FileNotFoundError` if there is none."""
+        is_list = name.endswith(".txt")
+        if found := self._find(name, "", _choose_list if is_list else _choose_folder):
+            return found
+        raise FileNotFoundError(
+            f"{self.where} names the {'list' if is_list else 'folder'} {name} (path: {self.path or 'none'}), which is "
+            f"not in {' or '.join(str(tree.root) for tree in self.trees)}, or no folder 'images' beside one of text "
+            "files, 'labels'. Images elsewhere are read if --images_dir names their folder."
+        )
 
     def find_image(self, name: str, beside: str) -> tuple[FileTree, str] | None:
         """Finds an image that a list in the folder `beside` names; None if it is missing."""
-
-        def choose(tree: FileTree, reading: str) -> str | None:
-            return reading if _find_text_folder(posixpath.dirname(reading)) is not None and reading in tree else None
-
-        return self._find(name, beside, choose)
+        return self._find(name, beside, _choose_image)
 
     def _find(
         self, name: str, beside: str, choose: Callable[[FileTree, str], str | None]
     ) -> tuple[FileTree, str] | None:
+        name = name.replace("\\", "/")
+        whole = posixpath.join(self.path, name)
+        below = re.sub(r"^(\.\./)+", "", posixpath.normpath(name))  # Roboflow counts from a folder that is not there
+        readings = [posixpath.join(beside, name), whole, name, below, *list_last_parts(whole), *list_last_parts(name)]
         for tree in self.trees:
-            for reading in self._list_readings(name.replace("\\", "/"), beside):
+            for reading in readings:
                 if (found := choose(tree, posixpath.normpath(reading))) is not None:
                     return tree, found
         return None
 
-    def _list_readings(self, name: str, beside: str) -> Iterator[str]:
-        whole = posixpath.join(self.path, name)
-        yield from (posixpath.join(beside, name), whole, name)
-        yield re.sub(r"^(\.\./)+", "", posixpath.normpath(name))  # Roboflow counts from a folder that is not there
-        yield from list_last_parts(whole) + list_last_parts(name)
 
-    def _report_missing(self, what: str, name: str) -> tuple[FileTree, str]:
-        raise FileNotFoundError(
-            f"{self.where} names the {what} {name} (path: {self.path or 'none'}), which is not in "
-            f"{' or '.join(str(tree.root) for tree in self.trees)}, or no folder 'images' beside one of text files, "
-            "'labels'. Images elsewhere are read if --images_dir names their folder."
-        )
+def _choose_folder(tree: FileTree, reading: str) -> str | None:
+    candidates = (reading, posixpath.join(reading, "images"))
+    return next((name for name in candidates if _find_text_folder(name) and tree.has_folder(name)), None)
+
+
+def _choose_list(tree: FileTree, reading: str) -> str | None:
+    return reading if reading in tree else None
+
+
+def _choose_image(tree: FileTree, reading: str) -> str | None:
+    return reading if _find_text_folder(posixpath.dirname(reading)) and reading in tree else None
 
 
 def _find_text_folder(folder: str) -> str | None:
