@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .base import Annotation
 from .class_tables import published_categories
@@ -18,7 +19,6 @@ from .images import check_size, list_image_suffixes
 from .label_coding import extract_values, segment_map
 from .masks import encode_masks, find_values
 from .pairing import MAP_SUFFIXES, PairedDataset, list_by_stem
-from .samples import Sample
 from .splits import choose_split
 
 
@@ -67,20 +67,16 @@ class Ade20kDataset(PairedDataset):
         first = tree.files(folder)[:20]
         return "objectInfo150.txt" in tree or any(re.search(r"/ADE_(train|val)_\d+\.jpg$", name) for name in first)
 
-    def __getitem__(self, index: int) -> Sample:
-        file_name, names = self.images[index].name, self.maps[index]
-        image, where = self.read_map(names[0])
-        label_map = extract_values(image, where)
-        image = self.read_image(index, label_map.shape, where)
+    def annotate(self, index: int, label_map: Image.Image, where: str) -> list[Annotation]:
+        values = extract_values(label_map, where)
         annotations: list[Annotation] = []
         if self.reads_objects:
-            objects, class_ids, objects_path = self._read_objects(names[1])
-            check_size(self.name(index), (image.height, image.width), objects.shape, objects_path)
+            objects, class_ids, objects_path = self._read_objects(self.maps[index][1])
+            check_size(self.name(index), values.shape, objects.shape, objects_path)
             rles = encode_masks(objects, list(class_ids))
             annotations = [Annotation(*pair) for pair in zip(rles, class_ids.values(), strict=True)]
-            label_map = np.where(np.isin(label_map, self.thing_classes + 1) | (objects > 0), VOID, label_map)
-        annotations += segment_map(label_map, self.category_ids, {VOID}, where)
-        return Sample(file_name, image, self.make_targets(annotations), file_name)
+            values = np.where(np.isin(values, self.thing_classes + 1) | (objects > 0), VOID, values)
+        return annotations + segment_map(values, self.category_ids, {VOID}, where)
 
     def _read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int], str]:
         """Reads the numbers of the objects `(height, width)`, 0 for none. Returns also their classes, and the path."""

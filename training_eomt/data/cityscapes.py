@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 
 from .base import Annotation
 from .class_tables import published_categories
@@ -15,7 +15,7 @@ from .files import FileTree
 from .label_coding import extract_values, segment_map
 from .masks import encode_masks, find_values
 from .pairing import PairedDataset
-from .samples import Category, Sample
+from .samples import Category
 
 
 IMAGE, LABELS, INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
@@ -62,19 +62,11 @@ class CityscapesDataset(PairedDataset):
     def fits(cls, tree: FileTree, split: str | None) -> bool:
         return all(map(tree.has_folder, _name_folders(split)))
 
-    def __getitem__(self, index: int) -> Sample:
-        label_map, where = self.read_map(self.maps[index][0])
+    def annotate(self, index: int, label_map: Image.Image, where: str) -> list[Annotation]:
         numbers = extract_values(label_map, where)
-        image = self.read_image(index, numbers.shape, where)
-        if self.has_objects:
-            annotations = self._segment(numbers, where)
-        else:
+        if not self.has_objects:
             void = {*ALL_IDS, *LICENCE_PLATES} - set(CLASS_IDS)
-            annotations = segment_map(numbers, {class_id: class_id for class_id in CLASS_IDS}, void, where)
-        file_name = self.images[index].name
-        return Sample(file_name, image, self.make_targets(annotations), file_name)
-
-    def _segment(self, numbers: np.ndarray, where: str) -> list[Annotation]:
+            return segment_map(numbers, {class_id: class_id for class_id in CLASS_IDS}, void, where)
         found = []
         for number in sorted(find_values(numbers) - set(LICENCE_PLATES)):
             is_object = number >= OBJECTS_PER_CLASS

@@ -10,28 +10,23 @@ from pathlib import Path
 
 import msgspec
 
-from ..json_files import SCHEMA_ERRORS, describe_fault, parse_flag, parse_id
+from ..json_files import SCHEMA_ERRORS, describe_fault, parse_id
 from .base import Annotation, ImageFile, SampleSummary
-from .coco_json import OTHER_NAMES, CocoDataset, Flag, Id, ImageEntry, parse_category_id, read_names
+from .coco_json import OTHER_NAMES, CocoDataset, Id, ImageEntry, SegmentFields, read_names
 from .files import FileTree
 from .masks import decode_segmentation, encode_segmentation, find_segmentation_fault
 from .samples import Sample
 
 
-class InstanceEntry(msgspec.Struct, gc=False):
+class InstanceEntry(SegmentFields, gc=False, kw_only=True):
     """An annotation as a JSON file lists it. Its segmentation stays as it is written until the sample is read."""
 
-    id: Id
     image_id: Id
-    category_id: Id
     segmentation: msgspec.Raw
-    iscrowd: Flag = None
-    area: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.image_id = parse_id(self.image_id)
-        self.category_id = parse_category_id(self.category_id)
-        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
 
 
 _decode_entry = msgspec.json.Decoder(InstanceEntry).decode

@@ -83,6 +83,19 @@ class CategoryEntry(msgspec.Struct):
         return Category(number, str(self.name), self.isthing is None or parse_flag(self.isthing, "isthing"))
 
 
+class SegmentFields(msgspec.Struct, gc=False, kw_only=True):
+    """The fields that a segment has in both formats."""
+
+    id: Id
+    category_id: Id
+    iscrowd: Flag = None
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        self.category_id = parse_category_id(self.category_id)
+        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
+
+
 class EntryNames(msgspec.Struct):
     """The name and the kind of an entry that cannot be read."""
 

@@ -11,29 +11,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..json_files import SCHEMA_ERRORS, describe_fault, parse_flag, parse_id
+from ..json_files import SCHEMA_ERRORS, describe_fault, parse_id
 from .base import Annotation, ImageFile, SampleSummary
-from .coco_json import PNGS, CocoDataset, EntryNames, Flag, Id, ImageEntry, parse_category_id, read_names
+from .coco_json import PNGS, CocoDataset, EntryNames, Id, ImageEntry, SegmentFields, read_names
 from .colours import extract_ids
 from .files import FileTree
 from .masks import encode_masks, find_values
 from .samples import Sample
 
 
-class SegmentEntry(msgspec.Struct, gc=False):
+class SegmentEntry(SegmentFields, gc=False, kw_only=True):
     """A segment as a JSON file lists it."""
 
-    id: Id
-    category_id: Id
-    iscrowd: Flag = None
-    area: float | None = None
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.id = parse_id(self.id)
         if isinstance(self.id, str):
             raise ValueError(f"the segment's id is {self.id!r}, expected a number, the colour of its pixels")
-        self.category_id = parse_category_id(self.category_id)
-        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
 
 
 class PanopticEntry(msgspec.Struct):

@@ -8,14 +8,16 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from .base import CLASS_SETTINGS
+from PIL import Image
+
+from .base import CLASS_SETTINGS, Annotation
 from .class_names import find_class_names
 from .files import FileTree
 from .images import list_image_suffixes
 from .label_coding import COLOUR_MODES, find_label_coding
 from .label_values import LabelValues, find_label_map_file, read_class_settings
 from .pairing import MAP_SUFFIXES, PairedDataset, list_by_stem
-from .samples import Category, Sample
+from .samples import Category
 from .splits import choose_split
 
 
@@ -95,11 +97,8 @@ class LabelMapDataset(PairedDataset):
         suffixes = {PurePosixPath(name).suffix.lower() for name in tree.below(map_folder)}
         return not suffixes.isdisjoint(MAP_SUFFIXES | LOSSY_SUFFIXES)
 
-    def __getitem__(self, index: int) -> Sample:
-        label_map, where = self.read_map(self.maps[index][0])
-        image = self.read_image(index, (label_map.height, label_map.width), where)
-        file_name = self.images[index].name
-        return Sample(file_name, image, self.make_targets(self.coding.annotate(label_map, where)), file_name)
+    def annotate(self, index: int, label_map: Image.Image, where: str) -> list[Annotation]:
+        return self.coding.annotate(label_map, where)
 
     def _find_classes(self, maps: Sequence[str]) -> tuple[Sequence[str] | None, LabelValues | None]:
         """Finds names of classes or a table of colours beside the maps."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from .base import ImageFile, SegmentationDataset
+from PIL import Image
+
+from .base import Annotation, ImageFile, SegmentationDataset
 from .files import FileTree
+from .samples import Sample
 
 
 MAP_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})  # of formats that keep every value
@@ -35,6 +39,16 @@ class PairedDataset(SegmentationDataset):
     """A format in which every image has a file of annotations, or several: `maps[i]` are the files of `images[i]`."""
 
     maps: list[tuple[str, ...]]
+
+    @abstractmethod
+    def annotate(self, index: int, label_map: Image.Image, where: str) -> list[Annotation]:
+        """Makes the segments of a sample from its first file of annotations, decoded, that messages call `where`."""
+
+    def __getitem__(self, index: int) -> Sample:
+        label_map, where = self.read_map(self.maps[index][0])
+        image = self.read_image(index, (label_map.height, label_map.width), where)
+        file_name = self.images[index].name
+        return Sample(file_name, image, self.make_targets(self.annotate(index, label_map, where)), file_name)
 
     def require_folders(self, *folders: str) -> None:
         """Raises a `FileNotFoundError` if a folder is missing or empty."""

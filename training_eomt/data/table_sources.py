@@ -77,21 +77,15 @@ class MetadataTable:
             leave_out(where, f"{reason} Correct or delete the row.")
         kept: list[dict[str, str]] = []
         seen: set[str] = set()
+        columns = (image_column, annotation_column)
         for row in self._rows:
-            lacking = [column for column in (image_column, annotation_column) if not row[column]]
-            missing = [
-                row[column]
-                for column in (image_column, annotation_column)
-                if row[column] and row[column] not in self.tree
-            ]
-            image = str(row[image_column])
-            if lacking:
+            image = row[image_column]
+            if lacking := [column for column in columns if not row[column]]:
                 leave_out(image, f"{self.where}: the row of {image} names no file for {lacking[0]!r}.")
-            elif missing:
+            elif missing := [row[column] for column in columns if row[column] not in self.tree]:
                 path = self.tree.path(missing[0])
-                leave_out(
-                    path, f"{path}, which {self.where} names, is missing. Add it or drop its row.", FileNotFoundError
-                )
+                reason = f"{path}, which {self.where} names, is missing. Add it or drop its row."
+                leave_out(path, reason, FileNotFoundError)
             elif image in seen:
                 leave_out(self.tree.path(image), f"{self.where} lists the image {image} twice. Keep one of the rows.")
             else:
