@@ -7,10 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
@@ -127,16 +125,10 @@ class StopRequest(TrainerCallback):
 _FINISHING = "\nStopping: the step is finished and a checkpoint is written. Once more stops at once.\n"
 
 
-def let_workers_go_on(loader: DataLoader) -> None:
-    """Processes that prepare data ignore signals, which a terminal sends to all; their parent ends them."""
-    loader.worker_init_fn = partial(_ignore_signals, loader.worker_init_fn)
-
-
-def _ignore_signals(worker_init: Any, worker: int) -> None:
+def ignore_signals(worker: int) -> None:
+    """Makes a process that loads data ignore signals, which a terminal sends to all processes; its parent ends it."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if worker_init is not None:
-        worker_init(worker)
 
 
 class EarlyStop(TrainerCallback):

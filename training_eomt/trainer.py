@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
@@ -81,6 +81,7 @@ class EomtTrainer(ResumableTrainer):
         self.add_lifecycle_callbacks()
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
         self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
+        self._schedule: LRScheduler | None = None  # as it was created here
         self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
         self._logged_at = 0  # step
 
@@ -98,7 +99,7 @@ class EomtTrainer(ResumableTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is self._schedule:  # None, or the one of an earlier training
             optimizer = self.create_optimizer() if optimizer is None else optimizer
             warmup_steps = self.args.warmup_stages(num_training_steps)
 
@@ -108,7 +109,7 @@ class EomtTrainer(ResumableTrainer):
                 )
 
             self.lr_scheduler = LambdaLR(optimizer, [multiplier(g["is_backbone"]) for g in optimizer.param_groups])
-            self._created_lr_scheduler = True
+            self._schedule = self.lr_scheduler
         return self.lr_scheduler
 
     def get_batch_samples(
@@ -215,7 +216,7 @@ class EomtTrainer(ResumableTrainer):
         """Adds a batch to the metric. Nothing is returned for `Trainer` to gather: predictions would not fit."""
         references, sizes, indices = (inputs.pop(name) for name in ("references", "target_sizes", "indices"))
         file_names = inputs.pop("file_names")
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = run_model(model, num_images=len(sizes), **inputs)

@@ -65,7 +65,7 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     output_dir = Path(training_args.output_dir)
     resume_from = resume_choice(training_args)
     if training_args.do_train and resume_from is not None:
-        from ..saved_checkpoints import last_complete
+        from ..checkpoints import last_complete
 
         if resume_from is True and last_complete(output_dir) is None:
             raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")

@@ -16,6 +16,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
 from ..augmentation import SegmentationAugmentation
+from ..checkpoints import estimate_bytes
 from ..data import SegmentationDataset
 from ..disk import check_room, write_whole
 from ..evaluation import measured_names
@@ -26,7 +27,6 @@ from ..prediction.outputs import FIGURES, OVERLAYS
 from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
-from ..saved_checkpoints import bytes_needed
 from ..tasks import TASKS
 from ..trainer import EomtTrainer
 from .arguments import ScriptArguments
@@ -183,7 +183,7 @@ def check_disk(model: nn.Module, training_args: Any) -> None:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     needed = 4 * sum(numel for numel, _ in sizes)
     if training_args.save_strategy != "no":
-        needed += bytes_needed(
+        needed += estimate_bytes(
             sum(numel for numel, _ in sizes),
             sum(numel for numel, is_trained in sizes if is_trained),
             training_args.save_total_limit,

@@ -12,8 +12,8 @@ from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
 
+from ..checkpoints import last_complete
 from ..data.samples import LabelSpace
-from ..saved_checkpoints import last_complete
 from ..tasks import TASKS
 from .arguments import DataArguments, ModelArguments
 
