@@ -45,8 +45,8 @@ def command(words: Sequence[str] | None = None) -> None:
         arguments = read_arguments(sys.argv[1:] if words is None else words)
         check_arguments(arguments.model, arguments.data, arguments.training)
         if os.environ.get("RANK", "0") == "0":
-            for line in arguments.warnings:
-                warn(line)
+            for warning in arguments.warnings:
+                warn(warning)
         completed = complete_arguments(arguments)
         trackers = completed[2].report_to
         from training_eomt.stopping import answer_sigterm

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import fuse_swiglu, legacy_swiglu_conversions, saves_fused_swiglu, split_swiglu_before_loading
 from .configuration_eomt import EomtConfig
 from .inference_eomt import optimize_for_inference
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
 from .sharing_eomt import push_saved, save_and_push, save_into
-from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
@@ -44,6 +44,10 @@ class EomtPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
+
+    def __init__(self, config: EomtConfig):
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(split_swiglu_before_loading)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -149,8 +153,8 @@ class EomtPreTrainedModel(PreTrainedModel):
         if push_to_hub and is_main_process:
             options = {"is_main_process": is_main_process, "state_dict": state_dict, **kwargs}
             return save_and_push(self, save_directory, options)
-        if uses_legacy_swiglu_names(self.config):
-            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
+        if saves_fused_swiglu(self.config):
+            state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
         self.config.auto_map = self.config.own_auto_map()  # code of others is not saved
         if not is_main_process:
             return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)

@@ -20,7 +20,7 @@ from .tasks import TASKS
 ImageProcessor = EomtImageProcessor | EomtImageProcessorPil
 
 
-def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
+def process_sample(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
     """
     A sample prepared as pictures are at inference; crowds are left out.
 
@@ -87,7 +87,7 @@ class TrainingInputs(Dataset):
         if self.augmentation is None:
             # Training sees a picture as one input, where it would be split in use.
             whole = {"do_split_image": False, "do_pad": True} if self.image_processor.do_split_image else {}
-            example = processed(sample, self.image_processor, **whole)
+            example = process_sample(sample, self.image_processor, **whole)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(augmentation_seed)
@@ -118,7 +118,7 @@ class EvaluationInputs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        example = processed(sample, self.image_processor)
+        example = process_sample(sample, self.image_processor)
         seeds = np.random.SeedSequence(index).generate_state(len(example["pixel_values"]))
         return {
             **example,

@@ -47,7 +47,7 @@ class Task(image_processing_eomt.Task):
         return [metric(num_labels, stuff_classes) for metric in self.metrics]
 
 
-def panoptic_reference(sample: Sample) -> dict[str, Any]:
+def build_panoptic_reference(sample: Sample) -> dict[str, Any]:
     """Returns the targets in the form of a panoptic result, crowds included: `segmentation` and `segments_info`."""
     segmentation = np.full(sample.size, VOID, dtype=np.int32)
     for index, target in enumerate(sample.targets):
@@ -59,7 +59,7 @@ def panoptic_reference(sample: Sample) -> dict[str, Any]:
     return {"segmentation": segmentation, "segments_info": info}
 
 
-def instance_reference(sample: Sample) -> dict[str, Any]:
+def build_instance_reference(sample: Sample) -> dict[str, Any]:
     """Returns the targets as instances that may overlap: run lengths, `segments_info` and the image's id."""
     info = [
         {"label_id": target.label_id, "iscrowd": target.iscrowd}
@@ -70,7 +70,7 @@ def instance_reference(sample: Sample) -> dict[str, Any]:
     return {"image_id": sample.image_id, "segmentation": rles, "segments_info": info}
 
 
-def semantic_reference(sample: Sample) -> np.ndarray:
+def build_semantic_reference(sample: Sample) -> np.ndarray:
     """Returns the class of every pixel, `(height, width)` int16, `VOID` where there is none."""
     classes = np.full(sample.size, VOID, dtype=np.int16)
     for target in sample.targets:
@@ -101,7 +101,7 @@ TASKS = {
         details=("pq_things", "pq_stuff"),
         subject="segments",
         absent_classes="{} classes occur neither in the validation data nor in the predictions.",
-        build_reference=panoptic_reference,
+        build_reference=build_panoptic_reference,
         predict=_predict_panoptic,
     ),
     "instance": Task(
@@ -112,7 +112,7 @@ TASKS = {
         details=("ap50", "ap75"),
         subject="instances",
         absent_classes="{} classes do not occur in the validation data.",
-        build_reference=instance_reference,
+        build_reference=build_instance_reference,
         predict=_predict_instances,
     ),
     "semantic": Task(
@@ -123,7 +123,7 @@ TASKS = {
         details=("pixel_accuracy",),
         subject="annotated pixels",
         absent_classes="{} classes occur neither in the validation data nor in the predictions.",
-        build_reference=semantic_reference,
+        build_reference=build_semantic_reference,
         predict=_predict_semantic,
         scale_range=(0.5, 2.0),
     ),

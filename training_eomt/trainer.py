@@ -27,7 +27,7 @@ from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
 from .stopping import EarlyStop
-from .tasks import TASKS, panoptic_reference
+from .tasks import TASKS, build_panoptic_reference
 from .training_arguments import EomtTrainingArguments
 
 
@@ -259,7 +259,7 @@ class EomtTrainer(ResumableTrainer):
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
             sample = dataset.samples[index]
-            panels = {"target": panoptic_reference(sample), "prediction": as_segments(result)}
+            panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
             figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
