@@ -103,7 +103,7 @@ def training_settings(trainer: Any, total_steps: int) -> dict[str, Any]:
             names.update(os.path.basename(samples.name(index)).encode() + b"\n")
     settings = {
         "steps": total_steps,
-        "images_per_step": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "images_per_step": arguments.images_per_step,
         "training_images": len(samples),
         "training_image_names_sha256": names.hexdigest(),
         **{name: getattr(arguments, name) for name in _ARGUMENTS},

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -22,7 +22,7 @@ from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
-from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
+from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
@@ -102,14 +102,8 @@ class EomtTrainer(ResumableTrainer):
         if self.lr_scheduler is self._schedule:  # None, or the one of an earlier training
             optimizer = self.create_optimizer() if optimizer is None else optimizer
             warmup_steps = self.args.warmup_stages(num_training_steps)
-
-            def multiplier(is_backbone: bool) -> Any:
-                return lambda step: two_stage_warmup_poly(
-                    step, num_training_steps, warmup_steps, self.args.poly_power, is_backbone
-                )
-
-            self.lr_scheduler = LambdaLR(optimizer, [multiplier(g["is_backbone"]) for g in optimizer.param_groups])
-            self._schedule = self.lr_scheduler
+            self._schedule = create_scheduler(optimizer, num_training_steps, warmup_steps, self.args.poly_power)
+            self.lr_scheduler = self._schedule
         return self.lr_scheduler
 
     def get_batch_samples(

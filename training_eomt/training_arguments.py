@@ -221,8 +221,13 @@ class EomtTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size = at_once
         self.gradient_accumulation_steps = per_device // at_once
 
+    @property
+    def images_per_step(self) -> int:
+        """Images in an optimiser step, over all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
     def annealing_schedule(self, total_steps: int, num_blocks: int) -> tuple[list[int], list[int]]:
-        """First and last step of each query block's annealing in a training of that length, see `default_schedule`.
+        """Returns the first and last step of each query block's annealing in a training of that length.
 
         Raises:
             ValueError: not one start and one end for every query block.
@@ -239,7 +244,7 @@ class EomtTrainingArguments(TrainingArguments):
         return [_as_steps(start, total_steps) for start in starts], last_steps
 
     def warmup_stages(self, total_steps: int) -> tuple[int, int]:
-        """Steps of the two stages of the warm-up, the new parameters' and the ViT's, in a training of that length."""
+        """Returns the steps of the new parameters' warm-up and of the ViT's, in a training of that length."""
 
         def steps(given: float | None, published: int, at_most: float) -> int:
             if given is None:

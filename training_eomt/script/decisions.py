@@ -22,8 +22,7 @@ def total_steps(arguments: EomtTrainingArguments, num_samples: int) -> int:
 
 
 def _steps_per_epoch(arguments: EomtTrainingArguments, num_samples: int) -> int:
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return max(num_samples // batch, 1)  # see `DrawSampler`
+    return max(num_samples // arguments.images_per_step, 1)  # see `DrawSampler`
 
 
 def evaluate_now_and_then(arguments: EomtTrainingArguments, num_samples: int) -> None:
