@@ -1,10 +1,19 @@
-"""The range of every numeric argument, whether it comes from a command line, a recipe or Python."""
+"""How arguments are declared, and which names and numbers are right: on a command line, in a recipe, in Python."""
 
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from typing import Any, NamedTuple
+
+
+def argument(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
+    """Declares an argument, a field of a dataclass."""
+    metadata = {"help": help, **({"choices": list(choices)} if choices else {})}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Range(NamedTuple):

@@ -31,18 +31,6 @@ _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _ControlArguments(msgspec.Struct):
-    should_training_stop: bool = False
-
-
-class _Control(msgspec.Struct):
-    args: _ControlArguments
-
-
-class _Callbacks(msgspec.Struct):
-    TrainerControl: _Control
-
-
 class _State(msgspec.Struct):
     """The part of a `trainer_state.json` that is relied on."""
 
@@ -50,7 +38,7 @@ class _State(msgspec.Struct):
     global_step: Count
     max_steps: Annotated[int, msgspec.Meta(ge=1)]
     log_history: list[dict[str, Any]]
-    stateful_callbacks: _Callbacks
+    stateful_callbacks: dict[str, dict[str, Any] | list[Any]]
     total_flos: float
     train_batch_size: Annotated[int, msgspec.Meta(ge=1)]
     num_input_tokens_seen: Count

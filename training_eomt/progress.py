@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from .evaluation import select_results
 
@@ -40,14 +40,7 @@ def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
 class LogLine(TrainerCallback):
     """Prints a line for each entry of the log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         line = log_line(state, logs or {})
         if line and state.is_local_process_zero:
             tqdm.write(line)
@@ -56,14 +49,7 @@ class LogLine(TrainerCallback):
 class ProgressBar(ProgressCallback):
     """Shows a bar with the remaining time and the current loss, below a line for each entry of the log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         line = log_line(state, logs or {})
