@@ -39,7 +39,7 @@ def _whole(low: int, high: int) -> Range:
 
 
 def _is_step(value: float) -> bool:
-    """Whether it is a fraction of training or a number of steps."""
+    """Returns whether a number is a fraction of training or a number of steps."""
     return 0 <= value < 1 or (1 <= value <= MAX_STEPS and value == int(value))
 
 
@@ -63,7 +63,7 @@ RANGES: dict[str, Range] = {
     "image_size": _whole(1, MAX_PIXELS),
     "scale_range": Range("it must be a number above 0 and up to 100", lambda value: 0 < value <= 100),
     "train_val_split": Range(
-        "it must be a fraction below 1 or a number of pictures, and above 0",
+        "it must be a fraction below 1 or a number of images, and above 0",
         lambda value: 0 < value < 1 or (1 <= value <= 10**12 and value == int(value)),
     ),
     "ignore_index": _whole(-(2**31), 2**32 - 1),
@@ -95,7 +95,7 @@ RANGES: dict[str, Range] = {
         True,
     ),
     "total_batch_size": Range(
-        "it must be a whole number of pictures, at least 1: fewer cannot be shared evenly by the devices",
+        "it must be a whole number of images, at least 1: fewer cannot be shared evenly by the devices",
         lambda value: 1 <= value <= 2**20,
         True,
     ),
@@ -127,7 +127,8 @@ RANGES: dict[str, Range] = {
 
 def check_ranges(arguments: Mapping[str, Any]) -> None:
     """
-    Checks all arguments that have a range. None is what is not given; of a list, every item is checked.
+    Checks all arguments that have a range. None stands for an argument that is not given; lists are checked item by
+    item.
 
     Raises:
         ValueError: one is not a number, not finite or out of its range; the message names argument, value and range.
@@ -137,11 +138,11 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
             continue
         for value in given if isinstance(given, list | tuple) else [given]:
             if not _is_allowed(value, RANGES[name]):
-                raise ValueError(f"--{name} {_shown(value)}: {RANGES[name].says}.")
+                raise ValueError(f"--{name} {_format(value)}: {RANGES[name].says}.")
 
 
 def check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Refuses names that are not known, with a suggestion."""
+    """Raises a `ValueError` for the first name that is not known, with a suggestion."""
     for name in given:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)
@@ -156,8 +157,8 @@ def _is_allowed(value: Any, allowed: Range) -> bool:
     return bool(allowed.holds(value))  # type: ignore[arg-type]
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, at most a line of it."""
+def _format(value: Any) -> str:
+    """Formats a value for a message, in at most a line."""
     try:
         text = str(value)
     except ValueError:  # Python does not print numbers of thousands of digits

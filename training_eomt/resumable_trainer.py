@@ -115,7 +115,7 @@ class ResumableTrainer(Trainer):
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         self._resumed_from, self._unfinished, self.is_finished = checkpoint, None, False
         self.gradient_norms, self.asked_to_stop = GradientNorms(), None
-        with self.stop_request.listening(), checkpoints.without_hints_at_intervals():
+        with self.stop_request.listen(), checkpoints.without_hints_at_intervals():
             try:
                 result = super().train(
                     resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs

@@ -1,4 +1,4 @@
-"""Which samples make up which step, whatever the number of processes."""
+"""The samples of every step, whatever the number of processes."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from torch.utils.data import Sampler
 class DrawSampler(Sampler[int]):
     """Numbers of draws for [`TrainingInputs`]: every epoch another random order of all samples, in whole batches.
 
-    What does not fill a batch of the total size at the end of an epoch is left out, in another order each time. So
-    every step has the same number of samples, and they are the same however many processes and micro-batches share
-    them. A data set smaller than one total batch is gone through again until it fills one.
+    Samples that do not fill a batch of the total size at the end of an epoch are left out, others each time. So every
+    step has the same number of samples, and they are the same however many processes and micro-batches share them. A dataset
+    smaller than one total batch is repeated until it fills one.
 
     Args:
         num_samples: number of samples.
@@ -35,7 +35,7 @@ class DrawSampler(Sampler[int]):
         return max(self.num_samples // self.total_batch_size, 1) * self.total_batch_size
 
     def __iter__(self) -> Iterator[int]:
-        rounds = -(-len(self) // self.num_samples)  # 1, or more for very small data sets
+        rounds = -(-len(self) // self.num_samples)  # 1, or more for very small datasets
         draws: list[int] = []
         for number in range(self.epoch * rounds, (self.epoch + 1) * rounds):
             order = np.random.default_rng([self.seed, number]).permutation(self.num_samples)

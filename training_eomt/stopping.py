@@ -37,16 +37,16 @@ def _stop_now(number: int, frame: Any = None) -> None:
 
 
 def answer_sigterm() -> None:
-    """SIGTERM ends a run as SIGINT does, with a word; for the main thread of a command."""
+    """Makes SIGTERM end a run as SIGINT does, with a message; for the main thread of a command."""
     signal.signal(signal.SIGTERM, _stop_now)
 
 
 class StopRequest(TrainerCallback):
     """Ends a training after a step when a signal asks for it, with a checkpoint; it must come after other callbacks.
 
-    Between two steps, and while data are waited for, a signal is noted; at the end of the step, or of the epoch where
-    they are one, a checkpoint is written and [`Stopped`] is raised. Where no step is under way, in an evaluation or
-    while a checkpoint is loaded, and where the first signal is not soon enough, it is raised at once.
+    During a step a signal is noted; at the end of the step, or of the epoch if they coincide, a checkpoint is written
+    and [`Stopped`] is raised. Outside of steps, in an evaluation or while a checkpoint is loaded, and at a second
+    signal, it is raised at once.
 
     Attributes:
         number: the signal that this process got, None if there was none.
@@ -62,8 +62,8 @@ class StopRequest(TrainerCallback):
         self._stops_at_once = True
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals are answered as said above. Threads other than the main one cannot be asked to."""
+    def listen(self) -> Iterator[None]:
+        """Handles signals as described above, in the main thread; others cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -88,8 +88,8 @@ class StopRequest(TrainerCallback):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _FINISHING.encode())
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """No step is under way."""
+    def stop_at_once(self) -> Iterator[None]:
+        """Raises [`Stopped`] at once for a signal: no step is under way."""
         before, self._stops_at_once = self._stops_at_once, True
         try:
             yield

@@ -31,22 +31,22 @@ from .tasks import TASKS, build_panoptic_reference
 from .training_arguments import EomtTrainingArguments
 
 
-NUM_DRAWN = 4  # pictures drawn in every evaluation during training
+NUM_DRAWN = 4  # images drawn in every evaluation during training
 
 
 class EomtTrainer(ResumableTrainer):
     """
-    Trains an EoMT model as the paper does, and measures it for its processor's task at the pictures' own size.
+    Trains an EoMT model as the paper does, and measures it for its processor's task at the images' own size.
 
-    - Steps consist of the same pictures, with the same random numbers, however many processes share them.
+    - Steps consist of the same images, with the same random numbers, however many processes share them.
     - While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
-      statistics that the metric needs. Every evaluation in training draws its first pictures into the folder
+      statistics that the metric needs. Every evaluation in training draws its first images into the folder
       `evaluation_pictures/step-...` of the output, and for TensorBoard.
     - With `ema_decay` the averaged weights are what is evaluated and saved; a checkpoint holds both.
     - A checkpoint that was not written to its end is never resumed from, and neither is one of another training.
     - SIGINT and SIGTERM finish the step, write a checkpoint and raise [`Stopped`]; a second one raises it at once.
     - `load_best_model_at_end` means the best in PQ, AP or mIoU unless `metric_for_best_model` names something else.
-    - Predictions and gradients that are not finite end the training, with the names of the pictures. Weights that are
+    - Predictions and gradients that are not finite end the training, with the names of the images. Weights that are
       not finite are never saved.
 
     Args:
@@ -85,7 +85,7 @@ class EomtTrainer(ResumableTrainer):
         self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
         self._logged_at = 0  # step
 
-    # What is trained, and how
+    # Optimisation
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -169,7 +169,7 @@ class EomtTrainer(ResumableTrainer):
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        # Without this, processes with fewer pictures would count some of the others' a second time.
+        # Without this, processes with fewer images would count some of the others' a second time.
         dataloader_config = self.accelerator.dataloader_config
         even_batches, dataloader_config.even_batches = dataloader_config.even_batches, False
         try:
@@ -189,7 +189,7 @@ class EomtTrainer(ResumableTrainer):
         self._evaluation = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
         self._num_drawn = 0
         self.gradient_norms.check()
-        with self._as_deployed(), self.stop_request.at_once():
+        with self._as_deployed(), self.stop_request.stop_at_once():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -242,7 +242,7 @@ class EomtTrainer(ResumableTrainer):
         return torch.stack(losses).tolist()
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
-        """Input, target and prediction of the first pictures that are evaluated."""
+        """Draws input, target and prediction of the first images that are evaluated."""
         dataset: Any = self.eval_dataset
         step = self.state.global_step
         results = self.image_processor.post_process(outputs, sizes)
@@ -273,7 +273,7 @@ class EomtTrainer(ResumableTrainer):
         dataset_args: str | list[str] | None = None,
     ) -> None:
         """
-        Writes this project's card into the output folder, where the model was saved; a person's own card stays.
+        Writes this project's card into the output folder, beside the model; a card that a person has changed stays.
 
         The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
         `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.

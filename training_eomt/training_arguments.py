@@ -1,4 +1,4 @@
-"""What can be said about a training run beside what every `Trainer` knows."""
+"""The arguments of a training, and their defaults, beside those of every `Trainer`."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from .argument_checks import argument, check_names, check_ranges
 from .mask_annealing import default_schedule
 
 
-# Arguments of every Trainer that would change nothing here, and what does.
+# Arguments of every Trainer that have no effect here, and what to do instead.
 _WITHOUT_EFFECT = {
     "warmup_steps": "use new_parameters_warmup_steps and backbone_warmup_steps",
     "lr_scheduler_type": "the learning rate decays with (1 - progress) ** poly_power",
     "lr_scheduler_kwargs": "the learning rate decays with (1 - progress) ** poly_power",
-    "data_seed": "seed also decides about the order of the pictures",
+    "data_seed": "seed also decides about the order of the images",
     "label_smoothing_factor": "the loss has no smoothed labels",
-    "train_sampling_strategy": "every epoch goes through the pictures in another random order",
+    "train_sampling_strategy": "every epoch goes through the images in another random order",
     "neftune_noise_alpha": "there are no embeddings of words",
 }
 
@@ -167,7 +167,7 @@ class EomtTrainingArguments(TrainingArguments):
             raise ValueError("ema_decay cannot be used with fsdp: the average is kept whole on every device.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is saved beside checkpoints: everything but the Hub's token."""
+        """Saves everything but the Hub's token beside checkpoints."""
         return {**vars(self), "hub_token": None}
 
     def _meet_other_processes(self) -> None:
@@ -184,7 +184,7 @@ class EomtTrainingArguments(TrainingArguments):
             ) from error
 
     def _divide_total_batch(self, total: int) -> None:
-        """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
+        """Sets batch size and accumulation so that all devices together take `total` images in a step."""
         if self.gradient_accumulation_steps != 1:
             raise ValueError("total_batch_size says how much is accumulated: leave out gradient_accumulation_steps.")
         devices = self.world_size * max(1, self.n_gpu)
@@ -231,11 +231,11 @@ class EomtTrainingArguments(TrainingArguments):
 
 
 def _cores_per_process(at_most: int) -> int:
-    """This machine's cores, shared by the training processes on it."""
+    """Returns the cores of this machine for each training process on it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(at_most, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _as_steps(given: float, total_steps: int) -> int:
-    """Steps, given as such or as a fraction of training below 1."""
+    """Converts steps, or a fraction of training below 1, to steps."""
     return round(total_steps * given) if given < 1 else int(given)

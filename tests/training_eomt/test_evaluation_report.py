@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.evaluation_report import class_table, evaluation_text, read_evaluation, write_evaluation
+from training_eomt.evaluation_report import format_class_table, format_evaluation, read_evaluation, write_evaluation
 
 
 METRICS = {"eval_miou": 0.25, "eval_mean_accuracy": math.nan, "eval_loss": 3.0, "eval_runtime": 1.0, "epoch": 2.0}
@@ -90,7 +90,7 @@ def test_the_table_lists_classes_from_the_best_to_the_worst_and_what_was_not_mea
         "bird": {"iou": math.nan, "accuracy": 0.0, "tp": 0},
         "cat": {"iou": 0.75, "accuracy": math.nan, "tp": 3},
     }
-    assert class_table(per_class).splitlines() == [
+    assert format_class_table(per_class).splitlines() == [
         "class    iou  accuracy     tp",
         "cat    0.750         -      3",
         "dog    0.250     0.500  1,200",
@@ -100,7 +100,7 @@ def test_the_table_lists_classes_from_the_best_to_the_worst_and_what_was_not_mea
 
 def test_the_table_of_many_classes_has_the_best_and_the_worst_and_says_where_all_are():
     per_class = {f"class {number}": {"iou": number / 1000} for number in range(100)}
-    lines = class_table(per_class).splitlines()
+    lines = format_class_table(per_class).splitlines()
     assert len(lines) == 42 and lines[21] == "... 60 more classes in between: evaluation.json has all of them"
     assert [line.split("  ")[0] for line in (lines[1], lines[20], lines[22], lines[41])] == [
         "class 99",
@@ -112,14 +112,14 @@ def test_the_table_of_many_classes_has_the_best_and_the_worst_and_says_where_all
 
 def test_the_table_keeps_to_the_terminals_width_and_shows_no_escape_sequences():
     per_class = {name: {"iou": 0.5} for name in ("x" * 300, "a\x1b[2Jb\nc", "狗" * 50)}
-    lines = class_table(per_class, width=40).splitlines()
+    lines = format_class_table(per_class, width=40).splitlines()
     assert lines[1] == "x" * 32 + "…  0.500" and lines[2].startswith("a\\x1b[2Jb\\nc ")
     assert lines[3] == "狗" * 16 + "…  0.500"  # each takes up two columns
 
 
 def test_the_headline_comes_with_the_table_and_without_what_has_no_value():
     metrics = {"eval_pq": 0.5, "eval_pq_things": 0.5, "eval_pq_stuff": math.nan}
-    text = evaluation_text("panoptic", metrics, {"cat": {"pq": 0.5, "tp": 3}}, num_labels=3, width=80)
+    text = format_evaluation("panoptic", metrics, {"cat": {"pq": 0.5, "tp": 3}}, num_labels=3, width=80)
     assert text.splitlines() == [
         "class     pq  tp",
         "cat    0.500   3",
@@ -133,6 +133,6 @@ def test_the_headline_comes_with_the_table_and_without_what_has_no_value():
 def test_where_there_is_nothing_to_find_that_is_what_is_said(task, name):
     details = ("pq_things", "pq_stuff", "ap50", "ap75", "pixel_accuracy")
     metrics = {f"eval_{name}": math.nan for name in (name, *details)}
-    text = evaluation_text(task, metrics, {}, num_labels=3, width=80)
+    text = format_evaluation(task, metrics, {}, num_labels=3, width=80)
     what = {"panoptic": "segments", "instance": "instances", "semantic": "annotated pixels"}[task]
     assert text.endswith(f"was not measured: the validation data have no {what}.") and "nan" not in text

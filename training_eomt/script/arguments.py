@@ -1,4 +1,4 @@
-"""Arguments of `run_segmentation.py`: what the model is and what the data are, and how recipes set them.
+"""Arguments of `run_segmentation.py`: the model and the data.
 
 Nothing here imports torch until the arguments are known to be right: whoever asks for help or made a mistake is
 answered at once.
@@ -61,7 +61,7 @@ class Argument(NamedTuple):
 
 @dataclass
 class ModelArguments:
-    """Which model: one that exists, or a new one."""
+    """The model: a checkpoint, a backbone, or a new one."""
 
     model_name_or_path: str | None = argument(
         None,
@@ -75,7 +75,7 @@ class ModelArguments:
     )
     num_queries: int | None = argument(
         None,
-        "The most segments that are found in a image. Default: the checkpoint's, 200 for a new one.",
+        "The most segments that are found in an image. Default: the checkpoint's, 200 for a new one.",
     )
     num_blocks: int | None = argument(
         None,
@@ -112,7 +112,7 @@ PREDICTION_SETTINGS = ("threshold", "mask_threshold", "overlap_mask_area_thresho
 
 @dataclass
 class DataArguments:
-    """Which data, and how they are prepared."""
+    """The data, and how they are prepared."""
 
     dataset: str | None = argument(
         None,
@@ -191,14 +191,14 @@ class DataArguments:
     color_jitter: bool = argument(False, "Change the colours of training images at random.")
     predict_outputs: list[str] = argument(
         list(DEFAULT_OUTPUTS),
-        "What do_predict writes. overlays: images with what was found drawn on them; maps: panoptic PNGs or label "
+        "What do_predict writes. overlays: images with the predictions drawn on them; maps: panoptic PNGs or label "
         "maps; json: COCO's formats; figures: image, target and prediction side by side.",
         choices=OUTPUTS,
     )
-    max_train_samples: int | None = argument(None, "Train on so many of the images, drawn by chance, always the same.")
+    max_train_samples: int | None = argument(None, "Train on so many of the images, drawn at random, always the same.")
     max_eval_samples: int | None = argument(
         None,
-        "Evaluate on so many of the images, drawn by chance, always the same.",
+        "Evaluate on so many of the images, drawn at random, always the same.",
     )
     threshold: float | None = argument(
         None,
@@ -216,7 +216,7 @@ class DataArguments:
     )
     top_k: int | None = argument(
         None,
-        "For do_predict, instances: how many may be found in a image. Default: the checkpoint's.",
+        "For do_predict, instances: how many may be found in an image. Default: the checkpoint's.",
     )
     overwrite_output_dir: bool = argument(False, "Write into an output folder that already holds something.")
 
@@ -231,13 +231,13 @@ class DataArguments:
         if self.image_size is not None and len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size takes one number or height and width, got {self.image_size}.")
         if self.dataset is not None and (self.train_data or self.validation_data):
-            raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
+            raise ValueError("dataset names a whole dataset, train_data and validation_data its splits: give one.")
         if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
 
     def prediction_settings(self, task: str) -> dict[str, Any]:
         """
-        Settings of the image processor for prediction, over its own.
+        Returns the settings of the image processor that a prediction changes.
 
         Raises:
             ValueError: one of them has no effect on the task.
@@ -264,7 +264,7 @@ class DataArguments:
 
 
 def parse_json_object(name: str, text: str) -> Any:
-    """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
+    """Parses JSON on the command line. Raises a `ValueError` if it is none."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -272,7 +272,7 @@ def parse_json_object(name: str, text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, none of whose names comes twice."""
+    """Builds a JSON object. Raises a `ValueError` if a name comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
