@@ -3,6 +3,9 @@
 import dataclasses
 import math
 import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import ModelOutput
 
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import fuse_swiglu, legacy_swiglu_conversions, saves_fused_swiglu, split_swiglu_before_loading
@@ -18,12 +22,50 @@ from .inference_eomt import optimize_for_inference
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
-from .sharing_eomt import push_saved, save_and_push, save_into
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
 # What files that hold something else than weights make the readers raise.
 _OF_BROKEN_FILES = (SafetensorError, pickle.UnpicklingError, AttributeError, EOFError, TypeError, RuntimeError)
+
+
+@dataclass
+class EomtForUniversalSegmentationOutput(ModelOutput):
+    """
+    Output of [`EomtForUniversalSegmentation`], to be given to the image processor's `post_process_*` methods.
+
+    Args:
+        loss (`torch.Tensor`, *optional*):
+            Weighted sum of all terms of `loss_dict`, a scalar; present when labels are given.
+        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`):
+            Class logits of each query; the last class is "no object".
+        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`):
+            Mask logits of each query.
+        last_hidden_state (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`):
+            Tokens after the final layer norm: queries, prefix tokens, patches.
+        hidden_states (`tuple[torch.Tensor]`, *optional*):
+            With `output_hidden_states=True`: the tokens before the first block and after each block.
+        attentions (`tuple[torch.Tensor]`, *optional*):
+            With `output_attentions=True` and eager attention: `(batch, heads, tokens, tokens)` of each block.
+        patch_offsets (`list[torch.Tensor]`, *optional*):
+            As given, for window-split images: `(image, start, end)` of each window.
+        loss_dict (`dict[str, torch.Tensor]`, *optional*):
+            Unweighted terms: `loss_mask`, `loss_dice` and `loss_cross_entropy` of the last prediction, the same with
+            `_0`, `_1`... for the predictions before the query blocks, earliest first.
+        auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*):
+            With `output_auxiliary_logits=True`: `masks_queries_logits` and `class_queries_logits` predicted before
+            each masked block, in order.
+    """
+
+    loss: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    patch_offsets: list[Tensor] | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    auxiliary_logits: list[dict[str, Tensor]] | None = None
 
 
 class EomtPreTrainedModel(PreTrainedModel):
@@ -130,17 +172,11 @@ class EomtPreTrainedModel(PreTrainedModel):
         return self
 
     def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: Any,
-        is_main_process: bool = True,
-        state_dict: Any = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> None:
         """
-        As `PreTrainedModel.save_pretrained`, with a model card: it says how to use the model, and is written anew with
-        every save unless a person has made it their own. A model in the folder is replaced at the end, by moving
-        files: what a kill leaves is the old model, the new one, or a folder without a configuration.
+        As `PreTrainedModel.save_pretrained`: weights, settings and all code that runs the model, the pipeline's
+        included. Code in other repositories is not named, and whoever may read the settings may read the weights.
 
         SwiGLU layers get the names that the installed Transformers' own class has for them, so that the folder loads
         there too; here both load.
@@ -149,26 +185,14 @@ class EomtPreTrainedModel(PreTrainedModel):
             ValueError: the model was changed by `optimize_for_inference`.
         """
         if self.is_optimized_for_inference:
-            raise ValueError("The model was changed by optimize_for_inference: save it before, or load it anew.")
-        if push_to_hub and is_main_process:
-            options = {"is_main_process": is_main_process, "state_dict": state_dict, **kwargs}
-            return save_and_push(self, save_directory, options)
+            raise ValueError("The model was changed by optimize_for_inference: save it before, or load it again.")
         if saves_fused_swiglu(self.config):
             state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
-        self.config.auto_map = self.config.own_auto_map()  # code of others is not saved
-        if not is_main_process:
-            return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-
-        def save(folder: Any) -> None:
-            PreTrainedModel.save_pretrained(self, folder, is_main_process, state_dict, **kwargs)
-
-        is_sharded = not all(type(parameter) is nn.Parameter for parameter in self.parameters())
-        return save_into(save_directory, save, self.config.name_or_path, in_place=is_sharded)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As `PreTrainedModel.push_to_hub`, with this project's model card; a person's own on the Hub stays."""
-        tags = [*(self.model_tags or []), *(kwargs.pop("tags", None) or [])]
-        return push_saved(self, repo_id, tags=tags, **kwargs)
+        self.config.auto_map = self.config.own_auto_map()
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if is_main_process:
+            for weights in Path(save_directory).glob("model*.safetensors"):
+                shutil.copymode(weights.with_name("config.json"), weights)  # safetensors does not ask the umask
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")

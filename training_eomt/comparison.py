@@ -10,10 +10,9 @@ from typing import Any
 from transformers import TrainerState
 from transformers.utils import logging
 
-from configuration_eomt.folders_eomt import CONFIG
-
 from .checkpoints import SETTINGS, read_settings
 from .data.base import SegmentationDataset
+from .folders import CONFIG
 
 
 logger = logging.get_logger(__name__)

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from configuration_eomt.text_eomt import terminal_text
-
 from .disk import write_whole
 from .evaluation import select_results
 from .json_files import read_object
 from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
 from .tasks import TASKS
+from .text import terminal_text
 
 
 NO_CLASS = "(no class)"

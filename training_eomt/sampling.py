@@ -10,8 +10,8 @@ class DrawSampler(Sampler[int]):
     """Numbers of draws for [`TrainingInputs`]: every epoch another random order of all samples, in whole batches.
 
     Samples that do not fill a batch of the total size at the end of an epoch are left out, others each time. So every
-    step has the same number of samples, and they are the same however many processes and micro-batches share them. A dataset
-    smaller than one total batch is repeated until it fills one.
+    step has the same number of samples, and they are the same however many processes and micro-batches share them.
+    A dataset smaller than one total batch is repeated until it fills one.
 
     Args:
         num_samples: number of samples.

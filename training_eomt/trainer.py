@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
+from modeling_eomt.random_eomt import StepRandomness
 
 from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
@@ -24,6 +24,7 @@ from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
 from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
+from .publishing.card import keep_hub_card, write_card
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
 from .stopping import EarlyStop
@@ -230,15 +231,11 @@ class EomtTrainer(ResumableTrainer):
 
     def _losses(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> list[float]:
         """Returns the loss of each input by itself, which does not depend on the batch that it is part of."""
-        losses = [
-            self.bare_model.compute_loss(
-                [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
-                [masks],
-                [labels],
-                image_seeds=seed[None],
-            )[0]
-            for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
-        ]
+        criterion, losses = self.bare_model.criterion, []
+        predictions = zip(outputs.masks_queries_logits.split(1), outputs.class_queries_logits.split(1), strict=True)
+        for prediction, masks, labels, seed in zip(predictions, mask_labels, class_labels, image_seeds, strict=True):
+            terms = criterion(*prediction, [masks], [labels], StepRandomness(seed[None], 1, seed.device))
+            losses.append(criterion.weighted_sum([terms])[0])
         return torch.stack(losses).tolist()
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
@@ -278,16 +275,21 @@ class EomtTrainer(ResumableTrainer):
         The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
         `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.
         """
-        if not self.is_world_process_zero():
-            return
-        update_model_card(
-            str(self.args.output_dir),
-            self.hub_model_id or self.args.hub_model_id,
-            license=license,
-            tags=_as_list(tags),
-            base_model=finetuned_from,
-            datasets=_as_list(dataset_tags or dataset),
-        )
+        if self.is_world_process_zero():
+            write_card(
+                str(self.args.output_dir),
+                self.hub_model_id or self.args.hub_model_id,
+                license=license,
+                tags=_as_list(tags),
+                base_model=finetuned_from,
+                datasets=_as_list(dataset_tags or dataset),
+            )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`. A card that a person has written in the repository is the run's from then on."""
+        super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            keep_hub_card(Path(str(self.args.output_dir)), str(self.hub_model_id), token or self.args.hub_token)
 
 
 def _as_list(names: str | list[str] | None) -> list[str]:

@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configuration_eomt.text_eomt import terminal_text
-
+from ..text import terminal_text
 from .base import BadSample, SampleSummary, SegmentationDataset
 from .images import BOTH_FIT
 

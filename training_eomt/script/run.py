@@ -11,7 +11,6 @@ from torch import nn
 from transformers import set_seed
 
 from configuration_eomt.configuration_eomt import as_pair
-from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
@@ -28,6 +27,7 @@ from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
 from ..tasks import TASKS
+from ..text import terminal_text
 from ..trainer import EomtTrainer
 from .arguments import ScriptArguments
 from .checks import evaluates, parse_resume

@@ -8,13 +8,13 @@ from accelerate import PartialState
 from torch import nn
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
-from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
 
 from ..checkpoints import last_complete
 from ..data.samples import LabelSpace
 from ..tasks import TASKS
+from ..text import terminal_text
 from .arguments import DataArguments, ModelArguments
 
 
