@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from . import checkpoints
+from .card import write_card
 from .comparison import check_same_model, check_same_training, training_settings
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
-from .publishing.card import write_card
 from .sampling import DrawSampler
 from .stopping import StopRequest, ignore_signals
 from .training_arguments import EomtTrainingArguments

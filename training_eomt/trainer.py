@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_eomt import count_items
 from modeling_eomt.random_eomt import StepRandomness
 
+from .card import keep_hub_card, write_card
 from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
 from .finiteness import find_not_finite
@@ -24,7 +25,6 @@ from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
 from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
-from .publishing.card import keep_hub_card, write_card
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
 from .stopping import EarlyStop

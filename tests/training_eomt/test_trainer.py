@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import training_eomt
 from training_eomt.augmentation import SegmentationAugmentation
+from training_eomt.card import BY_TRAINING
 from training_eomt.inputs import TrainingInputs
 from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
-from training_eomt.publishing.card import BY_TRAINING
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
 

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
+from ..card import write_card
 from ..disk import write_whole
 from ..evaluation import select_results
 from ..progress import LOSS_TERMS
@@ -15,7 +16,6 @@ from ..run_files import CONFUSION_PNG, CURVES
 from ..tasks import TASKS
 from ..text import markdown_text
 from ..training_arguments import EomtTrainingArguments
-from .card import write_card
 
 
 _ARGUMENTS = (

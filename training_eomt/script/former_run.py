@@ -8,9 +8,9 @@ import configuration_eomt
 import image_processing_eomt
 import modeling_eomt
 
+from ..card import CARD, is_generated, read_card
 from ..disk import draft_path
 from ..folders import CONFIG, DRAFT, discard
-from ..publishing.card import CARD, is_generated, read_card
 from ..run_files import CONFUSION_CSV, CONFUSION_PNG, CURVES, DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 
