@@ -574,7 +574,7 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
-    with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
+    with pytest.raises(ValueError, match=r"No image could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 

@@ -19,7 +19,7 @@ from .comparison import check_same_model, check_same_training, training_settings
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
-from .sampling import DrawSampler
+from .inputs import DrawSampler
 from .stopping import StopRequest, ignore_signals
 from .training_arguments import EomtTrainingArguments
 

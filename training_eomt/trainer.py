@@ -100,7 +100,7 @@ class EomtTrainer(ResumableTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self.lr_scheduler is self._schedule:  # None, or the one of an earlier training
+        if self.lr_scheduler is None or self.lr_scheduler is self._schedule:  # of an earlier training
             optimizer = self.create_optimizer() if optimizer is None else optimizer
             warmup_steps = self.args.warmup_stages(num_training_steps)
             self._schedule = create_scheduler(optimizer, num_training_steps, warmup_steps, self.args.poly_power)

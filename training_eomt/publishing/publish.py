@@ -35,7 +35,7 @@ from ..card import (
     write_card,
 )
 from ..disk import MIN_FREE, check_room
-from ..evaluation_report import read_evaluation
+from ..evaluation import read_evaluation
 from ..folders import CONFIG, DRAFT, draft_folder, publish_draft
 from ..json_files import read_object
 from ..run_files import REPORT

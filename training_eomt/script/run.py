@@ -19,7 +19,6 @@ from ..checkpoints import estimate_bytes
 from ..data import SegmentationDataset
 from ..disk import check_room, write_whole
 from ..evaluation import measured_names
-from ..evaluation_report import format_evaluation, write_evaluation
 from ..folders import disk_errors
 from ..inputs import EvaluationInputs, TrainingInputs
 from ..prediction.outputs import FIGURES, OVERLAYS
@@ -34,6 +33,7 @@ from .checks import evaluates, parse_resume
 from .data import RunData, open_data, open_prediction_images, report_data
 from .decisions import find_last_evaluation, find_odd_settings, schedule_evaluations
 from .error_lines import warn
+from .evaluation_report import format_evaluation, write_evaluation
 from .former_run import remove_former_run
 from .starting_model import load_model, read_labels, read_task
 

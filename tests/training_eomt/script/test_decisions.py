@@ -73,7 +73,7 @@ def test_usual_settings_are_not_spoken_of(make):
 
 def test_more_segments_than_queries_are_spoken_of(make):
     (line,) = odd(make(), {3: 1, 6: 2, 9: 1}, num_queries=5)
-    assert line.startswith("75.0% of the training pictures have more segments than the 5") and "up to 9" in line
+    assert line.startswith("75.0% of the training images have more segments than the 5") and "up to 9" in line
 
 
 def test_masks_that_are_left_at_the_end_are_spoken_of(make):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.evaluation_report import format_class_table, format_evaluation, read_evaluation, write_evaluation
+from training_eomt.evaluation import read_evaluation
+from training_eomt.script.evaluation_report import format_class_table, format_evaluation, write_evaluation
 
 
 METRICS = {"eval_miou": 0.25, "eval_mean_accuracy": math.nan, "eval_loss": 3.0, "eval_runtime": 1.0, "epoch": 2.0}

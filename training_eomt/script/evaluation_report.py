@@ -8,19 +8,16 @@ import math
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .disk import write_whole
-from .evaluation import select_results
-from .json_files import read_object
-from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
-from .tasks import TASKS
-from .text import terminal_text
+from ..disk import write_whole
+from ..run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
+from ..tasks import TASKS
+from ..text import terminal_text
 
 
 NO_CLASS = "(no class)"
@@ -60,24 +57,6 @@ def write_evaluation(
         return
     write_whole(folder / CONFUSION_CSV, lambda path: _write_csv(path, pixels, names))
     write_whole(folder / CONFUSION_PNG, lambda path: _draw_matrix(path, pixels, names))
-
-
-def read_evaluation(path: str | PathLike) -> dict[str, float]:
-    """
-    Reads the metrics from an `evaluation.json`, without times and the loss.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds no results.
-    """
-    report = read_object(Path(path))
-    results = select_results(report)
-    if not results:
-        raise ValueError(f"{path} holds no results.")
-    for name, value in results.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{path}: {name} is {value}, and must be a finite number. Evaluate again.")
-    return results
 
 
 def format_evaluation(
