@@ -28,7 +28,7 @@ def test_the_report_is_json_with_null_for_what_has_no_value(tmp_path):
     }
 
 
-def test_the_confusion_matrix_is_a_table_without_formulas_and_a_picture(tmp_path):
+def test_the_confusion_matrix_is_a_table_without_formulas_and_an_image(tmp_path):
     names = ['c,"$at\x1b[31m\nsat', "=dog"]
     write_evaluation(tmp_path, METRICS, {}, names, MATRIX)
     with (tmp_path / "confusion_matrix.csv").open(newline="") as file:
@@ -38,16 +38,16 @@ def test_the_confusion_matrix_is_a_table_without_formulas_and_a_picture(tmp_path
         ['c,"$at\\x1b[31m\\nsat', "20", "3", "1"],
         ["'=dog", "4", "50", "0"],
     ]
-    with Image.open(tmp_path / "confusion_matrix.png") as picture:
-        assert min(picture.size) > 300
+    with Image.open(tmp_path / "confusion_matrix.png") as image:
+        assert min(image.size) > 300
 
 
 def test_a_matrix_of_many_classes_is_drawn_of_those_with_most_pixels(tmp_path):
     matrix = np.zeros((847, 848), dtype=np.int64)
     matrix[np.arange(847), np.arange(847) + 1] = np.arange(847)
     write_evaluation(tmp_path, METRICS, {}, [f"class {number}" for number in range(847)], matrix)
-    with Image.open(tmp_path / "confusion_matrix.png") as picture:
-        assert max(picture.size) < 2000
+    with Image.open(tmp_path / "confusion_matrix.png") as image:
+        assert max(image.size) < 2000
     assert (tmp_path / "evaluation.json").stat().st_size < 3_000_000
 
 
