@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from image_processing_eomt import EomtImageProcessor
-from training_eomt.publishing.card import model_card
+from training_eomt.card import model_card
 from training_eomt.publishing.published import AUTHORS, PublishedCheckpoint, published_checkpoints
 
 

@@ -372,8 +372,8 @@ def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     steps += ["--max_steps", "3"]
     run(steps)
-    (tmp_path / "output" / "checkpoint-2" / "INCOMPLETE").touch()
-    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-2" / "trainer_state.json").unlink()
+    (tmp_path / "output" / "checkpoint-3" / "trainer_state.json").write_text("{")
     capsys.readouterr()
     run([*steps, "--resume_from_checkpoint", "true"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and line.startswith("step")]
@@ -434,7 +434,7 @@ def test_killed_while_a_checkpoint_is_written_the_next_start_says_so_and_goes_on
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "checkpoint-2 is not complete: the training was killed while it was being written" in resumed.stderr
     assert "step 1/3" not in resumed.stdout and "step 2/3" in resumed.stdout
-    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
+    assert (tmp_path / "output" / "checkpoint-2" / "trainer_state.json").is_file()
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("never_stopped", "output")]
     for name, expected in weights[0].items():
         assert weights[1][name].equal(expected), name
@@ -574,7 +574,7 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
-    with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
+    with pytest.raises(ValueError, match=r"No image could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 

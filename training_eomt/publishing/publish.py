@@ -23,13 +23,7 @@ from configuration_eomt.configuration_eomt import PIPELINE_CLASS
 from image_processing_eomt import TASKS, EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
-from ..disk import MIN_FREE, check_room
-from ..evaluation_report import read_evaluation
-from ..folders import CONFIG, DRAFT, draft_folder, publish_draft
-from ..json_files import read_object
-from ..run_files import REPORT
-from ..text import terminal_text
-from .card import (
+from ..card import (
     BY_PUBLISHING,
     CARD,
     find_hub_card,
@@ -40,6 +34,12 @@ from .card import (
     read_text,
     write_card,
 )
+from ..disk import MIN_FREE, check_room
+from ..evaluation import read_evaluation
+from ..folders import CONFIG, DRAFT, draft_folder, publish_draft
+from ..json_files import read_object
+from ..run_files import REPORT
+from ..text import terminal_text
 from .published import published_checkpoints
 
 

@@ -8,16 +8,16 @@ import matplotlib
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
+from ..card import write_card
 from ..disk import write_whole
 from ..evaluation import select_results
+from ..progress import LOSS_TERMS
 from ..run_files import CONFUSION_PNG, CURVES
 from ..tasks import TASKS
 from ..text import markdown_text
 from ..training_arguments import EomtTrainingArguments
-from .card import write_card
 
 
-_TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
 _ARGUMENTS = (
     "learning_rate",
     "layer_decay",
@@ -120,7 +120,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
     Returns:
         Whether there was anything to draw.
     """
-    losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
+    losses = [entry for entry in log if all(name in entry for name in LOSS_TERMS.values())]
     headline = f"eval_{TASKS[task].headline}"
     evaluations = [entry for entry in log if headline in entry]
     if not losses:
@@ -128,7 +128,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 3.5), layout="constrained")
         axes = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
-        for label, name in _TERMS.items():
+        for label, name in LOSS_TERMS.items():
             axes[0].plot([entry["step"] for entry in losses], [entry[name] for entry in losses], label=label)
         axes[0].set(xlabel="step", ylabel="loss terms of the last prediction", yscale="log")
         axes[0].legend(frameon=False)

@@ -17,7 +17,7 @@ from transformers import pipeline
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.publishing.card import BY_PUBLISHING
+from training_eomt.card import BY_PUBLISHING
 from training_eomt.publishing.publish import main, publish_model
 
 

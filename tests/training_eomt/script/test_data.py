@@ -7,7 +7,7 @@ from PIL import Image
 
 from training_eomt.script import data as run_data
 from training_eomt.script.arguments import DataArguments
-from training_eomt.script.data import checked, open_data
+from training_eomt.script.data import open_data, report_data
 
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
@@ -66,7 +66,7 @@ def panoptic(folder, isthing):
 
 def check(path: Path, **settings):
     arguments = DataArguments(train_data=str(path), **settings)
-    return checked(open_data(arguments, True, False, None, None), arguments, 0)
+    return report_data(open_data(arguments, True, False, None, None), arguments, 0)
 
 
 @pytest.mark.parametrize("check_data", [False, True])
@@ -98,7 +98,7 @@ def test_what_was_left_out_and_classes_that_do_not_count_are_said_where_nothing_
     folder = panoptic(tmp_path / "stuff", isthing=0)
     with pytest.raises(ValueError, match=r"the data have no class for instance segmentation: only things"):
         arguments = DataArguments(train_data=str(folder))
-        checked(open_data(arguments, True, False, "instance", None), arguments, 0)
+        report_data(open_data(arguments, True, False, "instance", None), arguments, 0)
 
 
 @pytest.mark.parametrize("write", [lambda folder: coco(folder, [{}]), lambda folder: maps(folder, 1)])
@@ -119,7 +119,7 @@ def test_data_to_evaluate_without_a_segment_are_said(tmp_path, capsys):
     arguments = DataArguments(
         train_data=str(coco(tmp_path / "train", [{}])), validation_data=str(coco(tmp_path / "val", []))
     )
-    checked(open_data(arguments, True, True, None, None), arguments, 0)
+    report_data(open_data(arguments, True, True, None, None), arguments, 0)
     train, validation = capsys.readouterr().out.split("validation data:")
     assert "nothing to learn or to measure" in validation and "nothing to learn" not in train
 

@@ -6,7 +6,7 @@ import pytest
 
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.publishing.card import BY_TRAINING, write_card
+from training_eomt.card import BY_TRAINING, write_card
 from training_eomt.script.former_run import check_not_needed, remove_former_run
 
 

@@ -10,7 +10,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.samples import Category, LabelSpace
 from training_eomt.script.arguments import ModelArguments
-from training_eomt.script.starting_model import load_model, set_classes, stored_labels, stored_task
+from training_eomt.script.starting_model import load_model, read_labels, read_task, set_classes
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_a_folder_whose_configuration_is_broken_is_named(stored, content):
     (stored / "config.json").write_text(content)
     with pytest.raises((ValueError, OSError), match=str(stored)):
         start(stored)
-    for stored_value in (stored_labels, stored_task):
-        if stored_value is stored_labels or ("hidden_size" not in content and "id2label" not in content):
+    for stored_value in (read_labels, read_task):
+        if stored_value is read_labels or ("hidden_size" not in content and "id2label" not in content):
             with pytest.raises((ValueError, OSError), match=str(stored)):
                 stored_value(ModelArguments(model_name_or_path=str(stored)))
 

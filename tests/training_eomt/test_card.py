@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.publishing.card import (
+from training_eomt.card import (
     BY_PUBLISHING,
     BY_TRAINING,
     is_generated,

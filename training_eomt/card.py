@@ -20,7 +20,7 @@ from yaml import YAMLError
 from configuration_eomt import EomtConfig, EomtDinov3Config
 from configuration_eomt.configuration_eomt import as_pair
 
-from ..text import markdown_text, terminal_text
+from .text import markdown_text, terminal_text
 
 
 logger = logging.getLogger(__name__)
