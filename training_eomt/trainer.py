@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eomt import count_items
+from modeling_eomt.random_eomt import StepRandomness
 
 from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
@@ -235,15 +236,11 @@ class EomtTrainer(ResumableTrainer):
 
     def _losses(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> list[float]:
         """Returns the loss of each input by itself, which does not depend on the batch that it is part of."""
-        losses = [
-            self.bare_model.compute_loss(
-                [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
-                [masks],
-                [labels],
-                image_seeds=seed[None],
-            )[0]
-            for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
-        ]
+        criterion, losses = self.bare_model.criterion, []
+        predictions = zip(outputs.masks_queries_logits.split(1), outputs.class_queries_logits.split(1), strict=True)
+        for prediction, masks, labels, seed in zip(predictions, mask_labels, class_labels, image_seeds, strict=True):
+            terms = criterion(*prediction, [masks], [labels], StepRandomness(seed[None], 1, seed.device))
+            losses.append(criterion.weighted_sum([terms])[0])
         return torch.stack(losses).tolist()
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
