@@ -3,8 +3,7 @@
 from typing import Any
 
 from .configuration_eomt import EomtConfig, EomtDinov3Config
-from .loss_eomt import EomtLoss, count_items
-from .matching_eomt import NonFinitePredictionsError
+from .loss_eomt import EomtLoss, NonFinitePredictionsError, count_items
 from .modeling_eomt import (
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,

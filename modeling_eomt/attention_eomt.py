@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig
 from .kernels_eomt import ALL_ATTENTION_FUNCTIONS, EomtLinear
 from .positions_eomt import apply_rope
@@ -51,7 +52,7 @@ class EomtAttention(nn.Module):
         self.q_proj = EomtLinear(width, width, bias=getattr(config, "query_bias", True))
         self.k_proj = EomtLinear(width, width, bias=getattr(config, "key_bias", True))
         self.v_proj = EomtLinear(width, width, bias=getattr(config, "value_bias", True))
-        self.output_name = "o_proj" if config.uses_rope else "out_proj"
+        self.output_name = get_family(config).layers.attention_output
         self.add_module(self.output_name, EomtLinear(width, width, bias=getattr(config, "proj_bias", True)))
         self.qkv_proj: EomtLinear | None = None  # the three in one, after `fuse`
 
@@ -85,7 +86,7 @@ class EomtAttention(nn.Module):
             probabilities = None
             if of_masked is not None and of_others is not None:
                 probabilities = torch.cat([of_masked, of_others], dim=2)
-        return self.output_projection(output.flatten(2)), probabilities
+        return getattr(self, self.output_name)(output.flatten(2)), probabilities
 
     def project(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Returns queries, keys and values of the tokens, `(batch, num_tokens, hidden_size)` each."""
@@ -103,10 +104,6 @@ class EomtAttention(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         dropout = self.dropout if self.training else 0.0
         return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
-
-    @property
-    def output_projection(self) -> nn.Linear:
-        return getattr(self, self.output_name)
 
     @torch.no_grad()
     def fuse(self) -> None:

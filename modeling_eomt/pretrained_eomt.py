@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,16 +11,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import fuse_swiglu, legacy_swiglu_conversions, saves_fused_swiglu, split_swiglu_before_loading
 from .configuration_eomt import EomtConfig
 from .kernels_eomt import find_quantizer, measure_slowdown, multiplies_exactly
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
 from .sharing_eomt import push_saved, save_and_push, save_into
-from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
@@ -27,6 +28,45 @@ logger = logging.get_logger(__name__)
 
 # What files that hold something else than weights make the readers raise.
 _OF_BROKEN_FILES = (SafetensorError, pickle.UnpicklingError, AttributeError, EOFError, TypeError, RuntimeError)
+
+
+@dataclass
+class EomtForUniversalSegmentationOutput(ModelOutput):
+    """
+    Output of [`EomtForUniversalSegmentation`], to be given to the image processor's `post_process_*` methods.
+
+    Args:
+        loss (`torch.Tensor`, *optional*):
+            Weighted sum of all terms of `loss_dict`, a scalar; present when labels are given.
+        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`):
+            Class logits of each query; the last class is "no object".
+        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`):
+            Mask logits of each query.
+        last_hidden_state (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`):
+            Tokens after the final layer norm: queries, prefix tokens, patches.
+        hidden_states (`tuple[torch.Tensor]`, *optional*):
+            With `output_hidden_states=True`: the tokens before the first block and after each block.
+        attentions (`tuple[torch.Tensor]`, *optional*):
+            With `output_attentions=True` and eager attention: `(batch, heads, tokens, tokens)` of each block.
+        patch_offsets (`list[torch.Tensor]`, *optional*):
+            As given, for window-split images: `(image, start, end)` of each window.
+        loss_dict (`dict[str, torch.Tensor]`, *optional*):
+            Unweighted terms: `loss_mask`, `loss_dice` and `loss_cross_entropy` of the last prediction, the same with
+            `_0`, `_1`... for the predictions before the query blocks, earliest first.
+        auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*):
+            With `output_auxiliary_logits=True`: `masks_queries_logits` and `class_queries_logits` predicted before
+            each masked block, in order.
+    """
+
+    loss: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    patch_offsets: list[Tensor] | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    auxiliary_logits: list[dict[str, Tensor]] | None = None
 
 
 class EomtPreTrainedModel(PreTrainedModel):
@@ -48,6 +88,10 @@ class EomtPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
+
+    def __init__(self, config: EomtConfig):
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(split_swiglu_before_loading)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -143,7 +187,7 @@ class EomtPreTrainedModel(PreTrainedModel):
             layer.fuse()  # type: ignore[operator]
         if dtype is not None:
             block: Any = self.layers[0]
-            slowdown = measure_slowdown(block.attention.output_projection, dtype) if on_cpu else 0.0
+            slowdown = measure_slowdown(block.attention.qkv_proj, dtype) if on_cpu else 0.0
             if slowdown > 1.0:
                 logger.warning(
                     f"A linear layer takes {slowdown:.1f} times as long in {dtype} as in float32 on this processor: "
@@ -181,8 +225,8 @@ class EomtPreTrainedModel(PreTrainedModel):
         if push_to_hub and is_main_process:
             options = {"is_main_process": is_main_process, "state_dict": state_dict, **kwargs}
             return save_and_push(self, save_directory, options)
-        if uses_legacy_swiglu_names(self.config):
-            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
+        if saves_fused_swiglu(self.config):
+            state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
         self.config.auto_map = self.config.own_auto_map()  # code of others is not saved
         if not is_main_process:
             return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)

@@ -23,8 +23,8 @@ from . import saved_checkpoints as checkpoints
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import DRAFT, disk_errors, draft_of
-from .interruption import StopRequest, let_workers_go_on
 from .sampling import DrawSampler
+from .stopping import StopRequest, let_workers_go_on
 from .training_arguments import EomtTrainingArguments
 
 

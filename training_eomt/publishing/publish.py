@@ -22,8 +22,7 @@ from configuration_eomt.folders_eomt import draft_folder, publish
 from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
 from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
 from configuration_eomt.text_eomt import terminal_text
-from image_processing_eomt import EomtImageProcessor
-from image_processing_eomt.tasks_eomt import TASKS
+from image_processing_eomt import TASKS, EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 from ..disk import MIN_FREE, check_room

@@ -13,8 +13,9 @@ from configuration_eomt.sharing_eomt import update_model_card
 from configuration_eomt.text_eomt import markdown_text
 
 from ..disk import write_whole
-from ..evaluation import HEADLINES
+from ..evaluation import select_results
 from ..run_files import CONFUSION_PNG, CURVES
+from ..tasks import TASKS
 from ..training_arguments import EomtTrainingArguments
 
 
@@ -65,18 +66,11 @@ def write_run_card(
         dataset: what the data are called.
     """
     has_curves = draw_curves(state.log_history, task, folder / CURVES)
-    results = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_")
-        and isinstance(value, float)
-        and math.isfinite(value)
-        and not name.endswith(("_loss", "_runtime", "_per_second", "_time"))
-    }
+    results = select_results(metrics)
     sections = [
         data_section(data_reports),
         training_section(state, arguments, num_blocks, base_model),
-        f"![Loss and {HEADLINES[task]} over the training]({CURVES})" if has_curves else "",
+        f"![Loss and {TASKS[task].headline} over the training]({CURVES})" if has_curves else "",
         per_class_section(per_class),
         f"![Of which classes the pixels of each class were found to be]({CONFUSION_PNG})"
         if per_class and (folder / CONFUSION_PNG).is_file()
@@ -162,7 +156,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
         Whether there was anything to draw.
     """
     losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
-    headline = f"eval_{HEADLINES[task]}"
+    headline = f"eval_{TASKS[task].headline}"
     evaluations = [entry for entry in log if headline in entry]
     if not losses:
         return False
@@ -176,6 +170,6 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
         if evaluations:
             steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
             axes[1].plot(steps, values, marker="o")
-            axes[1].set(xlabel="step", ylabel=HEADLINES[task], ylim=(0, None))
+            axes[1].set(xlabel="step", ylabel=TASKS[task].headline, ylim=(0, None))
         write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
     return True

@@ -81,7 +81,7 @@ def start(folder, pixels=None, **arguments):
 
 def test_how_a_stored_model_learns_can_be_changed_and_what_it_is_cannot(stored, capsys):
     model, _ = start(stored, model_config={"mask_weight": 7, "drop_path_rate": 0.25})
-    assert model.config.mask_weight == 7 and model.criterion.mask_weight == 7
+    assert model.config.mask_weight == 7 and model.criterion.config.mask_weight == 7
     assert model.layers[0].drop_path.rate == 0.25
     assert "1 of 2 classes are kept by name; new are bird." in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"sets hidden_size, num_channels, which .*only no_object_weight"):
