@@ -88,6 +88,14 @@ def test_what_transformers_own_class_saves_loads_here(tmp_path, kind, shard_size
     same_predictions(ours, theirs)
 
 
+def test_a_model_in_the_folder_is_replaced_whole_or_in_shards(tmp_path):
+    for shard_size in ("1GB", "30KB", "1GB"):
+        model = random_model(OURS, "dinov3")
+        model.save_pretrained(tmp_path, max_shard_size=shard_size)
+        same_predictions(model, EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path))
+        assert (tmp_path / "model.safetensors").exists() == (shard_size == "1GB")
+
+
 def test_both_names_of_swiglu_layers_load(tmp_path):
     model = random_model(OURS, "dinov2_swiglu")
     state = model.state_dict()
