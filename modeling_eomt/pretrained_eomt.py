@@ -180,7 +180,8 @@ class EomtPreTrainedModel(PreTrainedModel):
                 raise OSError(str(broken)) from error
             raise
         model, info = loaded
-        model.config.name_or_path = name
+        if source != name:
+            model.config.name_or_path = name
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is None or not quantizer.pre_quantized:  # which has other names and parts
             check_loaded_weights(model, info, name, allows_other_classes)
