@@ -54,7 +54,7 @@ def _invert(id2label: dict[Any, Any]) -> dict[str, int]:
 
 class EomtConfig(PreTrainedConfig):
     r"""
-    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
+    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are as in Transformers'
     own `EomtConfig`, so that checkpoints move both ways; the defaults describe the published ViT-L model.
 
     Args:
@@ -210,7 +210,7 @@ class EomtConfig(PreTrainedConfig):
         return super().save_pretrained(save_directory, **kwargs)
 
     def _pipeline_files(self) -> list[str | PathLike]:
-        """The pipeline's file and those it imports; none if they lie in a folder that is gone or cannot be reached."""
+        """Returns the pipeline's file and its imports; none if their folder is gone or cannot be reached."""
         here, name = Path(__file__).parent, f"{PIPELINE_CLASS.split('.')[0]}.py"
         places = [place for place in (here.with_name("image_processing_eomt"), here) if (place / name).is_file()]
         if not places:  # this file was loaded from a saved folder or a repository, without the pipeline's
@@ -331,8 +331,8 @@ class EomtConfig(PreTrainedConfig):
 class EomtDinov3Config(EomtConfig):
     r"""
     Configuration of an [`EomtDinov3ForUniversalSegmentation`], EoMT on a DINOv3 backbone. Field names, meanings and
-    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
-    `mlp_ratio` and `use_swiglu_ffn` mean nothing here.
+    defaults are as in Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
+    `mlp_ratio` and `use_swiglu_ffn` have no effect here.
 
     Args:
         intermediate_size (`int`, *optional*, defaults to 4096):
