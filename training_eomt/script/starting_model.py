@@ -50,12 +50,7 @@ def read_task(model_args: ModelArguments) -> str | None:
 
 
 def read_labels(model_args: ModelArguments) -> dict[int, str]:
-    """
-    Reads the classes of a checkpoint that is used as it is.
-
-    Raises:
-        ValueError: it is not an EoMT model.
-    """
+    """Reads the classes of a checkpoint that is used as it is. Raises a `ValueError` if it is no EoMT model."""
     name: Any = model_args.model_name_or_path
     settings = _read_settings(name)
     if settings["model_type"] not in EOMT:
@@ -72,13 +67,8 @@ def load_model(
     """
     Loads the model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
 
-    Args:
-        model_args, data_args: the arguments.
-        task: the task; None for the checkpoint's.
-        label_space: the training data's classes; None to keep the checkpoint's, if nothing is trained.
-
-    Raises:
-        ValueError: the arguments do not fit the checkpoint.
+    `task` is None to keep the checkpoint's; `label_space` is that of the training data, None to keep the checkpoint's
+    classes. Raises a `ValueError` if the arguments do not fit the checkpoint.
     """
     settings: dict[str, Any] = {} if task is None else {"task": task}
     labels: dict[str, Any] = {}
@@ -123,13 +113,7 @@ def load_model(
 def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -> str:
     """
     Gives a model other classes. It keeps the weights of classes that it has by the same name, and of "no object".
-
-    Args:
-        model: the model.
-        id2label: names of the new classes.
-
-    Returns:
-        A line that says which classes were kept.
+    Returns a line that says which they are.
     """
     known = {name: int(label_id) for label_id, name in (model.config.id2label or {}).items()}
     model.config.id2label = id2label  # its inverse follows
