@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data.samples import Sample, Target, encode_masks
+from training_eomt.data.masks import encode_masks
+from training_eomt.data.samples import Sample, Target
 
 
 COLOURS = np.array([[0, 0, 0], [250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=np.uint8)

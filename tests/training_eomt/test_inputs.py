@@ -7,13 +7,14 @@ from PIL import Image
 
 from image_processing_eomt import EomtImageProcessorPil
 from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data.samples import Sample, Target, encode_masks
+from training_eomt.data.masks import encode_masks
+from training_eomt.data.samples import Sample, Target
 from training_eomt.inputs import VOID, DrawSampler, EvaluationInputs, TrainingInputs, collate
 
 
 @pytest.fixture
 def sample():
-    """A 32x48 picture: two things of one class, a crowd, and a void last column."""
+    """A 32x48 image: two things of one class, a crowd, and a void last column."""
     segments = np.zeros((32, 48), dtype=np.int64)
     segments[:, 16:32], segments[:, 32:47], segments[:, 47] = 1, 2, 3
     rles = encode_masks(segments, [0, 1, 2])
@@ -36,7 +37,7 @@ def test_training_without_augmentation_sees_what_the_processor_makes(sample, pro
     assert example["mask_labels"][0].sum((1, 2)).tolist() == [64 * 32, 64 * 32]
 
 
-def test_augmented_pictures_are_normalised_like_all_others(sample, processor):
+def test_augmented_images_are_normalised_like_all_others(sample, processor):
     augmentation = SegmentationAugmentation((32, 48), (1.0, 1.0), horizontal_flip=False)
     example = TrainingInputs([sample], processor, augmentation)[0]
     expected = processor(sample.image, size=(32, 48), return_tensors="pt")["pixel_values"][0]
@@ -49,11 +50,11 @@ def test_label_settings_meant_for_files_do_not_touch_targets(sample):
     assert example["class_labels"][0].tolist() == [4, 4]
 
 
-def test_pictures_of_different_sizes_are_not_batched(sample):
+def test_images_of_different_sizes_are_not_batched(sample):
     processor = EomtImageProcessorPil(size=96, do_pad=False)
     narrow = Sample("narrow", sample.image.resize((8, 32)))
     with pytest.raises(ValueError, match="must have one size"):
-        collate([TrainingInputs([picture], processor, None)[0] for picture in (sample, narrow)])
+        collate([TrainingInputs([image], processor, None)[0] for image in (sample, narrow)])
 
 
 def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
@@ -65,7 +66,7 @@ def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
     assert (reference["segmentation"][:, 47] == VOID).all()
 
 
-def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
+def test_a_batch_stacks_images_and_lists_the_rest(sample, processor):
     empty = Sample("empty", sample.image, [])
     inputs = TrainingInputs([sample, empty], processor, None)
     batch = collate([inputs[0], inputs[1]])
@@ -74,7 +75,7 @@ def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
     assert batch["mask_labels"][1].shape == (0, 96, 96)
 
 
-def test_a_picture_that_the_processor_does_not_take_is_named():
+def test_an_image_that_the_processor_does_not_take_is_named():
     processor = EomtImageProcessorPil(size=64, task="semantic")
     thin = Sample("thin", Image.new("RGB", (50_000, 1)), file_name="a/thin.png")
     with pytest.raises(ValueError, match=r"a/thin\.png: .*windows"):

@@ -240,7 +240,7 @@ def test_other_images_are_another_training(make_trainer, monkeypatch):
     settings = {**SAVING, "max_steps": 2}
     make_trainer(**settings).train()
     fewer, others = make_trainer(**settings), make_trainer(**settings)
-    fewer.train_dataset.samples.annotations.pop()
+    fewer.train_dataset.samples.images.pop()
     with pytest.raises(ValueError, match="training_images: 5 there, 4 now"):
         fewer.train(resume_from_checkpoint=True)
     monkeypatch.setattr(others.train_dataset.samples, "name", lambda index: f"other/{index}.png")

@@ -203,11 +203,7 @@ def write_results(
     if training_args.do_train:
         write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
         write_run_card(
-            output_dir,
-            task=trainer.image_processor.task,
-            state=trainer.state,
-            arguments=training_args,
-            num_blocks=config.num_blocks,
+            trainer,
             data_reports=reports,
             metrics=metrics,
             per_class=per_class if training_args.do_eval else {},

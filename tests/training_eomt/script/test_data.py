@@ -75,10 +75,10 @@ def check(path: Path, **settings):
     [
         (lambda folder: coco(folder, [{"iscrowd": 1}, {"iscrowd": 1}]), "all 2 segments are crowds"),
         (lambda folder: coco(folder, [{"iscrowd": 1}], height=-1), "all 1 segments are crowds"),
-        (lambda folder: coco(folder, []), "none of the 2 pictures has a segment of a class"),
-        (lambda folder: coco(folder, [], height=-1), "none of the 2 pictures has a segment of a class"),
-        (lambda folder: maps(folder, 255), "none of the 3 pictures has a segment of a class"),
-        (lambda folder: yolo(folder, "\n"), "none of the 1 pictures has a segment of a class"),
+        (lambda folder: coco(folder, []), "none of the 2 images has a segment of a class"),
+        (lambda folder: coco(folder, [], height=-1), "none of the 2 images has a segment of a class"),
+        (lambda folder: maps(folder, 255), "none of the 3 images has a segment of a class"),
+        (lambda folder: yolo(folder, "\n"), "none of the 1 images has a segment of a class"),
     ],
 )
 def test_a_training_with_nothing_to_learn_stops_before_it_begins(tmp_path, capsys, write, message, check_data):
@@ -112,7 +112,7 @@ def test_samples_are_read_on_until_one_has_a_segment(tmp_path, monkeypatch, caps
     Image.fromarray(np.ones((20, 30), np.uint8)).save(folder / "masks" / "2.png")
     monkeypatch.setattr(run_data, "MAX_READ", 1)
     assert len(check(folder)[0].train) == 3
-    assert "counted on 1 of 3 pictures" in capsys.readouterr().out
+    assert "counted on 1 of 3 images" in capsys.readouterr().out
 
 
 def test_data_to_evaluate_without_a_segment_are_said(tmp_path, capsys):
