@@ -108,15 +108,8 @@ def training_settings(trainer: Any, total_steps: int) -> dict[str, Any]:
 
 def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping[str, Any]) -> None:
     """
-    Checks that a checkpoint belongs to a training.
-
-    Args:
-        checkpoint: the folder.
-        state: its `trainer_state.json`.
-        settings: of this training, see `training_settings`.
-
-    Raises:
-        ValueError: it belongs to another one; the settings that differ are listed.
+    Raises a `ValueError` unless a checkpoint, with its `trainer_state.json`, belongs to the training with these
+    [`training_settings`]; the settings that differ are listed.
     """
     path = checkpoint / SETTINGS
     if path.is_file():
