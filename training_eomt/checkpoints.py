@@ -55,6 +55,7 @@ class _Settings(msgspec.Struct):
     """The part of a `training_settings.json` that is relied on; the rest is compared."""
 
     processes: Annotated[int, msgspec.Meta(ge=1)]
+    random_states: int | None = None  # files of them, where each machine has its own disk
     ema_decay: float | None = None
 
 
@@ -68,7 +69,8 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     with suppress(ValueError):  # older checkpoints do not say how many processes wrote them
-        return len(_random_states(checkpoint)) in (0, read_settings(checkpoint)[1].processes)
+        settings = read_settings(checkpoint)[1]
+        return len(_random_states(checkpoint)) in (0, settings.random_states or settings.processes)
     return True
 
 
