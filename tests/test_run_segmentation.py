@@ -574,7 +574,7 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
-    with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
+    with pytest.raises(ValueError, match=r"No image could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 
@@ -589,7 +589,7 @@ def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(wo
         "--do_predict",
     ]
     run([*again, "--threshold", "1"])
-    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    assert "2 of them have no segments. Warning: that is all of them" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
         run([*again, "--threshold", "0"])
     run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])

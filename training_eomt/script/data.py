@@ -11,7 +11,7 @@ from ..data import NoDatasetError, SegmentationDataset, open_dataset, split_data
 from ..data.images import ImageReading
 from ..data.report import check_samples, has_targets, listed, report
 from ..data.subsets import Subset, drawn
-from ..prediction.sources import PictureFolder, is_picture
+from ..prediction.sources import ImageFolder, is_image
 from .arguments import DataArguments
 
 
@@ -79,7 +79,7 @@ def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> boo
 
 def pictures_of(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
-) -> SegmentationDataset | PictureFolder:
+) -> SegmentationDataset | ImageFolder:
     """
     The pictures to segment: those of a data set with its targets, of a plain folder, or a single one.
 
@@ -90,8 +90,8 @@ def pictures_of(
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
     image_reading = _image_reading(arguments)
-    if is_picture(path):
-        return PictureFolder(path, image_reading)
+    if is_image(path):
+        return ImageFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -102,11 +102,11 @@ def pictures_of(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data, image_reading)
+        return ImageFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data, image_reading)  # the format is that of the other data
+        return ImageFolder(arguments.predict_data, image_reading)  # the format is that of the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:

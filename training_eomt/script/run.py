@@ -23,7 +23,7 @@ from ..evaluation_report import evaluation_text, write_evaluation
 from ..folders import disk_errors
 from ..inputs import EvaluationInputs, TrainingInputs
 from ..prediction.outputs import FIGURES, OVERLAYS
-from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
+from ..prediction.predict import AnnotatedImages, ImageFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
 from ..saved_checkpoints import bytes_needed
@@ -65,7 +65,7 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     prediction_settings = data_args.prediction_settings(task)
     id2label: Any = model.config.id2label
     pictures = pictures_of(data_args, task, id2label) if training_args.do_predict else None
-    if isinstance(pictures, PictureFolder):
+    if isinstance(pictures, ImageFolder):
         pictures.check_not_written_into(training_args.output_dir)
 
     trainer = build_trainer(arguments, data, model, image_processor)
@@ -234,7 +234,7 @@ def results_by_name(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
 def predict_pictures(
     arguments: ScriptArguments,
     trainer: EomtTrainer,
-    pictures: SegmentationDataset | PictureFolder,
+    pictures: SegmentationDataset | ImageFolder,
     settings: dict[str, Any],
 ) -> None:
     """Segments the pictures, each process its share; what an earlier run has done already is kept."""
@@ -255,7 +255,7 @@ def predict_pictures(
             summary = predict(
                 model,
                 image_processor,
-                AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
+                AnnotatedImages(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
                 directory,
                 outputs=data_args.predict_outputs,
                 batch_size=training_args.per_device_eval_batch_size,
@@ -271,7 +271,7 @@ def predict_pictures(
             "with --do_predict alone and the model as --model_name_or_path"
         ) from None
     if summary.is_complete and not summary.num_segmented:
-        raise ValueError(f"No picture could be segmented. {summary}")
+        raise ValueError(f"No image could be segmented. {summary}")
     if summary.is_complete or trainer.is_world_process_zero():
         print(summary)
 
