@@ -28,7 +28,7 @@ from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt import EomtTrainer, EomtTrainingArguments
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs
-from training_eomt.script.arguments import parse_arguments
+from training_eomt.script.command_line import parse_arguments
 from training_eomt.shapes import generate_shapes_dataset
 
 

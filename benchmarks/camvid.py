@@ -42,9 +42,9 @@ from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.label_maps import LabelMapDataset
 from training_eomt.data.samples import Sample
 from training_eomt.figures import as_segments, side_by_side
-from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate, panoptic_reference
+from training_eomt.inputs import DrawSampler, EvaluationInputs, TrainingInputs, collate
 from training_eomt.optimization import two_stage_warmup_poly
-from training_eomt.sampling import DrawSampler
+from training_eomt.tasks import build_panoptic_reference
 
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
@@ -261,7 +261,7 @@ def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
     rows = []
     for index in range(0, len(validation), -(-len(validation) // NUM_DRAWN)):
         sample = validation[index]
-        segmentations: dict[str, Any] = {"target": panoptic_reference(sample)}
+        segmentations: dict[str, Any] = {"target": build_panoptic_reference(sample)}
         for name, (processor, model) in loaded.items():
             inputs = processor(images=[sample.image], return_tensors="pt")
             with torch.no_grad():

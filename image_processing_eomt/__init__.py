@@ -1,21 +1,24 @@
 """Pixels in, segments out: both image-processor backends, post-processing, the pipeline and the drawing of results."""
 
 from .image_processing_eomt import EomtImageProcessor, EomtImageProcessorKwargs, EomtImageProcessorPil
-from .instances_eomt import instance_segments
-from .panoptic_eomt import panoptic_segments
+from .instances_eomt import segment_instances
+from .panoptic_eomt import segment_panoptic
 from .pipeline_eomt import EomtImageSegmentationPipeline
-from .semantic_eomt import semantic_classes
+from .semantic_eomt import segment_semantic
+from .settings_eomt import TASKS, Task
 from .visualization_eomt import class_color, draw_segmentation
 
 
 __all__ = [
+    "TASKS",
     "EomtImageProcessor",
     "EomtImageProcessorKwargs",
     "EomtImageProcessorPil",
     "EomtImageSegmentationPipeline",
+    "Task",
     "class_color",
     "draw_segmentation",
-    "instance_segments",
-    "panoptic_segments",
-    "semantic_classes",
+    "segment_instances",
+    "segment_panoptic",
+    "segment_semantic",
 ]

@@ -1,6 +1,6 @@
 """Image processors of EoMT for both of Transformers' backends, torchvision and PIL."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -11,33 +11,28 @@ from transformers.utils import requires_backends
 
 from .pipeline_eomt import EomtImageSegmentationPipeline
 from .processor_mixin_eomt import EomtProcessorMixin
+from .settings_eomt import STORED
 
 
-class EomtImageProcessorKwargs(ImagesKwargs, total=False):
+_PostProcessingKwargs = TypedDict(  # type: ignore[misc]
+    "_PostProcessingKwargs", {name: setting.type | None for name, setting in STORED.items()}, total=False
+)
+
+
+class EomtImageProcessorKwargs(_PostProcessingKwargs, ImagesKwargs, total=False):
     """
-    Settings beyond those of every image processor.
+    Settings beyond those of every image processor and of post-processing.
 
-    task: what the checkpoint was trained for: "panoptic", "instance" or "semantic".
+    task: the kind of segmentation that the checkpoint is for: "panoptic", "instance" or "semantic".
     do_split_image: whether images are cut into windows; by default for semantic segmentation only.
-    do_pad: whether images are padded to the target size; by default if they are not cut into windows.
-    ignore_index: id or class of the pixels in a segmentation map that belong to nothing.
+    ignore_index: id or class of the pixels in a segmentation map that belong to no target.
     do_reduce_labels: whether 0 in a segmentation map is background too and classes start at 1.
-    stuff_classes: classes of which there is at most one segment per image.
-    threshold: class score above which a query can become a segment.
-    mask_threshold: probability from which a pixel is part of a mask.
-    overlap_mask_area_threshold: share of its mask that a query must keep against the others.
-    top_k: number of pairs of a query and a class that can become instances.
     """
 
     task: str | None
     do_split_image: bool | None
     ignore_index: int | None
     do_reduce_labels: bool | None
-    stuff_classes: list[int] | None
-    threshold: float | None
-    mask_threshold: float | None
-    overlap_mask_area_threshold: float | None
-    top_k: int | None
 
 
 class EomtImageProcessor(EomtProcessorMixin, TorchvisionBackend):

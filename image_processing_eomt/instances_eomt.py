@@ -16,17 +16,17 @@ from .upsampling_eomt import upsampled_masks
 MASKS_IN_MEMORY = 16  # masks of the image's size at a time, where they are not what is returned
 
 
-def instance_segments(
+def segment_instances(
     mask_logits: Tensor,
     class_logits: Tensor,
     view: View,
     output_size: tuple[int, int],
     *,
-    threshold: float = 0.8,
-    mask_threshold: float = 0.5,
-    top_k: int | None = 100,
-    return_binary_maps: bool = False,
-    return_coco_annotation: bool = False,
+    threshold: float,
+    mask_threshold: float,
+    top_k: int | None,
+    return_binary_maps: bool,
+    return_coco_annotation: bool,
 ) -> dict[str, Any]:
     """
     Instances in one image, best first. Their masks may overlap, and a query may stand for several classes.
@@ -55,13 +55,10 @@ def instance_segments(
         `was_fused` (False).
 
     Raises:
-        ValueError: binary maps and COCO annotations are both asked for, `top_k` is less than 1, or the predictions
-            are not finite.
+        ValueError: binary maps and COCO annotations are both asked for, or the predictions are not finite.
     """
     if return_binary_maps and return_coco_annotation:
         raise ValueError("return_binary_maps and return_coco_annotation exclude each other: choose one.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}.")
     device = mask_logits.device
     class_scores = class_logits.float().softmax(dim=-1)[:, :-1]
     num_classes = class_scores.shape[1]

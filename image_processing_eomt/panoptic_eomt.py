@@ -12,16 +12,16 @@ from .sizes_eomt import View
 from .upsampling_eomt import upsampled_masks
 
 
-def panoptic_segments(
+def segment_panoptic(
     mask_logits: Tensor,
     class_logits: Tensor,
     view: View,
     output_size: tuple[int, int],
     *,
-    threshold: float = 0.8,
-    mask_threshold: float = 0.5,
-    overlap_mask_area_threshold: float = 0.8,
-    stuff_classes: Sequence[int] = (),
+    threshold: float,
+    mask_threshold: float,
+    overlap_mask_area_threshold: float,
+    stuff_classes: Sequence[int] | None,
 ) -> dict[str, Any]:
     """
     Panoptic segmentation of one image: every pixel in at most one segment, one segment per stuff class.
@@ -39,7 +39,7 @@ def panoptic_segments(
         threshold: a query needs a class score above this.
         mask_threshold: a mask covers the pixels where its probability is at least this.
         overlap_mask_area_threshold: a query needs to win at least this share of the area of its mask.
-        stuff_classes: classes whose queries are merged into one segment.
+        stuff_classes: classes whose queries are merged into one segment; None for none.
 
     Returns:
         `segmentation`: `(height, width)` int32, the segment's id or -1 where there is none; `segments_info`: one dict
@@ -50,6 +50,7 @@ def panoptic_segments(
     Raises:
         ValueError: a stuff class is not a class of the model, or the predictions are not finite.
     """
+    stuff_classes = stuff_classes or ()
     num_classes = class_logits.shape[-1] - 1
     for label in stuff_classes:
         if not 0 <= label < num_classes:

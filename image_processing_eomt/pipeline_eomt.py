@@ -16,23 +16,14 @@ from transformers import ImageSegmentationPipeline
 from transformers.pipelines.base import ChunkPipeline
 
 from .pixels_eomt import as_pixels
-from .settings_eomt import check_names, checked_settings
+from .settings_eomt import STORED, TASKS, check_names, check_settings, check_task_settings
 from .sizes_eomt import padded_size
 from .sources_eomt import numbered_error, upright_image
-from .tasks_eomt import check_task
 
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCH_SIZE, MAX_WORKERS = 2**16, 2**10
-
-# What each task takes of the settings that a call may give.
-_SETTINGS = {
-    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold", "stuff_classes"),
-    "instance": ("threshold", "mask_threshold", "top_k"),
-    "semantic": (),
-}
-_CALL_SETTINGS = ("subtask", "timeout", *dict.fromkeys(name for names in _SETTINGS.values() for name in names))
 
 
 @dataclass(frozen=True)
@@ -48,19 +39,20 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     Image segmentation with the checkpoint's own task, thresholds and stuff classes, for every batch size.
 
     Calling it takes one image (a URL, a path, base64, a PIL image, or an array or tensor as `as_pixels` takes it), a
-    list, a batch in an array or tensor of four dimensions, an iterator, a data set or a column of a data set, and
+    list, a batch in an array or tensor of four dimensions, an iterator, a dataset or a column of a dataset, and
     optionally `subtask` ("panoptic", "instance" or "semantic"), the settings of that task's post-processing
-    (`threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`, `top_k`; those of other tasks are
-    ignored) and `timeout` (seconds). Iterators, data sets and columns give a generator. Images are turned upright;
-    arrays and tensors are so already. 16-bit images of URLs lose their low values.
+    (`threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`, `top_k`) and `timeout` (seconds).
+    Iterators, datasets and columns give a generator. Images are turned upright; arrays and tensors are so already.
+    16-bit images of URLs lose their low values.
 
     Each image gives a list of dicts: `score` (None for semantic segmentation), `label` (the class name) and `mask`, a
     PIL image of mode "L" in the size of the upright image, 255 inside of the segment. Masks of instances may overlap.
     A batch is one of windows where images are split into several.
 
     Raises:
-        ValueError: a setting is unknown or not what it must be, an image is none, cannot be decoded or holds values
-            that are no brightness, or the model's predictions are not finite. The message says which image of several.
+        ValueError: a setting is unknown, of another task or out of range, an input is not an image, cannot be decoded
+            or holds values that are no brightness, or the model's predictions are not finite. The message says which
+            image of several.
         OSError: a file or a URL cannot be read.
     """
 
@@ -73,13 +65,15 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         self._other_sizes: set[tuple[int, int]] = set()  # of images that were warned of
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        check_names(kwargs, _CALL_SETTINGS, "The pipeline")
-        kwargs = checked_settings(kwargs)
-        if kwargs.get("subtask") is not None:
-            check_task(kwargs["subtask"])
-        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
-        postprocess.update({name: kwargs[name] for name in ("stuff_classes", "top_k") if name in kwargs})
-        return preprocess, forward, postprocess
+        check_names(kwargs, ("subtask", "timeout", *STORED), "The pipeline")
+        kwargs = check_settings(kwargs)
+        preset = getattr(self, "_postprocess_params", {}).get("subtask")  # not there while the pipeline is made
+        check_task_settings(kwargs, TASKS[kwargs.get("subtask") or preset or self.image_processor.task])
+        preprocess, postprocess = (
+            {name: kwargs[name] for name in names if name in kwargs}
+            for names in (("subtask", "timeout"), ("subtask", *STORED))
+        )
+        return preprocess, {}, postprocess
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         inputs = kwargs.pop("images", inputs)
@@ -106,7 +100,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         number, image = (image.index, image.image) if isinstance(image, _NumberedImage) else (None, image)
         processor = self.image_processor
         settings: dict[str, Any] = {}
-        if processor.do_split_image and (subtask or processor.task) != "semantic":
+        if processor.do_split_image and TASKS[subtask or processor.task].has_segments:
             settings = {"do_split_image": False, "do_pad": True}  # the queries stand for things in the whole image
         self._warn_of_other_size()
         try:
@@ -166,21 +160,22 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
             masks_queries_logits=[masks for output in model_outputs for masks in output["masks_queries_logits"]],
             class_queries_logits=torch.cat([output["class_queries_logits"] for output in model_outputs]),
         )
-        task = subtask or self.image_processor.task
-        settings = {name: settings[name] for name in _SETTINGS[task] if name in settings}
-        if task == "instance":
+        task = TASKS[subtask or self.image_processor.task]
+        # the pipeline may have been made with settings of another task than this call's
+        settings = {name: value for name, value in settings.items() if name in task.settings}
+        if task.segments_overlap:
             settings["return_binary_maps"] = True
         target_size = model_outputs[0]["target_size"]
-        result = self.image_processor.post_process(outputs, [target_size], task=task, **settings)[0]
-        if task == "semantic":
-            labels = result.unique()
-            masks = (result == label for label in labels)
-            found = [(label, None) for label in labels.tolist()]
-        else:
+        result = self.image_processor.post_process(outputs, [target_size], task=task.name, **settings)[0]
+        if task.has_segments:
             segments = [info for info in result["segments_info"] if info["area"] > 0]
             found = [(info["label_id"], info["score"]) for info in segments]
             maps = result["segmentation"]
-            masks = (maps[info["id"]] if maps.ndim == 3 else maps == info["id"] for info in segments)
+            masks = (maps[info["id"]] if task.segments_overlap else maps == info["id"] for info in segments)
+        else:
+            labels = result.unique()
+            masks = (result == label for label in labels)
+            found = [(label, None) for label in labels.tolist()]
         return [
             {"score": score, "label": self.model.config.id2label[label], "mask": _as_image(mask)}
             for (label, score), mask in zip(found, masks)

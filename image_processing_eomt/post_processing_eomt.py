@@ -7,54 +7,38 @@ import torch
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
-from .instances_eomt import instance_segments
+from .instances_eomt import segment_instances
 from .outputs_eomt import check_outputs, checked_sizes
-from .panoptic_eomt import panoptic_segments
-from .semantic_eomt import semantic_classes
-from .settings_eomt import checked_arguments, checked_settings
+from .panoptic_eomt import segment_panoptic
+from .semantic_eomt import segment_semantic
+from .settings_eomt import TASKS, check_settings, post_processing
 from .sizes_eomt import TooManyWindowsError, View, padded_size, view_of
-from .tasks_eomt import check_task, only_for_tasks
 
 
 class EomtPostProcessing:
     """The post-processing methods of an image processor, which has these settings."""
 
     size: Any
-    task: str | None
+    task: str
     do_resize: bool
-    do_pad: bool | None
-    do_split_image: bool | None
-    stuff_classes: list[int] | None
-    threshold: float
-    mask_threshold: float
-    overlap_mask_area_threshold: float
-    top_k: int
+    do_pad: bool
+    do_split_image: bool
 
-    @only_for_tasks("panoptic")
-    @checked_arguments
+    @post_processing("panoptic")
     def post_process_panoptic_segmentation(
-        self,
-        outputs: Any,
-        target_sizes: Any = None,
-        threshold: float | None = None,
-        mask_threshold: float | None = None,
-        overlap_mask_area_threshold: float | None = None,
-        stuff_classes: Sequence[int] | None = None,
-        size: Any = None,
+        self, outputs: Any, target_sizes: Any = None, size: Any = None, **settings: Any
     ) -> list[dict[str, Any]]:
         """
-        Panoptic segmentations of a batch. An argument that is None takes the processor's stored setting.
+        Returns the panoptic segmentation of each image in a batch, see `segment_panoptic`.
 
         Args:
-            outputs: what the model returned: `masks_queries_logits` `(batch, num_queries, height / 4, width / 4)` and
+            outputs: the model's output: `masks_queries_logits` `(batch, num_queries, height / 4, width / 4)` and
                 `class_queries_logits` `(batch, num_queries, num_classes + 1)`.
             target_sizes: `(height, width)` in pixels of each original image, as a list or a `(batch, 2)` tensor; None
                 leaves the results at the size the model saw, padding included.
-            threshold: a query needs a class score above this.
-            mask_threshold: a mask covers the pixels where its probability is at least this.
-            overlap_mask_area_threshold: a query needs to keep at least this share of its mask against the others.
-            stuff_classes: classes of which there is at most one segment per image.
             size: the `size` the images were pre-processed with, if not the stored one.
+            settings: `threshold`, `mask_threshold`, `overlap_mask_area_threshold`, `stuff_classes`; the stored ones
+                by default.
 
         Returns:
             For each image a dict of `segmentation`, `(height, width)` int32 with -1 where there is nothing, and
@@ -63,76 +47,54 @@ class EomtPostProcessing:
 
         Raises:
             ValueError: `target_sizes` does not fit the batch, an image was split, a stuff class is not a class of the
-                model, an argument is unknown or out of range, or the outputs are none of a model or not finite.
+                model, an argument is unknown or out of range, or the outputs are not a model's or not finite.
         """
-        settings = self._settings(
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            overlap_mask_area_threshold=overlap_mask_area_threshold,
-            stuff_classes=stuff_classes,
-        )
-        settings["stuff_classes"] = settings["stuff_classes"] or ()
-        return [panoptic_segments(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
+        return [segment_panoptic(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
 
-    @only_for_tasks("panoptic", "instance")
-    @checked_arguments
+    @post_processing("instance")
     def post_process_instance_segmentation(
         self,
         outputs: Any,
         target_sizes: Any = None,
-        threshold: float | None = None,
-        mask_threshold: float | None = None,
-        overlap_mask_area_threshold: float | None = None,
-        top_k: int | None = None,
-        return_binary_maps: bool = False,
-        return_coco_annotation: bool = False,
         size: Any = None,
+        overlap_mask_area_threshold: Any = None,
+        **settings: Any,
     ) -> list[dict[str, Any]]:
         """
-        Instances in a batch, best first. An argument that is None takes the processor's stored setting.
+        Returns the instances in each image of a batch, best first, see `segment_instances`.
 
         Args:
             outputs, target_sizes, size: as for `post_process_panoptic_segmentation`.
-            threshold: an instance needs a score, class score x mean probability of its mask, of at least this.
-            mask_threshold: a mask covers the pixels where its probability is above this.
-            overlap_mask_area_threshold: not used, since instances may overlap; Transformers' own pipeline gives it.
-            top_k: at most this many pairs of a query and a class are looked at.
-            return_binary_maps: return each instance's own mask.
-            return_coco_annotation: return each instance's own mask, run-length encoded.
+            overlap_mask_area_threshold: not used, since instances may overlap; Transformers' own pipeline passes it.
+            settings: `threshold`, `mask_threshold`, `top_k`, the stored ones by default; `return_binary_maps` and
+                `return_coco_annotation`, False by default, return a mask for each instance.
 
         Returns:
             For each image a dict of `segmentation` and `segments_info`, a list of dicts with `id`, `label_id`,
             `score`, `area` and `bbox` of the whole mask (pixels) and `was_fused` (False). `segmentation` is
             `(height, width)` int32, the best instance at each pixel or -1; with `return_binary_maps`
-            `(num_instances, height, width)` bool; with `return_coco_annotation` a list of `{"size", "counts"}` as
-            pycocotools reads and JSON holds them.
+            `(num_instances, height, width)` bool; with `return_coco_annotation` a list of `{"size", "counts"}`, JSON
+            that pycocotools reads.
 
         Raises:
             ValueError: `target_sizes` does not fit the batch, an image was split, both forms are asked for, an
-                argument is unknown or out of range, or the outputs are none of a model or not finite.
+                argument is unknown or out of range, or the outputs are not a model's or not finite.
         """
-        checked_settings({"overlap_mask_area_threshold": overlap_mask_area_threshold})
-        settings = {
-            **self._settings(threshold=threshold, mask_threshold=mask_threshold, top_k=top_k),
-            **checked_settings(
-                {"return_binary_maps": return_binary_maps, "return_coco_annotation": return_coco_annotation}
-            ),
-        }
-        return [instance_segments(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
+        return [segment_instances(*image, **settings) for image in self._whole_images(outputs, target_sizes, size)]
 
-    @checked_arguments
+    @post_processing("semantic")
     def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Any = None, size: Any = None, return_segmentation_scores: bool = False
-    ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        self, outputs: Any, target_sizes: Any = None, size: Any = None, **settings: Any
+    ) -> list[Tensor | SemanticSegmentationPostProcessorOutput]:
         """
-        The class of every pixel of the images in a batch; the windows of a split image are put together again.
+        Returns the class of every pixel of each image in a batch, see `segment_semantic`; windows are merged.
 
         Args:
             outputs: as for `post_process_panoptic_segmentation`, and `patch_offsets` if the model was given them.
-            target_sizes: `(height, width)` in pixels of each original image, as a list or a `(batch, 2)` tensor. None
-                leaves the results at the size the model saw, padding included, and is not possible for split images.
+            target_sizes: as for `post_process_panoptic_segmentation`; split images need them.
             size: the `size` the images were pre-processed with, if not the stored one.
-            return_segmentation_scores: return the scores of all classes too: `num_classes` x 4 bytes a pixel.
+            settings: `return_segmentation_scores`: return the scores of all classes too, `num_classes` x 4 bytes a
+                pixel.
 
         Returns:
             For each image `(height, width)` int64 classes, or with `return_segmentation_scores` an object with these
@@ -140,46 +102,23 @@ class EomtPostProcessing:
 
         Raises:
             ValueError: `target_sizes` does not fit the batch, or is missing, an argument is unknown, or the outputs
-                are none of a model or not finite.
+                are not a model's or not finite.
         """
-        checked_settings({"return_segmentation_scores": return_segmentation_scores})
-        results: list[Any] = []
-        for image in self._images(outputs, target_sizes, size):
-            segmentation, scores = semantic_classes(*image, return_segmentation_scores)
-            if return_segmentation_scores:
-                data = {"segmentation": segmentation, "segmentation_scores": scores}
-                results.append(SemanticSegmentationPostProcessorOutput(data))
-            else:
-                results.append(segmentation)
-        return results
+        return [segment_semantic(*image, **settings) for image in self._images(outputs, target_sizes, size)]
 
     def post_process(
         self, outputs: Any, target_sizes: Any = None, task: str | None = None, **kwargs: Any
     ) -> list[Any]:
         """
-        What the checkpoint is for: `post_process_{task}_segmentation`, by default with the stored task.
+        Calls the post-processing method of a task, by default the stored one.
 
         Raises:
-            ValueError: the task does not exist, and what the task's method raises.
+            ValueError: there is no such task, and what the method raises.
         """
-        task = self.task if task is None else task
-        assert task is not None  # the stored one never is
-        check_task(task)
-        # From the class, which has all of them.
-        results: list[Any] = getattr(type(self), f"post_process_{task}_segmentation")(
-            self, outputs, target_sizes, **kwargs
-        )
+        name = check_settings({"task": self.task if task is None else task})["task"]
+        # from the class, which has the methods of all tasks
+        results: list[Any] = getattr(type(self), TASKS[name].method)(self, outputs, target_sizes, **kwargs)
         return results
-
-    def _settings(self, **given: Any) -> dict[str, Any]:
-        """Arguments, checked; the stored setting where one is None, which may have been set since it was checked."""
-        settings = checked_settings(
-            {name: getattr(self, name) if value is None else value for name, value in given.items()}
-        )
-        for name in settings.keys() & {"threshold", "mask_threshold", "overlap_mask_area_threshold"}:
-            if settings[name] is None:
-                raise ValueError(f"The processor's {name} is None: set it to a number from 0 to 1.")
-        return settings
 
     def _whole_images(
         self, outputs: Any, target_sizes: Any, size: Any

@@ -19,8 +19,7 @@ from transformers.image_utils import (
 from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
 from .pixels_eomt import as_grey_levels, as_pixels
 from .post_processing_eomt import EomtPostProcessing
-from .settings_eomt import check_names, check_spelling, checked_settings
-from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
+from .settings_eomt import STORED, TASKS, check_names, check_settings, check_spelling
 from .sizes_eomt import View, has_one_edge, padded_size, view_of
 from .sources_eomt import listed_images, numbered_error
 
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # What files hold beside settings: where they come from, and what Transformers' own processors of EoMT had or have.
 PROVENANCE = frozenset(("auto_map", "feature_extractor_type", "image_processor_type", "num_labels", "processor_class"))
-MAY_BE_NONE = ("ignore_index", "top_k")
+MAY_BE_NONE = ("ignore_index", *(name for name, setting in STORED.items() if setting.may_be_none))
 
 
 class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
@@ -53,16 +52,12 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
     do_rescale = True
     do_normalize = True
     # By default what the published models of the task do; a checkpoint without a task is what its splitting suggests.
-    task: str | None = None
-    do_split_image: bool | None = None
-    do_pad: bool | None = None
+    task: Any = None
+    do_split_image: Any = None
+    do_pad: Any = None
     ignore_index = 255
     do_reduce_labels = False
-    stuff_classes: list[int] | None = None
-    threshold = 0.8
-    mask_threshold = 0.5
-    overlap_mask_area_threshold = 0.8
-    top_k = 100
+    stuff_classes: list[int] | None
 
     def __init__(self, **kwargs: Any) -> None:
         """
@@ -74,7 +69,7 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         """
         check_names((name for name in kwargs if not _is_provenance(name)), self._setting_names(), type(self).__name__)
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name in MAY_BE_NONE}
-        super().__init__(**checked_settings(kwargs))
+        super().__init__(**check_settings(kwargs))
         if self.backend == "torchvision" and self.resample > PILImageResampling.BICUBIC:
             raise ValueError(f"resample={self.resample} is a filter that only EomtImageProcessorPil has: take 0 to 3.")
 
@@ -134,16 +129,16 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
         do_pad: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        kwargs = checked_settings(
+        kwargs = check_settings(
             {**kwargs, "size": size, "task": task, "do_split_image": do_split_image, "do_pad": do_pad}
         )
         size, task, do_split_image, do_pad = (
             kwargs.pop(name) for name in ("size", "task", "do_split_image", "do_pad")
         )
         if task is None:
-            task = "semantic" if do_split_image else "panoptic"
+            task = next(name for name, each in TASKS.items() if each.do_split_image == bool(do_split_image))
         if do_split_image is None:
-            do_split_image = task == "semantic"
+            do_split_image = TASKS[task].do_split_image
         if do_pad is None:
             do_pad = not do_split_image
         height, width = padded_size(size)
@@ -202,7 +197,7 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
             images,
             segmentation_maps,
             instance_id_to_semantic_id,
-            **checked_settings(_with_settings_of_task(kwargs)),
+            **check_settings(_with_settings_of_task(kwargs)),
         )
 
     def process_image(
@@ -332,18 +327,6 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
                 class_labels.append(classes)
         return mask_labels, class_labels
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As Transformers' own; beside a model it also writes the model card, which now knows the task."""
-        if push_to_hub:
-            return save_and_push(self, save_directory, kwargs)
-        saved = super().save_pretrained(save_directory, **kwargs)
-        finish_saved_folder(save_directory)
-        return saved
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """As Transformers' own; the card of a model in the repository gets to know the task, a person's own stays."""
-        return push_saved(self, repo_id, **kwargs)
-
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
         return {
@@ -355,6 +338,10 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
                 }
             },
         }
+
+
+for _name, _setting in STORED.items():
+    setattr(EomtProcessorMixin, _name, _setting.default)
 
 
 def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
 from .outputs_eomt import check_finite
 from .sizes_eomt import View
 from .upsampling_eomt import bands, interpolate_rows, rows_of
 
 
-def semantic_classes(
+def segment_semantic(
     mask_logits: Tensor | Sequence[Tensor],
     class_logits: Tensor,
     view: View,
     output_size: tuple[int, int],
-    return_scores: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+    *,
+    return_segmentation_scores: bool,
+) -> Tensor | SemanticSegmentationPostProcessorOutput:
     """
     Semantic segmentation of one image: the class with the highest score at every pixel.
 
@@ -30,10 +32,11 @@ def semantic_classes(
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
         view: what the model saw of the image.
         output_size: `(height, width)` of the result in pixels.
-        return_scores: whether to return the scores too.
+        return_segmentation_scores: whether to return the scores too.
 
     Returns:
-        `(height, width)` int64 classes, and the scores, `(num_classes, height, width)` float32, or None.
+        `(height, width)` int64 classes; with scores an object of `segmentation` and `segmentation_scores`,
+        `(num_classes, height, width)` float32.
 
     Raises:
         ValueError: the predictions are not finite.
@@ -64,7 +67,7 @@ def semantic_classes(
         return scores.div_(counts) if len(view.windows) > 1 else scores
 
     segmentation = torch.empty(output_size, dtype=torch.int64, device=device)
-    all_scores = torch.empty(num_classes, *output_size, device=device) if return_scores else None
+    all_scores = torch.empty(num_classes, *output_size, device=device) if return_segmentation_scores else None
     numel_per_row = max(
         num_queries * input_width, num_classes * max(content_width, output_size[1])
     )  # of the largest of the arrays that are in memory together
@@ -73,4 +76,7 @@ def semantic_classes(
         segmentation[band] = scores.max(dim=0).indices
         if all_scores is not None:
             all_scores[:, band] = scores
-    return segmentation, all_scores
+    if all_scores is None:
+        return segmentation
+    data = {"segmentation": segmentation, "segmentation_scores": all_scores}
+    return SemanticSegmentationPostProcessorOutput(data)

@@ -1,12 +1,14 @@
-"""Settings of image processors and pipelines, checked where they come in."""
+"""The tasks, the settings of their post-processing, and checks of every setting where it comes in."""
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,75 +17,24 @@ from transformers.image_utils import ChannelDimension
 from transformers.utils import TensorType
 
 from .sizes_eomt import padded_size
-from .tasks_eomt import check_task
 
 
-# By the value of torchvision's `InterpolationMode`, the number that PIL gives the same filter.
-_PIL_FILTERS = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 MAX_SHOWN = 100  # characters of a wrong value
-_LIKELY_MISSPELT = 0.8  # how alike two names are, 0 to 1
+_LIKELY_MISSPELT = 0.8  # similarity of two names, 0 to 1
+# PIL's numbers of filters by the value of torchvision's `InterpolationMode`.
+_PIL_FILTERS = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
-def check_names(given: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Raises a `ValueError` for the first setting that `owner` does not have, with the closest that it has."""
-    for name in given:
-        if name not in known:
-            (closest,) = get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{owner} has no setting {name!r}; the closest is {closest!r}. There are {', '.join(sorted(known))}."
-            )
-
-
-def check_spelling(given: Iterable[str], known: Collection[str], owner: str) -> None:
-    """As `check_names`, but only for names that are nearly those of a setting: others are somebody else's."""
-    check_names(
-        (name for name in given if get_close_matches(str(name), known, n=1, cutoff=_LIKELY_MISSPELT)), known, owner
-    )
-
-
-def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+class Rule(NamedTuple):
     """
-    Settings of an image processor as plain Python values; None, which stands for a default, stays.
+    The values that a setting takes.
 
-    Raises:
-        ValueError: the first value that is not what its setting takes.
+    convert: returns the value as plain Python, or raises if the setting does not take it.
+    expected: the values it takes, in words.
     """
-    checked = {}
-    for name, value in settings.items():
-        if value is not None and name in _RULES:
-            rule, expected = _RULES[name]
-            try:
-                value = rule(value)
-            except (
-                ValueError,
-                TypeError,
-                OverflowError,
-                RuntimeError,
-            ) as error:  # what conversions of any value raise
-                raise ValueError(f"{name} must be {expected}, got {_short(value)}.") from error
-        elif value is not None and name == "size":
-            value = _size(value)
-        elif value is not None and name == "task":
-            check_task(value)
-        checked[name] = value
-    return checked
 
-
-def checked_arguments(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: an argument that the method does not have is a `ValueError` that names the closest it has."""
-    known = list(signature(method).parameters)[1:]
-
-    @wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check_names(kwargs, known, method.__name__)
-        return method(self, *args, **kwargs)
-
-    return call
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    convert: Callable[[Any], Any]
+    expected: str
 
 
 def _bool(value: Any) -> bool:
@@ -92,68 +43,57 @@ def _bool(value: Any) -> bool:
     return bool(value)
 
 
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
-
-
-def _at_least(smallest: int) -> Callable[[Any], int]:
-    def rule(value: Any) -> int:
-        if _int(value) < smallest:
+def _integer(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
             raise ValueError
         return int(value)
 
-    return rule
+    return convert
 
 
-def _fraction(value: Any) -> float:
-    if not 0 <= _number(value) <= 1:
+def _number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not low <= value <= high:
+            raise ValueError
+        return float(value)
+
+    return convert
+
+
+def _list(value: Any) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping):
         raise ValueError
-    return _number(value)
+    return list(value.tolist() if isinstance(value, np.ndarray | Tensor) else value)
 
 
-def _positive(value: Any) -> float:
-    if _number(value) <= 0 or not math.isfinite(1 / value):
-        raise ValueError
-    return _number(value)
-
-
-def _for_channels(rule: Callable[[Any], float]) -> Callable[[Any], float | tuple[float, ...]]:
-    def of_all(value: Any) -> float | tuple[float, ...]:
+def _per_channel(convert: Callable[[Any], float]) -> Callable[[Any], float | tuple[float, ...]]:
+    def convert_all(value: Any) -> float | tuple[float, ...]:
         if isinstance(value, Real):
-            return rule(value)
-        values = tuple(rule(each) for each in _listed(value))
+            return convert(value)
+        values = tuple(map(convert, _list(value)))
         if not values:
             raise ValueError
         return values
 
-    return of_all
+    return convert_all
 
 
-def _classes(value: Any) -> list[int]:
-    return [_at_least(0)(each) for each in _listed(value)]
+def _only(kind: Callable[[Any], Any], *choices: Any) -> Callable[[Any], Any]:
+    """Takes what `kind` makes of it if it is among `choices`, or whatever `kind` accepts without any."""
 
+    def convert(value: Any) -> Any:
+        if kind(value) not in choices and choices:
+            raise ValueError
+        return value
 
-def _listed(value: Any) -> list[Any]:
-    if isinstance(value, np.ndarray | Tensor):
-        value = value.tolist()
-    if isinstance(value, str | bytes | Mapping):
-        raise ValueError
-    return list(value)
+    return convert
 
 
 def _filter(value: Any) -> int:
-    value = _PIL_FILTERS.get(value.value, value) if type(value).__name__ == "InterpolationMode" else value
-    if not 0 <= _int(value) <= 5:
-        raise ValueError
-    return int(value)
+    is_of_torchvision = type(value).__name__ == "InterpolationMode"
+    return _integer(0, 5)(_PIL_FILTERS[value.value] if is_of_torchvision else value)
 
 
 def _size(value: Any) -> int | list[int] | dict[str, int]:
@@ -171,67 +111,224 @@ def _unused_size(value: Any) -> dict[str, int]:
     return {"height": height, "width": width}
 
 
-def _no(value: Any) -> bool:
-    if _bool(value):
-        raise ValueError
-    return False
-
-
-def _channels_first(value: Any) -> Any:
-    if ChannelDimension(value) != ChannelDimension.FIRST:
-        raise ValueError
-    return value
-
-
-def _channel_dimension(value: Any) -> Any:
-    ChannelDimension(value)
-    return value
-
-
-def _tensor_type(value: Any) -> Any:
-    TensorType(value)
-    return value
-
-
 def _device(value: Any) -> Any:
     if torch.device(value).type == "cuda" and not torch.cuda.is_available():
         raise ValueError
     return value
 
 
-_BOOL = (_bool, "True or False")
-_FRACTION = (_fraction, "a number from 0 to 1")
-_RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(
-        (
-            "default_to_square",
-            "disable_grouping",
-            "do_convert_rgb",
-            "do_normalize",
-            "do_pad",
-            "do_reduce_labels",
-            "do_rescale",
-            "do_resize",
-            "do_split_image",
-            "return_binary_maps",
-            "return_coco_annotation",
-            "return_segmentation_scores",
-        ),
-        _BOOL,
-    ),
-    **dict.fromkeys(("threshold", "mask_threshold", "overlap_mask_area_threshold"), _FRACTION),
-    **dict.fromkeys(("crop_size", "pad_size"), (_unused_size, "an int or (height, width) in pixels")),
-    "data_format": (_channels_first, "'channels_first', which is what the model takes"),
-    "device": (_device, "a device of this machine, such as 'cpu' or 'cuda:0'"),
-    "do_center_crop": (_no, "False: the model sees whole images"),
-    "ignore_index": (_int, "a whole number or None"),
-    "image_mean": (_for_channels(_number), "a finite number, or one for each channel"),
-    "image_std": (_for_channels(_positive), "a finite number above 0, or one for each channel"),
-    "input_data_format": (_channel_dimension, "'channels_first' or 'channels_last'"),
-    "resample": (_filter, "one of PIL's filters, a number from 0 to 5 (2 is bilinear)"),
-    "rescale_factor": (_positive, "a finite number above 0"),
-    "return_tensors": (_tensor_type, f"one of {', '.join(repr(kind.value) for kind in TensorType)}"),
-    "stuff_classes": (_classes, "a list of classes, whole numbers from 0"),
-    "timeout": (_positive, "a number of seconds above 0"),
-    "top_k": (_at_least(1), "a whole number, at least 1"),
+_POSITIVE = _number(sys.float_info.min)  # whose reciprocal is finite
+_FLAG = Rule(_bool, "True or False")
+_FRACTION = Rule(_number(0, 1), "a number from 0 to 1")
+_COUNT = Rule(_integer(1), "a whole number, at least 1")
+_CLASSES = Rule(lambda value: list(map(_integer(0), _list(value))), "a list of classes, whole numbers from 0")
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A kind of segmentation that a checkpoint is for, as image processors know it.
+
+    name: the processor's `task`.
+    has_segments: whether post-processing returns `segmentation` and `segments_info` of an image, rather than the class
+        of every pixel. A query is then a thing in the whole image, and windows cannot be merged.
+    segments_overlap: whether segments may overlap, so that each has a mask of its own (with `return_binary_maps` or
+        `return_coco_annotation`).
+    do_split_image: the default: whether images are cut into windows, rather than fitted and padded.
+    """
+
+    name: str
+    has_segments: bool = True
+    segments_overlap: bool = False
+    do_split_image: bool = False
+
+    @property
+    def method(self) -> str:
+        """The name of the image processor's post-processing method."""
+        return f"post_process_{self.name}_segmentation"
+
+    @property
+    def settings(self) -> dict[str, "Setting"]:
+        """The settings that its post-processing uses."""
+        return {name: setting for name, setting in POST_PROCESSING.items() if self.name in setting.tasks}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    A setting of post-processing: an argument of its tasks' methods.
+
+    tasks: the names of the tasks that use it.
+    rule: the values it takes.
+    type: as image processors declare it.
+    default: what it is where nothing is given.
+    may_be_none: whether None is a value of its own, rather than the default.
+    is_stored: whether it is also a setting that image processors store and an argument of the pipeline. Others only
+        choose the form of a method's result.
+    """
+
+    tasks: tuple[str, ...]
+    rule: Rule
+    type: Any
+    default: Any = None
+    may_be_none: bool = False
+    is_stored: bool = True
+
+
+# Transformers' own pipeline takes the first post-processing method that it finds, in this order.
+TASKS = {
+    task.name: task
+    for task in (
+        Task("panoptic"),
+        Task("instance", segments_overlap=True),
+        Task("semantic", has_segments=False, do_split_image=True),
+    )
 }
+
+# In the order in which the methods take them.
+POST_PROCESSING = {
+    # score above which (for instances, from which) a query becomes a segment
+    "threshold": Setting(("panoptic", "instance"), _FRACTION, float, 0.8),
+    # probability from which a pixel is part of a mask
+    "mask_threshold": Setting(("panoptic", "instance"), _FRACTION, float, 0.5),
+    # share of the area of its mask that a query must win against the others
+    "overlap_mask_area_threshold": Setting(("panoptic",), _FRACTION, float, 0.8),
+    # classes of which there is at most one segment per image
+    "stuff_classes": Setting(("panoptic",), _CLASSES, list[int], None, may_be_none=True),
+    # number of pairs of a query and a class that can become instances; None for all
+    "top_k": Setting(("instance",), _COUNT, int, 100, may_be_none=True),
+    # a bool mask for each instance
+    "return_binary_maps": Setting(("instance",), _FLAG, bool, False, is_stored=False),
+    # a mask for each instance, in COCO's run lengths
+    "return_coco_annotation": Setting(("instance",), _FLAG, bool, False, is_stored=False),
+    # the scores of all classes too, `num_classes` x 4 bytes a pixel
+    "return_segmentation_scores": Setting(("semantic",), _FLAG, bool, False, is_stored=False),
+}
+STORED = {name: setting for name, setting in POST_PROCESSING.items() if setting.is_stored}
+
+_TASK = Rule(lambda value: TASKS[value].name, f"one of {', '.join(map(repr, TASKS))}")
+_RULES: dict[str, Rule] = {
+    **{name: setting.rule for name, setting in POST_PROCESSING.items()},
+    **dict.fromkeys(("task", "subtask"), _TASK),
+    **dict.fromkeys(
+        ("default_to_square", "disable_grouping", "do_convert_rgb", "do_normalize", "do_pad", "do_reduce_labels"),
+        _FLAG,
+    ),
+    **dict.fromkeys(("do_rescale", "do_resize", "do_split_image"), _FLAG),
+    "do_center_crop": Rule(_only(_bool, False), "False: the model sees whole images"),
+    "size": Rule(_size, "an int, (height, width), {'height', 'width'} or {'shortest_edge', 'longest_edge'} in pixels"),
+    **dict.fromkeys(("crop_size", "pad_size"), Rule(_unused_size, "an int or (height, width) in pixels")),
+    "resample": Rule(_filter, "one of PIL's filters, a number from 0 to 5 (2 is bilinear)"),
+    "rescale_factor": Rule(_POSITIVE, "a finite number above 0"),
+    "image_mean": Rule(_per_channel(_number()), "a finite number, or one for each channel"),
+    "image_std": Rule(_per_channel(_POSITIVE), "a finite number above 0, or one for each channel"),
+    "ignore_index": Rule(_integer(), "a whole number or None"),
+    "data_format": Rule(
+        _only(ChannelDimension, ChannelDimension.FIRST), "'channels_first', which is what the model takes"
+    ),
+    "input_data_format": Rule(_only(ChannelDimension), "'channels_first' or 'channels_last'"),
+    "return_tensors": Rule(_only(TensorType), f"one of {', '.join(repr(kind.value) for kind in TensorType)}"),
+    "device": Rule(_device, "a device of this machine, such as 'cpu' or 'cuda:0'"),
+    "timeout": Rule(_POSITIVE, "a number of seconds above 0"),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Returns settings as plain Python values; None, which stands for a default, and names without a rule stay.
+
+    Raises:
+        ValueError: the first value that its setting does not take.
+    """
+    checked = dict(settings)
+    for name, value in settings.items():
+        if value is not None and name in _RULES:
+            try:
+                checked[name] = _RULES[name].convert(value)
+            except (ValueError, TypeError, OverflowError, RuntimeError, KeyError) as error:  # of any conversion
+                shown = repr(value)
+                shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+                raise ValueError(f"{name} must be {_RULES[name].expected}, got {shown}.") from error
+    return checked
+
+
+def check_names(given: Iterable[str], known: Collection[str], owner: str) -> None:
+    """Raises a `ValueError` for the first setting that `owner` does not have, with the closest that it has."""
+    for name in given:
+        if name not in known:
+            (closest,) = get_close_matches(str(name), known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{owner} has no setting {name!r}; the closest is {closest!r}. There are {', '.join(sorted(known))}."
+            )
+
+
+def check_spelling(given: Iterable[str], known: Collection[str], owner: str) -> None:
+    """As `check_names`, but only for names that are close to one of a setting: others belong to someone else."""
+    check_names(
+        (name for name in given if get_close_matches(str(name), known, n=1, cutoff=_LIKELY_MISSPELT)), known, owner
+    )
+
+
+def check_task_settings(given: Iterable[str], task: Task) -> None:
+    """Raises a `ValueError` for the first setting of post-processing that only other tasks have."""
+    for name in given:
+        if name in POST_PROCESSING and name not in task.settings:
+            others = POST_PROCESSING[name].tasks
+            raise ValueError(
+                f"{name} is a setting of {' and '.join(others)} segmentation, and this is {task.name} segmentation: "
+                f"leave it out, or ask for {' or '.join(map(repr, others))}."
+            )
+
+
+class post_processing:  # noqa: N801
+    """
+    Decorator of the post-processing method for a task, `method(self, outputs, target_sizes, ..., **settings)`.
+
+    Callers may pass any setting of the task, also by position in the order of the table: stored settings after
+    `target_sizes`, those of the result's form last. The method gets all of them, checked, and in place of None the
+    stored setting.
+
+    An image processor has the method unless its own task comes earlier in `TASKS`: Transformers' own pipeline, which
+    takes the first that it finds, then takes that of the processor's task.
+    """
+
+    def __init__(self, name: str):
+        self.task = TASKS[name]
+
+    def __call__(self, method: Callable[..., Any]) -> "post_processing":
+        task = self.task
+        settings = {name: Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in task.settings}
+        own = list(signature(method).parameters.values())[:-1]
+        stored = [parameter for name, parameter in settings.items() if name in STORED]
+        forms = [parameter for name, parameter in settings.items() if name not in STORED]
+        call_signature = signature(method).replace(parameters=[*own[:3], *stored, *own[3:], *forms])
+        known = list(call_signature.parameters)[1:]
+
+        @wraps(method)
+        def call(processor: Any, *args: Any, **kwargs: Any) -> Any:
+            check_names(kwargs, known, task.method)
+            arguments = check_settings(call_signature.bind(processor, *args, **kwargs).arguments)
+            for name, setting in task.settings.items():
+                if arguments.get(name) is None:
+                    # which may have been set since it was checked
+                    stored = check_settings({name: getattr(processor, name, setting.default)})[name]
+                    if stored is None and not setting.may_be_none:
+                        raise ValueError(f"The processor's {name} is None: set it to {setting.rule.expected}.")
+                    arguments[name] = stored
+            return method(**{"self": arguments.pop("self"), **arguments})
+
+        call.__signature__ = call_signature  # type: ignore[attr-defined]
+        self.method: Any = call
+        return self
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self.method
+        names = list(TASKS)
+        allowed = names[: names.index(self.task.name) + 1]
+        if instance.task not in allowed:
+            raise AttributeError(
+                f"{self.task.method} is not for task={instance.task!r}: set the processor's task to "
+                f"{' or '.join(map(repr, allowed))}, or call post_process(..., task=...)."
+            )
+        return self.method.__get__(instance, owner)

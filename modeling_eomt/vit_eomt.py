@@ -15,11 +15,10 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig, as_pair
-from .linear_eomt import EomtLinear
+from .kernels_eomt import EomtLinear, recomputed
 from .positions_eomt import EomtPositionEmbeddings
-from .recomputation_eomt import without_keeping
-from .swiglu_names_eomt import read_legacy_swiglu_names
 
 
 class EomtPatchProjection(nn.Conv2d):
@@ -64,9 +63,8 @@ class EomtEmbeddings(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
         projection = EomtPatchProjection(config)
-        self.patch_embeddings = (
-            projection if config.uses_rope else nn.Sequential(OrderedDict([("projection", projection)]))
-        )
+        is_nested = get_family(config).layers.patches == "patch_embeddings.projection"
+        self.patch_embeddings = nn.Sequential(OrderedDict(projection=projection)) if is_nested else projection
         self.position_embeddings = None if config.uses_rope else EomtPositionEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -93,15 +91,19 @@ class EomtMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        self.input_name, self.output_name = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
+        self.input_name, self.output_name = get_family(config).layers.mlp
         bias = getattr(config, "mlp_bias", True)
         self.add_module(self.input_name, EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias))
         self.add_module(self.output_name, EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias))
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        up, down = getattr(self, self.input_name), getattr(self, self.output_name)
-        return without_keeping(self.activation, down, (up(tokens),))
+        fc1, fc2 = getattr(self, self.input_name), getattr(self, self.output_name)
+        return fc2(self.act(fc1(tokens)))
+
+    @recomputed
+    def act(self, hidden: Tensor) -> Tensor:
+        return self.activation(hidden)
 
 
 class EomtGatedMLP(nn.Module):
@@ -111,18 +113,18 @@ class EomtGatedMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        bias = getattr(config, "mlp_bias", True)
+        bias = getattr(config, "mlp_bias", True)  # which is DINOv3's
         self.gate_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
-        self.register_load_state_dict_pre_hook(read_legacy_swiglu_names)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return without_keeping(self.gated, self.down_proj, (self.gate_proj(tokens), self.up_proj(tokens)))
+        return self.down_proj(self.act(self.gate_proj(tokens), self.up_proj(tokens)))
 
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        return self.activation(gate) * up
+    @recomputed
+    def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
+        return self.activation(gate) * hidden
 
 
 class EomtLayerScale(nn.Module):
@@ -170,7 +172,7 @@ class EomtLayer(GradientCheckpointingLayer):
         self.attention = EomtAttention(config)
         self.layer_scale1 = EomtLayerScale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
+        self.mlp: EomtGatedMLP | EomtMLP = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
         self.layer_scale2 = EomtLayerScale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ import msgspec
 
 
 T = TypeVar("T")
+
+# Raised where content is not JSON or does not follow its schema.
+SCHEMA_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # A text, or what Python writes for numbers that JSON does not have.
 _TEXT_OR_NOT_FINITE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
@@ -54,12 +58,35 @@ def read_json(content: bytes, kind: type[T], where: str, what: str = "what is ex
                 raise
             return msgspec.json.decode(_TEXT_OR_NOT_FINITE.sub(_finite, content), type=kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{where} is not {what}: {fault_of(error)}.") from error
+        raise ValueError(f"{where} is not {what}: {describe_fault(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
-def fault_of(error: Exception) -> str:
+def read_unambiguous_json(text: str, where: str) -> Any:
+    """
+    Reads JSON in which no key comes twice in an object.
+
+    Raises:
+        ValueError: it is something else.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=once)
+        json.dumps(content, ensure_ascii=False).encode()  # which halves of characters, as "\\ud800", cannot become
+        return content
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+
+
+def describe_fault(error: Exception) -> str:
     """What msgspec says is wrong, such as "expected `int`, got `str` - at `$.size[0]`", `$` being the whole."""
     text = str(error).replace("Number out of range", "Expected a number, got NaN, Infinity or one as large")
     return text[:1].lower() + text[1:]
@@ -69,7 +96,7 @@ def _finite(match: re.Match[bytes]) -> bytes:
     return match[0] if match[0].startswith(b'"') else _TOO_LARGE
 
 
-def identifier(value: int | float | str) -> int | str:
+def parse_id(value: int | float | str) -> int | str:
     """
     An id as what it is compared by: 1, 1.0 and "1" are the same.
 
@@ -83,7 +110,7 @@ def identifier(value: int | float | str) -> int | str:
     return int(value)
 
 
-def flag(value: Any, name: str) -> bool:
+def parse_flag(value: Any, name: str) -> bool:
     """
     Whether something is so: true or false, 1 or 0, also as texts.
 

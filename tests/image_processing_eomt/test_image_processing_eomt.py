@@ -98,7 +98,7 @@ DAMAGED = {
     '{"size": {"a": {"b": 1}}}': "size must be",
     '{"threshold": "high"}': "threshold must be",
     '{"stuff_classes": "all"}': "stuff_classes must be",
-    '{"task": ["panoptic"]}': "task=",
+    '{"task": ["panoptic"]}': "task must be",
     '{"top_k": 1e999}': "top_k must be",
 }
 

@@ -1,12 +1,16 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from image_processing_eomt import instance_segments, instances_eomt, upsampling_eomt
+from image_processing_eomt import TASKS, instances_eomt, segment_instances, upsampling_eomt
 from image_processing_eomt.sizes_eomt import View
 
 
+DEFAULTS = {name: setting.default for name, setting in TASKS["instance"].settings.items()}
+segmented = partial(segment_instances, **DEFAULTS)
 SIZE = (1, 4)
 VIEW = View(SIZE, SIZE)
 
@@ -14,7 +18,7 @@ VIEW = View(SIZE, SIZE)
 def instances(masks, class_logits, **kwargs):
     """Instances of `(n, 1, 4)` masks of 0 and 1 at the masks' own size."""
     logits = (torch.tensor(masks, dtype=torch.float32) - 0.5) * 20
-    return instance_segments(logits, torch.tensor(class_logits), VIEW, SIZE, **kwargs)
+    return segmented(logits, torch.tensor(class_logits), VIEW, SIZE, **kwargs)
 
 
 def labels_and_areas(result):
@@ -50,7 +54,7 @@ def test_a_query_may_stand_for_several_classes():
 
 def test_the_score_is_the_class_score_times_the_mean_probability_of_the_mask():
     mask_logits, class_logits = torch.randn(1, 6, 7) * 2, torch.tensor([[1.0, 3.0, 0.5]])
-    result = instance_segments(mask_logits, class_logits, View((6, 7), (6, 7)), (6, 7), threshold=0.0, top_k=1)
+    result = segmented(mask_logits, class_logits, View((6, 7), (6, 7)), (6, 7), threshold=0.0, top_k=1)
     probability = mask_logits[0].sigmoid()
     expected = class_logits.softmax(1)[0, 1] * probability[mask_logits[0] > 0].mean()
     assert result["segments_info"][0]["score"] == pytest.approx(expected.item(), abs=1e-6)
@@ -60,16 +64,14 @@ def test_the_threshold_is_for_the_final_score():
     mask_logits, class_logits = torch.full((1, 2, 2), 0.5), torch.tensor([[9.0, 0.0]])
     score = torch.tensor(0.5).sigmoid().item() * class_logits.softmax(1)[0, 0].item()
     view = View((2, 2), (2, 2))
-    assert instance_segments(mask_logits, class_logits, view, (2, 2), threshold=score + 0.01)["segments_info"] == []
-    assert (
-        len(instance_segments(mask_logits, class_logits, view, (2, 2), threshold=score - 0.01)["segments_info"]) == 1
-    )
+    assert segmented(mask_logits, class_logits, view, (2, 2), threshold=score + 0.01)["segments_info"] == []
+    assert len(segmented(mask_logits, class_logits, view, (2, 2), threshold=score - 0.01)["segments_info"]) == 1
 
 
 def test_the_mask_threshold_moves_the_border():
     mask_logits = torch.tensor([[[2.0, 1.0, 0.1, -1.0]]])
     for mask_threshold, area in ((0.5, 3), (0.6, 2), (0.0, 4), (1.0, 0)):
-        result = instance_segments(
+        result = segmented(
             mask_logits, torch.tensor([[9.0, 0.0]]), VIEW, SIZE, threshold=0.0, mask_threshold=mask_threshold
         )
         assert result["segments_info"][0]["area"] == area
@@ -95,7 +97,7 @@ def test_bands_and_chunks_change_nothing(output_size, monkeypatch):
 
     def all_forms():
         forms = ({}, {"return_binary_maps": True}, {"return_coco_annotation": True})
-        return [instance_segments(masks, classes, view, output_size, threshold=0.2, **form) for form in forms]
+        return [segmented(masks, classes, view, output_size, threshold=0.2, **form) for form in forms]
 
     whole = all_forms()
     monkeypatch.setattr(upsampling_eomt, "BAND_NUMEL", {"cpu": 500, "other": 500})
@@ -115,5 +117,3 @@ def test_bands_and_chunks_change_nothing(output_size, monkeypatch):
 def test_contradictory_arguments_are_errors():
     with pytest.raises(ValueError, match="exclude each other"):
         instances(*OVERLAPPING, return_binary_maps=True, return_coco_annotation=True)
-    with pytest.raises(ValueError, match="top_k must be at least 1"):
-        instances(*OVERLAPPING, top_k=0)

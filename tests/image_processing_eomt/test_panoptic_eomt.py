@@ -1,10 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 
-from image_processing_eomt import panoptic_segments
+from image_processing_eomt import TASKS, segment_panoptic
 from image_processing_eomt.sizes_eomt import View
 
 
+DEFAULTS = {name: setting.default for name, setting in TASKS["panoptic"].settings.items()}
+segmented = partial(segment_panoptic, **DEFAULTS)
 THING, STUFF, NOTHING = 0, 1, 2  # the classes of the hand-made cases; the last one is "no object"
 
 
@@ -14,7 +18,7 @@ def segment(masks, labels, **kwargs):
     size = tuple(masks.shape[-2:])
     kwargs = {"stuff_classes": [STUFF], **kwargs}
     class_logits = torch.nn.functional.one_hot(torch.tensor(labels), 3).float() * 12
-    return panoptic_segments((masks - 0.5) * 20, class_logits, View(size, size), size, **kwargs)
+    return segmented((masks - 0.5) * 20, class_logits, View(size, size), size, **kwargs)
 
 
 def test_things_stay_apart_and_stuff_is_merged():
@@ -29,7 +33,7 @@ def test_things_stay_apart_and_stuff_is_merged():
 def test_a_merged_segment_has_the_score_of_its_best_query():
     class_logits = torch.tensor([[0.0, 4.0, 0.0], [0.0, 6.0, 0.0]])
     masks = torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]]])
-    result = panoptic_segments(masks, class_logits, View((1, 2), (1, 2)), (1, 2), stuff_classes=[1])
+    result = segmented(masks, class_logits, View((1, 2), (1, 2)), (1, 2), stuff_classes=[1])
     assert result["segments_info"][0]["score"] == pytest.approx(class_logits[1].softmax(0)[1].item())
 
 
@@ -37,7 +41,7 @@ def test_a_merged_segment_has_the_score_of_its_best_query():
 def test_a_query_that_keeps_too_little_of_its_mask_is_dropped(overlap_threshold, num_segments):
     # The second mask loses one of its two pixels to the first, whose logits are higher.
     masks = torch.tensor([[[9.0, 9.0, -9.0]], [[-9.0, 3.0, 3.0]]])
-    result = panoptic_segments(
+    result = segmented(
         masks,
         torch.tensor([[9.0, 0.0, 0.0]]).expand(2, 3),
         View((1, 3), (1, 3)),
@@ -66,13 +70,13 @@ def test_nothing_found_is_an_empty_segmentation(labels):
 def test_padding_is_cut_off_before_the_result_gets_its_size():
     masks = torch.full((1, 4, 4), -9.0)
     masks[:, :2, :] = 9.0  # exactly the upper half, and the image is the upper half
-    result = panoptic_segments(masks, torch.tensor([[9.0, 0.0]]), View((2, 4), (4, 4)), (10, 20), mask_threshold=0.5)
+    result = segmented(masks, torch.tensor([[9.0, 0.0]]), View((2, 4), (4, 4)), (10, 20), mask_threshold=0.5)
     assert result["segmentation"].shape == (10, 20)
     assert result["segments_info"][0]["area"] == 200
 
 
 def test_areas_and_boxes_are_those_of_the_segmentation():
-    result = panoptic_segments(
+    result = segmented(
         torch.randn(20, 8, 8) * 4,
         torch.randn(20, 5) * 4,
         View((32, 24), (32, 32)),
@@ -93,7 +97,7 @@ def test_areas_and_boxes_are_those_of_the_segmentation():
 
 
 def test_half_precision_logits_are_fine():
-    result = panoptic_segments(
+    result = segmented(
         torch.full((1, 4, 4), 9.0, dtype=torch.bfloat16),
         torch.tensor([[9.0, 0.0]], dtype=torch.bfloat16),
         View((16, 16), (16, 16)),
@@ -112,8 +116,8 @@ def test_a_stuff_class_that_the_model_lacks_is_an_error(label):
 def test_cuda_gives_what_the_cpu_gives():
     masks, classes = torch.randn(20, 8, 8) * 4, torch.randn(20, 5) * 4
     sizes, settings = (View((32, 24), (32, 32)), (50, 37)), {"threshold": 0.3, "stuff_classes": [2]}
-    cpu = panoptic_segments(masks, classes, *sizes, **settings)
-    cuda = panoptic_segments(masks.cuda(), classes.cuda(), *sizes, **settings)
+    cpu = segmented(masks, classes, *sizes, **settings)
+    cuda = segmented(masks.cuda(), classes.cuda(), *sizes, **settings)
     assert cuda["segmentation"].is_cuda
     # Interpolation rounds differently on the two: single pixels may change sides.
     assert (cuda["segmentation"].cpu() != cpu["segmentation"]).float().mean() < 1e-2

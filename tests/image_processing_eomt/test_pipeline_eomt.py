@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import EomtConfig, EomtForUniversalSegmentation, ImageSegmentationPipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
+from image_processing_eomt import TASKS, EomtImageProcessorPil, EomtImageSegmentationPipeline
+from image_processing_eomt.settings_eomt import POST_PROCESSING
 
 
 SIZES = [(30, 40), (70, 20), (64, 64), (15, 90), (33, 33)]  # height, width
@@ -106,7 +107,7 @@ def test_stored_thresholds_hold_unless_the_call_says_otherwise(segmenter, proces
 
 
 def test_a_subtask_that_does_not_exist_is_an_error(segmenter, images):
-    with pytest.raises(ValueError, match="task='pose' does not exist"):
+    with pytest.raises(ValueError, match="subtask must be one of 'panoptic', 'instance', 'semantic', got 'pose'"):
         segmenter(images[0], subtask="pose")
 
 
@@ -153,13 +154,48 @@ def test_any_checkpoint_does_any_subtask(model, images, stored, subtask):
     assert [as_lists(segments) for segments in one] == [as_lists(segments) for segments in other]
 
 
-def test_settings_of_other_tasks_are_left_out(model, images):
-    settings = {"threshold": 0.1, "mask_threshold": 0.4, "overlap_mask_area_threshold": 0.3, "top_k": 4}
-    for task in ("panoptic", "instance", "semantic"):
-        segmenter = EomtImageSegmentationPipeline(
-            model=model, image_processor=processor_for(task), task="image-segmentation"
-        )
-        assert len(segmenter(images[0], stuff_classes=[0], **settings)) <= (4 if task == "instance" else 9)
+SETTINGS = {
+    "threshold": 0.1,
+    "mask_threshold": 0.4,
+    "overlap_mask_area_threshold": 0.3,
+    "stuff_classes": [0],
+    "top_k": 4,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_pipeline_takes_every_setting_of_its_task_and_says_which_are_of_others(model, images, task):
+    assert set(SETTINGS) == {name for name, setting in POST_PROCESSING.items() if setting.is_stored}
+    processor = processor_for(task)
+    segmenter = EomtImageSegmentationPipeline(model=model, image_processor=processor, task="image-segmentation")
+    own = {name: value for name, value in SETTINGS.items() if name in TASKS[task].settings}
+    stored = processor_for(task)
+    for name, value in own.items():
+        setattr(stored, name, value)
+    expected = EomtImageSegmentationPipeline(model=model, image_processor=stored, task="image-segmentation")
+    assert as_lists(segmenter(images[0], **own)) == as_lists(expected(images[0]))
+    for name in SETTINGS.keys() - own.keys():
+        message = f"{name} is a setting of .*, and this is {task} segmentation"
+        with pytest.raises(ValueError, match=message):
+            segmenter(images[0], **{name: SETTINGS[name]})
+        with pytest.raises(ValueError, match=message):
+            EomtImageSegmentationPipeline(
+                model=model, image_processor=processor, task="image-segmentation", **{name: SETTINGS[name]}
+            )
+        other = POST_PROCESSING[name].tasks[0]
+        segmenter(images[0], subtask=other, **{name: SETTINGS[name]})
+
+
+def test_settings_a_pipeline_was_made_with_are_those_of_its_task_only(model, images):
+    made_with = {"top_k": 2, "threshold": 0.0}
+    processor = processor_for("instance")
+    segmenter = EomtImageSegmentationPipeline(
+        model=model, image_processor=processor, task="image-segmentation", **made_with
+    )
+    assert len(segmenter(images[0])) <= 2
+    assert as_lists(segmenter(images[0], subtask="panoptic")) == as_lists(
+        segmenter(images[0], subtask="panoptic", threshold=0.0)
+    )
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
@@ -171,7 +207,8 @@ def test_transformers_own_pipeline_does_the_task_of_the_checkpoint(model, images
     ]
     settings = {"threshold": 0.2, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
     for image in images:
-        theirs, ours = (segmenter(image, **settings) for segmenter in segmenters)
+        theirs = segmenters[0](image, **settings)
+        ours = segmenters[1](image, **{name: settings[name] for name in settings.keys() & TASKS[task].settings.keys()})
         assert [(segment["label"], segment["score"]) for segment in theirs] == [
             (segment["label"], segment["score"]) for segment in ours
         ]

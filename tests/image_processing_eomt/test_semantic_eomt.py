@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from image_processing_eomt import semantic_classes, upsampling_eomt
+from image_processing_eomt import segment_semantic, upsampling_eomt
 from image_processing_eomt.sizes_eomt import View, view_of
 
 
@@ -34,29 +34,30 @@ def test_bands_give_what_the_definition_gives(output_size, is_split, small_bands
         monkeypatch.setattr(upsampling_eomt, "BAND_NUMEL", {"cpu": 3000, "other": 3000})
     view = view_of(output_size, (32, 32), **SETTINGS, do_split_image=is_split)
     masks, classes = torch.randn(len(view.windows), 6, 8, 8) * 4, torch.randn(len(view.windows), 6, 5) * 3
-    segmentation, scores = semantic_classes(masks, classes, view, output_size, return_scores=True)
+    result = segment_semantic(masks, classes, view, output_size, return_segmentation_scores=True)
+    segmentation, scores = result.segmentation, result.segmentation_scores
     expected = everything_at_once(masks, classes, view, output_size)
     assert torch.allclose(scores, expected, atol=1e-5)
     assert torch.equal(segmentation, scores.argmax(0))
     assert segmentation.dtype == torch.int64
-    without, none = semantic_classes(masks, classes, view, output_size)
-    assert torch.equal(without, segmentation) and none is None
+    without = segment_semantic(masks, classes, view, output_size, return_segmentation_scores=False)
+    assert torch.equal(without, segmentation)
 
 
 def test_padding_has_no_say():
     mask_logits = torch.full((1, 2, 8, 8), -9.0)
     mask_logits[0, 0, :4], mask_logits[0, 1, 4:] = 9.0, 9.0
     class_logits = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
-    segmentation, _ = semantic_classes(mask_logits, class_logits, View((16, 32), (32, 32)), (50, 100))
+    view = View((16, 32), (32, 32))
+    segmentation = segment_semantic(mask_logits, class_logits, view, (50, 100), return_segmentation_scores=False)
     assert (segmentation == 0).float().mean() > 0.95  # the other class has only the padding
 
 
 def test_half_precision_logits_are_fine():
     view = View((16, 16), (16, 16))
-    segmentation, scores = semantic_classes(
-        torch.randn(1, 3, 4, 4).bfloat16(), torch.randn(1, 3, 3).bfloat16(), view, (16, 16), return_scores=True
-    )
-    assert segmentation.shape == (16, 16) and scores.dtype == torch.float32
+    logits = (torch.randn(1, 3, 4, 4).bfloat16(), torch.randn(1, 3, 3).bfloat16())
+    result = segment_semantic(*logits, view, (16, 16), return_segmentation_scores=True)
+    assert result.segmentation.shape == (16, 16) and result.segmentation_scores.dtype == torch.float32
 
 
 LARGE_PICTURE = """

@@ -17,10 +17,11 @@ from PIL import Image
 
 from image_processing_eomt import draw_segmentation
 
+from ..data.colours import decode_rgb
 from ..data.samples import Sample
 from ..figures import Segmentation, as_segments, overlapping_segments, side_by_side
-from ..inputs import panoptic_reference
 from ..json_files import read_json
+from ..tasks import build_panoptic_reference
 from .records import RECORD_ENDING, RECORDS, Record
 from .shared_folder import SharedFolder
 from .summary import PredictionSummary
@@ -211,7 +212,7 @@ class PredictionFiles(ABC):
         found = self.flatten(result, image.size)
         if folder == OVERLAYS:
             return draw_segmentation(sample.image, found["segmentation"], found["segments_info"], self.id2label)
-        panels: dict[str, Any] = {"target": panoptic_reference(sample)} if self.has_targets else {}
+        panels: dict[str, Any] = {"target": build_panoptic_reference(sample)} if self.has_targets else {}
         return side_by_side(sample.image, {**panels, "prediction": found}, self.id2label)
 
     def _format_classes(self) -> Iterable[str]:
@@ -239,8 +240,7 @@ class PanopticFiles(PredictionFiles):
 
     def draw_map(self, result: Mapping[str, Any]) -> Image.Image:
         """Draws segment `i` in the colour of COCO's id i + 1, and black what is no segment."""
-        ids = result["segmentation"].numpy() + 1
-        return Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8))
+        return Image.fromarray(decode_rgb(result["segmentation"].numpy() + 1))
 
     def format_json(self, read_records: ReadRecords) -> dict[str, Iterable[str]]:
         return {PANOPTIC_JSON: self._format_panoptic(read_records)}

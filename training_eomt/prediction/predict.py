@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..disk import check_writable
-from ..evaluation import not_finite, outputs_of
+from ..evaluation import run_model
+from ..finiteness import find_not_finite
 from ..inputs import ImageProcessor, collate
 from .names import make_safe_paths
 from .outputs import DEFAULT_OUTPUTS, ENDINGS, PREDICTION_FILES, PredictionFiles, SourceImage
@@ -229,8 +230,8 @@ def _segment(
             images = inputs.pop("images")
             with torch.inference_mode():
                 pixel_values = inputs.pop("pixel_values").to(model.device, model.dtype)
-                model_outputs = outputs_of(model, pixel_values, len(images), **inputs)
-                failed = not_finite(model_outputs)
+                model_outputs = run_model(model, pixel_values, len(images), **inputs)
+                failed = find_not_finite(model_outputs)
                 if failed:  # or there would be no results for the others of the batch
                     model_outputs.masks_queries_logits.nan_to_num_(0.0, 0.0, 0.0)
                     model_outputs.class_queries_logits.nan_to_num_(0.0, 0.0, 0.0)

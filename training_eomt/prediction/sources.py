@@ -10,8 +10,8 @@ from typing import Protocol
 
 from ..data.base import SegmentationDataset
 from ..data.files import FileTree
-from ..data.images import DEFAULT_READING, ImageReading
-from ..data.samples import Sample, picture_suffixes
+from ..data.images import DEFAULT_READING, ImageReading, list_image_suffixes
+from ..data.samples import Sample
 
 
 class ImageSource(Protocol):
@@ -153,7 +153,7 @@ class AnnotatedImages:
 
 def is_image(path: Path) -> bool:
     """Whether a path is a single image, by its name."""
-    return path.is_file() and path.suffix.lower() in picture_suffixes()
+    return path.is_file() and path.suffix.lower() in list_image_suffixes()
 
 
 def _escape(name: str) -> str:
@@ -175,7 +175,7 @@ def _stamp(path: Path) -> str | None:
 
 def _list_images(root: str) -> list[str]:
     """Returns the images in a folder and below it. Links are followed as `FileTree.below` follows them."""
-    suffixes = picture_suffixes()
+    suffixes = list_image_suffixes()
 
     def refuse(error: OSError) -> None:
         raise error

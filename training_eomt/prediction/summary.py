@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configuration_eomt.text_eomt import terminal_text
+from ..text import terminal_text
 
 
 MAX_NAMED = 5  # failed images that a summary names

@@ -1,17 +1,21 @@
-"""What can be known to be wrong with a run before anything is loaded; nothing here needs torch."""
+"""Finds what is wrong with a run before anything is loaded; nothing here needs torch."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from ..disk import check_writable
 from ..run_files import REPORT
 from .arguments import DataArguments, ModelArguments
-from .given_paths import check_exists
+
+
+# Names that a repository on the Hub may have, with or without its owner; only the Hub knows whether it does.
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def evaluates(training_args: Any) -> bool:
-    """Whether anything is measured, in the end or during training."""
+    """Returns whether a run evaluates, in the end or during training."""
     during_training = (
         training_args.eval_strategy not in (None, "no")
         or training_args.load_best_model_at_end
@@ -23,7 +27,7 @@ def evaluates(training_args: Any) -> bool:
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
     """
-    Checks what a run is to do, and the folders that it names.
+    Checks the actions of a run and the folders that it names.
 
     Raises:
         OSError: a file or folder is missing, the output folder holds something already or cannot be written to.
@@ -52,16 +56,16 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
-    if data_args.gives_prediction_settings and not training_args.do_predict:
-        raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
+    if data_args.given_prediction_settings and not training_args.do_predict:
+        raise ValueError(f"--{data_args.given_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
         raise ValueError("Without --do_train the model stays as it is: leave out --num_queries and --num_blocks.")
     output_dir = Path(training_args.output_dir)
-    resume_from = resume_choice(training_args)
+    resume_from = parse_resume(training_args)
     if training_args.do_train and resume_from is not None:
-        from ..saved_checkpoints import last_complete
+        from ..checkpoints import last_complete
 
         if resume_from is True and last_complete(output_dir) is None:
             raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
@@ -90,9 +94,24 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             raise ValueError("--push_to_hub needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
 
 
-def resume_choice(training_args: Any) -> str | Literal[True] | None:
-    """What to resume from: True for the last checkpoint, a checkpoint's path, or None."""
+def parse_resume(training_args: Any) -> str | Literal[True] | None:
+    """Returns what to resume from: True for the last checkpoint, a checkpoint's path, or None."""
     given = training_args.resume_from_checkpoint
     if given is None or str(given).lower() == "false":
         return None
     return True if str(given).lower() == "true" else given
+
+
+def check_exists(argument: str, given: str, may_be_on_hub: bool = True) -> None:
+    """
+    Raises a `FileNotFoundError` for a path that is no file or folder, not in a zip, and cannot be a name on the Hub.
+
+    Args:
+        argument: the name of the argument, for the message.
+        given: its value.
+        may_be_on_hub: whether it may be a name on the Hub at all.
+    """
+    path = Path(given)
+    is_there = path.exists() or any(parent.is_file() for parent in path.parents)
+    if not is_there and not (may_be_on_hub and HUB_NAME.fullmatch(given)):
+        raise FileNotFoundError(f"--{argument} {given}: there is no such file or folder.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training_eomt.data import BadSample, open_dataset, without
+from training_eomt.data import BadSample, leave_out, open_dataset
 from training_eomt.data.report import DataReport, check_samples, report
 from training_eomt.shapes import generate_shapes_dataset
 
@@ -30,8 +30,8 @@ def maps(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_samples_are_read_where_only_that_tells(maps, num_workers):
     found = report(open_dataset(maps), num_workers=num_workers, show_progress=False)
-    assert (found.num_pictures, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
-    assert found.num_segments == found.num_pictures_with == {"road": 5, "car": 2, "sky": 0}
+    assert (found.num_images, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
+    assert found.num_segments == found.num_images_with == {"road": 5, "car": 2, "sky": 0}
     assert "1 of 3 classes have no segment" in str(found)
     assert found.sizes == ((10, 20), (12, 20), (15, 20))
 
@@ -39,7 +39,7 @@ def test_samples_are_read_where_only_that_tells(maps, num_workers):
 def test_a_part_of_the_samples_is_spread_evenly_and_said(maps):
     found = report(open_dataset(maps), max_read=3, show_progress=False)
     assert found.num_counted == 3 and found.num_segments == {"road": 3, "car": 0, "sky": 0}
-    assert "counted on 3 of 6 pictures" in str(found)
+    assert "counted on 3 of 6 images" in str(found)
 
 
 def test_the_json_of_coco_tells_without_reading(coco_sample):
@@ -51,7 +51,7 @@ def test_the_json_of_coco_tells_without_reading(coco_sample):
         assert list(found.num_segments) == [category["name"] for category in content["categories"]]
         read = open_dataset(coco_sample / file)
         labels = [target.label_id for index in range(2) for target in read[index].targets]
-        assert found.num_segments["person"] == labels.count(0) and found.num_pictures_with["person"] == 2
+        assert found.num_segments["person"] == labels.count(0) and found.num_images_with["person"] == 2
 
 
 def test_the_table_is_aligned_and_the_dictionary_is_json(tmp_path):
@@ -79,7 +79,7 @@ def test_every_bad_sample_is_found_by_reading_it_and_can_be_left_out(maps, num_w
     bad = check_samples(dataset, num_workers, show_progress=False)
     assert [sample.name for sample in bad] == [str(path), str(maps / "images" / "4.jpg")]
     assert "cannot be decoded" in bad[0].reason and "must have the same size" in bad[1].reason
-    rest = without(dataset, bad)
+    rest = leave_out(dataset, bad)
     assert len(rest) == 4 and check_samples(rest, show_progress=False) == []
     found = report(rest, show_progress=False)
     assert found.bad_samples == bad and "left out: 2" in str(found)
@@ -97,7 +97,7 @@ def test_annotations_that_are_left_out_when_read_are_found_in_workers_too(coco_s
     dataset = open_dataset(tmp_path, skip_bad_samples=True)
     bad = check_samples(dataset, num_workers=1, show_progress=False)
     assert len(bad) == 1 and "annotation 5 of" in bad[0].reason
-    assert len(without(dataset, bad)) == 2, "only the annotation is left out"
+    assert len(leave_out(dataset, bad)) == 2, "only the annotation is left out"
 
 
 def test_the_share_of_void_is_counted_where_annotations_cover_the_image(maps):
@@ -134,11 +134,11 @@ def test_names_from_data_have_no_effect_on_the_terminal():
     report = DataReport(
         where="a\x1b[2Jb.json",
         task="panoptic",
-        num_pictures=1,
+        num_images=1,
         num_counted=1,
         sizes=((1, 1),) * 3,
         num_segments={"cat\x1b[31m\ndog": 1},
-        num_pictures_with={"cat\x1b[31m\ndog": 1},
+        num_images_with={"cat\x1b[31m\ndog": 1},
         num_crowds=0,
         num_empty=0,
         bad_samples=[BadSample("x", "x\ny\x9b is gone")],

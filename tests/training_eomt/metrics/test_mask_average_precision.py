@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from image_processing_eomt.instances_eomt import instance_segments
+from image_processing_eomt import TASKS, segment_instances
 from image_processing_eomt.sizes_eomt import View
 from training_eomt.metrics import MaskAveragePrecision
 
@@ -211,7 +211,9 @@ def test_takes_what_post_processing_returns():
     mask_logits[1, 10:14, 3:12] = 10
     class_logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
     view = View((64, 64), (64, 64))
-    prediction = instance_segments(mask_logits, class_logits, view, (64, 64), return_coco_annotation=True)
+    settings = {name: setting.default for name, setting in TASKS["instance"].settings.items()}
+    settings["return_coco_annotation"] = True
+    prediction = segment_instances(mask_logits, class_logits, view, (64, 64), **settings)
     infos = [{"label_id": info["label_id"]} for info in prediction["segments_info"]]
     assert len(infos) == 2
     reference = {"image_id": 1, "segmentation": prediction["segmentation"], "segments_info": infos}
@@ -262,7 +264,7 @@ def test_numbers_of_other_libraries_are_integers():
     assert list(metric.state()["truths"]) == [3]
 
 
-def test_the_state_is_bounded_by_detections_whatever_the_size_of_the_picture():
+def test_the_state_is_bounded_by_detections_whatever_the_size_of_the_image():
     sizes = []
     for size in ((130, 170), (1300, 1700)):
         prediction, reference = random_image(np.random.default_rng(0), 1, size, num_targets=20, num_detections=100)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training_eomt.script.arguments import parse_arguments, read_arguments
+from training_eomt.script.command_line import parse_arguments, read_arguments
 
 
 RECIPES = sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.yaml"))
@@ -86,8 +86,8 @@ def test_later_recipes_come_on_top_of_earlier_ones(tmp_path):
         (["--scale_range", "1.0"], "smallest and the largest"),
         (["--image_size", "1", "2", "3"], "height and width"),
         (["--dataset", "a", "--train_data", "b"], "give one"),
-        (["--train_val_split", "0"], "a fraction below 1 or a number of pictures"),
-        (["--train_val_split", "1.5"], "a fraction below 1 or a number of pictures"),
+        (["--train_val_split", "0"], "a fraction below 1 or a number of images"),
+        (["--train_val_split", "1.5"], "a fraction below 1 or a number of images"),
         (["--train_val_split", "0.1", "--validation_data", "b"], "give one"),
         (["--threshold", "1.1"], "--threshold 1.1: it must be a number from 0 to 1"),
         (["--mask_threshold", "nan"], "--mask_threshold nan: it must"),
