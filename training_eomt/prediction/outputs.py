@@ -6,10 +6,9 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -47,25 +46,23 @@ MAX_NUMBER = np.iinfo(np.uint16).max  # of a class in a label map
 ReadRecords = Callable[[], Iterator[Record]]
 
 
-@dataclass(frozen=True)
-class SourceImage:
+class ReadImage(NamedTuple):
     """An image that was read.
 
     Args:
-        name: its name in the source.
         path: what its files are called, without their endings.
-        image_id: the dataset's number for it, or its name.
-        size: `(height, width)` in pixels.
-        stamp: tells the file that was read from one that replaces it.
+        record: what is known about it so far.
         sample: the image itself and its targets, where it is to be drawn.
     """
 
-    name: str
     path: str
-    image_id: int | str
-    size: tuple[int, int]
-    stamp: str | None = None
+    record: Record
     sample: Sample | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(height, width)` in pixels."""
+        return self.record.height, self.record.width
 
 
 class _SummaryFile(msgspec.Struct):
@@ -137,9 +134,9 @@ class PredictionFiles(ABC):
         except OSError:
             return False
 
-    def write(self, image: SourceImage, result: Any) -> Record:
+    def write(self, image: ReadImage, result: Any) -> None:
         """
-        Writes the files of one image. Threads may do this for several images at a time.
+        Writes the files of one image, and completes its record. Threads may do this for several images at a time.
 
         Args:
             image: the image.
@@ -157,15 +154,10 @@ class PredictionFiles(ABC):
             for name in sizes:
                 (self.folder.directory / name).unlink(missing_ok=True)
             raise
-        record = Record(image.name, stamp=image.stamp, files=sizes)
+        image.record.files = sizes
         segments = self.list_segments(result)
-        if segments is None:
-            return record
-        record.num_segments = len(segments)
-        if "json" in self.outputs:
-            record.id, record.segments = image.image_id, segments
-            record.height, record.width = image.size
-        return record
+        image.record.num_segments = None if segments is None else len(segments)
+        image.record.segments = segments if "json" in self.outputs else None
 
     def is_up_to_date(self, summary: PredictionSummary) -> bool:
         """Whether the files about all images are there and say what the summary does."""
@@ -204,7 +196,7 @@ class PredictionFiles(ABC):
         """Returns the segments as they are drawn, one for each pixel."""
         return as_segments(result)
 
-    def _draw(self, folder: str, image: SourceImage, result: Any) -> Image.Image:
+    def _draw(self, folder: str, image: ReadImage, result: Any) -> Image.Image:
         if folder == self.maps:
             return self.draw_map(result)
         sample = image.sample

@@ -21,7 +21,7 @@ from ..evaluation import run_model
 from ..finiteness import find_not_finite
 from ..inputs import ImageProcessor, collate
 from .names import make_safe_paths
-from .outputs import DEFAULT_OUTPUTS, ENDINGS, PREDICTION_FILES, PredictionFiles, SourceImage
+from .outputs import DEFAULT_OUTPUTS, ENDINGS, PREDICTION_FILES, PredictionFiles, ReadImage
 from .records import Record, Records
 from .run_settings import check_settings, describe_settings
 from .shared_folder import SharedFolder
@@ -120,15 +120,14 @@ def predict(
     )
     check_settings(folder, describe_settings(model, image_processor, source, files))
 
-    names = [source.name(index) for index in range(len(source))]
-    paths = make_safe_paths(names, list(ENDINGS.values()))
+    paths = make_safe_paths(source.names, list(ENDINGS.values()))
 
     def is_current(index: int, record: Record) -> bool:
         return record.stamp == source.stamp(index) and files.are_whole(record.files)
 
-    records = Records(folder, names, paths, is_current)
+    records = Records(folder, source.names, paths, is_current)
     summary = records.summarize()
-    share = np.arange(process_index, len(names), num_processes)
+    share = np.arange(process_index, len(source), num_processes)
     todo = share[~summary.is_segmented[share]]
     if not len(todo) and files.is_up_to_date(summary) and not folder.list_drafts():
         return summary
@@ -161,7 +160,7 @@ def predict(
 
 
 class _PreparedImages(Dataset):
-    """Images as model inputs; of one that cannot be read, its path and its record."""
+    """Images as model inputs; of one that cannot be read, the record with the reason."""
 
     def __init__(
         self,
@@ -182,19 +181,20 @@ class _PreparedImages(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = int(self.indices[position])
-        name, path = self.source.name(index), self.paths[index]
-        stamp = self.source.stamp(index)  # before it is read: one that replaces it later is another
+        # The stamp before the image is read: one that replaces it later is another.
+        image = ReadImage(self.paths[index], Record(self.source.names[index], stamp=self.source.stamp(index)))
         try:
             sample = self.source[index]
             features = self.image_processor.preprocess(images=[sample.image], return_tensors="pt")
         except (ValueError, OSError) as error:
-            return {"unreadable": (path, Record(name, error=str(error)))}
-        kept = sample if self.keeps_samples else None
-        return {**features, "images": [SourceImage(name, path, sample.image_id, sample.size, stamp, kept)]}
+            image.record.error = str(error)
+            return {"unreadable": image}
+        image.record.id, (image.record.height, image.record.width) = sample.image_id, sample.size
+        return {**features, "images": [image._replace(sample=sample if self.keeps_samples else None)]}
 
 
 def _collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of the images that could be read, and beside it the others."""
+    """Collates a batch of the images that could be read, and puts the others beside it."""
     readable = [example for example in examples if "unreadable" not in example]
     unreadable = [example["unreadable"] for example in examples if "unreadable" in example]
     return {**(collate(readable) if readable else {}), "unreadable": unreadable}
@@ -210,21 +210,22 @@ def _segment(
 ) -> None:
     """Segments batches of images while threads write earlier results."""
 
-    def write(image: SourceImage, result: Any) -> None:
+    def write(image: ReadImage, result: Any) -> None:
         try:
-            record = files.write(image, result)
+            files.write(image, result)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in FATAL:
                 raise
-            record = Record(image.name, error=f"its files cannot be written: {error}")
-        records.write(image.path, record)
+            image.record.error = f"its files cannot be written: {error}"
+        records.write(image.path, image.record)
 
     unwritten: deque[Future[None]] = deque()
     with ThreadPoolExecutor(NUM_WRITERS) as writers:
         for inputs in batches:
-            for path, record in inputs["unreadable"]:
-                records.write(path, record)
-            bar.update(len(inputs.pop("unreadable")))
+            unreadable = inputs.pop("unreadable")
+            for image in unreadable:
+                records.write(image.path, image.record)
+            bar.update(len(unreadable))
             if not inputs:
                 continue
             images = inputs.pop("images")
@@ -239,7 +240,8 @@ def _segment(
                 results = image_processor.post_process(model_outputs, sizes, **files.post_processing)
             for index, (image, result) in enumerate(zip(images, results, strict=True)):
                 if index in failed:
-                    records.write(image.path, Record(image.name, error=NOT_FINITE))
+                    image.record.error = NOT_FINITE
+                    records.write(image.path, image.record)
                     continue
                 while len(unwritten) >= MAX_UNWRITTEN:
                     unwritten.popleft().result()  # waits, and raises what went wrong

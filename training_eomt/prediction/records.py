@@ -26,7 +26,9 @@ class Record(msgspec.Struct, omit_defaults=True):
         stamp: tells the file that was read from one that replaces it.
         files: the files that were written, by their paths in the folder of predictions, and their sizes in bytes.
         num_segments: how many segments were found; None where every pixel has a class.
-        id, height, width, segments: what the files about all images need.
+        id: the dataset's number for the image, or its name.
+        height, width: in pixels.
+        segments: what the files about all images say of them.
     """
 
     image: str
@@ -34,9 +36,9 @@ class Record(msgspec.Struct, omit_defaults=True):
     stamp: str | None = None
     files: dict[str, int] = {}
     num_segments: int | None = None
-    id: int | str | None = None
-    height: int | None = None
-    width: int | None = None
+    id: int | str = ""
+    height: int = 0
+    width: int = 0
     segments: list[dict[str, Any]] | None = None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from ..data.base import SegmentationDataset
 from ..data.files import FileTree
@@ -14,35 +15,36 @@ from ..data.images import DEFAULT_READING, ImageReading, list_image_suffixes
 from ..data.samples import Sample
 
 
-class ImageSource(Protocol):
+class ImageSource(ABC):
     """Images by index.
 
     Attributes:
         where: where they come from, for messages and to tell one source from another.
+        names: relative paths with forward slashes, each once; text, whatever bytes the files' names are made of.
         image_reading: how images are read.
         has_targets: whether samples come with targets.
         category_ids: label id -> number of the class in the data; None where the data have no numbers of their own.
     """
 
     where: str
+    names: list[str]
     image_reading: ImageReading
-    has_targets: bool
-    category_ids: Mapping[int, int] | None
+    has_targets = False
+    category_ids: Mapping[int, int] | None = None
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
-    def name(self, index: int) -> str:
-        """Returns a relative path with forward slashes that no other image has; text, whatever bytes the file's name
-        is made of."""
-
+    @abstractmethod
     def stamp(self, index: int) -> str | None:
         """Returns what tells the file of an image from another that takes its place; None where there is no file."""
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Reads an image. Raises a `ValueError` or an `OSError` if it cannot be read."""
 
 
-class ImageFolder:
+class ImageFolder(ImageSource):
     """The images in a folder and below it, sorted by path; or a single image.
 
     The folder is listed once, without opening a single file. What starts with a dot is left out: thumbnails, and
@@ -57,22 +59,19 @@ class ImageFolder:
         OSError: a folder in it that cannot be listed.
     """
 
-    has_targets = False
-    category_ids: Mapping[int, int] | None = None
-
     def __init__(self, path: str | Path, image_reading: ImageReading = DEFAULT_READING) -> None:
         path = Path(path)
         self.image_reading = image_reading
         self.where = _escape(str(path.resolve()))
         if is_image(path):
-            self.tree, self.names = FileTree(path.parent), [path.name]
-            return
-        if not path.is_dir():
+            self.tree, self.files = FileTree(path.parent), [path.name]
+        elif path.is_dir():
+            self.tree, self.files = FileTree(path), _list_images(str(path))
+        else:
             raise FileNotFoundError(f"{path} is no folder of images, and no dataset of a known format either.")
-        self.tree = FileTree(path)
-        self.names = _list_images(str(path))
-        if not self.names:
+        if not self.files:
             raise FileNotFoundError(f"{path} holds no images, and neither do the folders in it.")
+        self.names = [_escape(file) for file in self.files]
 
     def check_not_written_into(self, directory: str | Path) -> None:
         """Raises a `ValueError` if a folder to write into is a part of this one."""
@@ -82,23 +81,17 @@ class ImageFolder:
                 "Choose a folder outside."
             )
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return _escape(self.names[index])
-
     def stamp(self, index: int) -> str | None:
-        return _stamp(self.tree.root / self.names[index])
+        return _stamp(self.tree.root / self.files[index])
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.names[index]
-        with self.tree.open(name) as file:
-            image = self.image_reading.read_rgb(file, self.tree.path(name))
-        return Sample(_escape(name), image, file_name=name)
+        file_name = self.files[index]
+        with self.tree.open(file_name) as file:
+            image = self.image_reading.read_rgb(file, self.tree.path(file_name))
+        return Sample(self.names[index], image, file_name=file_name)
 
 
-class AnnotatedImages:
+class AnnotatedImages(ImageSource):
     """The images of a dataset with their targets.
 
     An image's name is its path in the folder that holds all of them. An image whose annotation cannot be used has no
@@ -118,24 +111,14 @@ class AnnotatedImages:
         self.image_reading = dataset.image_reading
         dataset.skip_bad_samples = True  # an annotation that cannot be used is no reason to leave out its image
         self.where = os.path.abspath(dataset.where) if os.path.exists(dataset.where) else dataset.where
-        self.category_ids: Mapping[int, int] | None = {
-            label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()
-        }
+        self.category_ids = {label_id: category_id for category_id, label_id in dataset.label_space.label_ids.items()}
         self.names = _make_relative([dataset.name(index) for index in range(len(dataset))])
-        seen: set[str] = set()
-        for name in self.names:
-            if name in seen:
-                raise ValueError(
-                    f"{dataset.where}: two samples are of the image {name}, so that one result would replace the "
-                    "other. Leave one out."
-                )
-            seen.add(name)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
+        name, times = Counter(self.names).most_common(1)[0]
+        if times > 1:
+            raise ValueError(
+                f"{dataset.where}: {times} samples are of the image {name}, so that one result would replace another. "
+                "Leave all but one out."
+            )
 
     def stamp(self, index: int) -> str | None:
         return _stamp(Path(self.dataset.name(index)))

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.prediction.outputs import PREDICTION_FILES, SourceImage
+from training_eomt.prediction.outputs import PREDICTION_FILES, ReadImage
 from training_eomt.prediction.predict import AnnotatedImages, ImageFolder, predict
 from training_eomt.prediction.records import Record
 from training_eomt.prediction.shared_folder import SharedFolder
@@ -41,6 +41,10 @@ def shapes(tmp_path):
 
 def make_files(directory, task, outputs, id2label=ID2LABEL, *args, **settings):
     return PREDICTION_FILES[task](SharedFolder(directory, "0-of-1"), outputs, id2label, *args, **settings)
+
+
+def make_image(name, size, sample=None, **fields):
+    return ReadImage(name, Record(name, height=size[0], width=size[1], **fields), sample)
 
 
 def processor(task):
@@ -171,10 +175,11 @@ def test_label_maps_of_images_in_several_windows_hold_numbers_of_classes(model, 
 
 
 def test_numbers_past_a_byte_make_16_bit_maps(tmp_path):
-    image = SourceImage("a/b.jpg", "a/b.jpg", "a/b.jpg", (1, 3))
+    image = make_image("a/b.jpg", (1, 3))
     for numbers, mode in ((None, "L"), ({0: 7, 1: 300}, "I;16")):
         files = make_files(tmp_path, "semantic", ["maps"], {0: "cat", 1: "dog", 2: "sky"}, (), numbers)
-        assert files.write(image, torch.tensor([[0, 1, 2]], dtype=torch.int16)).stamp is None
+        files.write(image, torch.tensor([[0, 1, 2]], dtype=torch.int16))
+        assert image.record.num_segments is None
         with Image.open(tmp_path / "label_maps" / "a" / "b.jpg.png") as png:
             assert png.mode == mode
             assert np.asarray(png).tolist() == ([[0, 1, 2]] if numbers is None else [[7, 300, 301]])
@@ -183,7 +188,7 @@ def test_numbers_past_a_byte_make_16_bit_maps(tmp_path):
 def test_ids_past_a_byte_go_on_in_green_and_blue(tmp_path):
     files = make_files(tmp_path, "panoptic", ["maps"], {0: "cat"})
     result = {"segmentation": torch.tensor([[-1, 0, 254, 255, 70_000]], dtype=torch.int32), "segments_info": []}
-    files.write(SourceImage("a.png", "a.png", 1, (1, 5)), result)
+    files.write(make_image("a.png", (1, 5)), result)
     with Image.open(tmp_path / "panoptic" / "a.png.png") as png:
         colors = np.asarray(png).tolist()
     assert colors == [[[0, 0, 0], [1, 0, 0], [255, 0, 0], [0, 1, 0], [70_001 % 256, 70_001 // 256 % 256, 1]]]
@@ -215,11 +220,12 @@ GRAY = SimpleNamespace(image=Image.new("RGB", (400, 300), "gray"), size=(300, 40
 
 def test_overlays_are_the_image_with_its_segments_at_its_own_size(tmp_path):
     files = make_files(tmp_path, "panoptic", ["overlays"], ID2LABEL)
-    record = files.write(SourceImage("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    image = make_image("a/two.jpg", GRAY.size, GRAY)
+    files.write(image, half_a_prediction())
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert path.relative_to(tmp_path).as_posix() == "overlays/a/two.jpg.overlay.png"
     sizes = {"overlays/a/two.jpg.overlay.png": path.stat().st_size}
-    assert record == Record("a/two.jpg", files=sizes, num_segments=1)
+    assert (image.record.files, image.record.num_segments, image.record.segments) == (sizes, 1, None)
     with Image.open(path) as overlay:
         assert overlay.size == (400, 300)
         pixels = np.asarray(overlay.convert("RGB"))
@@ -230,10 +236,10 @@ def test_figures_show_input_target_and_prediction(tmp_path):
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
     sample = AnnotatedImages(CocoPanopticDataset(data, ID2LABEL))[0]
     make_files(tmp_path, "panoptic", ["figures"], ID2LABEL, has_targets=True).write(
-        SourceImage("three.jpg", "three.jpg", 0, sample.size, sample=sample), half_a_prediction(*sample.size)
+        make_image("three.jpg", sample.size, sample), half_a_prediction(*sample.size)
     )
     files = make_files(tmp_path, "panoptic", ["figures"], ID2LABEL)
-    files.write(SourceImage("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    files.write(make_image("a/two.jpg", GRAY.size, GRAY), half_a_prediction())
     figures = tmp_path / "figures"
     with (
         Image.open(figures / "three.jpg.figure.png") as three,
@@ -249,7 +255,7 @@ def test_an_image_that_is_written_in_part_leaves_nothing(tmp_path):
     files = make_files(tmp_path, "panoptic", ["overlays", "maps"], ID2LABEL)
     (tmp_path / "panoptic" / "a.png.png").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        files.write(SourceImage("a.png", "a.png", 0, GRAY.size, sample=GRAY), half_a_prediction())
+        files.write(make_image("a.png", GRAY.size, GRAY), half_a_prediction())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -29,7 +29,7 @@ def test_a_folder_gives_the_images_in_it_and_below_it_and_nothing_else(tmp_path)
     (tmp_path / "scan.pdf").write_text("no image")
     source = ImageFolder(tmp_path)
     names = ["a/1.png", "a/c/1.png", "b/1.png", "grey.png", "red.JPG"]
-    assert [source.name(index) for index in range(len(source))] == names
+    assert source.names == names
     assert not source.has_targets and source.category_ids is None
     samples = [source[index] for index in range(len(source))]
     assert [sample.file_name for sample in samples] == [sample.image_id for sample in samples] == names
@@ -48,7 +48,7 @@ def test_links_among_folders_end(tmp_path):
     (images / "b" / "to_a").symlink_to(images / "a")
     source = ImageFolder(images)
     names = ["1.png", "a/1.png", "a/to_b/1.png", "b/1.png", "b/to_a/1.png"]
-    assert [source.name(index) for index in range(len(source))] == names
+    assert source.names == names
 
 
 def test_a_link_to_a_folder_around_it_is_not_followed_and_others_are(tmp_path):
@@ -80,7 +80,7 @@ def test_data_bring_their_targets_and_the_numbers_of_their_classes(tmp_path):
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 2) / "test"
     for task in ("panoptic", "instance"):
         source = AnnotatedImages(CocoPanopticDataset(data, ID2LABEL, task=task))
-        assert source.has_targets and [source.name(index) for index in range(2)] == ["000000.png", "000001.png"]
+        assert source.has_targets and source.names == ["000000.png", "000001.png"]
         assert source[1].targets
     ids = {category.name: category.id for category in CATEGORIES}
     assert source.category_ids == {label_id: ids[name] for label_id, name in ID2LABEL.items() if name in THINGS}
@@ -106,7 +106,7 @@ def test_annotated_images_are_called_by_their_path_in_the_folder_of_them_all(tmp
         (["../1.png", "/2.png"], ["1.png", "2.png"]),
     ):
         source = AnnotatedImages(NamedImages(data, names))
-        assert [source.name(index) for index in range(2)] == expected
+        assert source.names == expected
     with pytest.raises(ValueError, match=r"image 1\.png"):
         AnnotatedImages(NamedImages(data, ["/data/1.png", "/data/1.png"]))
 
