@@ -23,24 +23,9 @@ _PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transform
 _MAX_SHOWN = 100  # characters of a value
 _MAX_LINES = 20
 # Arguments that a training is begun with, and that its checkpoints or its course depend on.
-_ARGUMENTS = (
-    "seed",
-    "optim",
-    "optim_args",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "learning_rate",
-    "layer_decay",
-    "decay_query_blocks",
-    "weight_decay",
-    "max_grad_norm",
-    "poly_power",
-    "ema_decay",
-    "freeze_backbone",
-    "freeze_layers",
-    "mask_annealing",
-)
+_OPTIMIZER = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
+_LEARNING_RATE = ("learning_rate", "layer_decay", "decay_query_blocks", "poly_power")
+_ARGUMENTS = ("seed", *_OPTIMIZER, *_LEARNING_RATE, "ema_decay", "freeze_backbone", "freeze_layers", "mask_annealing")
 _FOLLOW_FROM_STEPS = ("warm_up", "mask_annealing_starts_and_ends")
 
 

@@ -39,15 +39,7 @@ from .starting_model import load_model, read_labels, read_task
 
 
 def run(arguments: ScriptArguments) -> dict[str, float]:
-    """
-    Runs what the arguments ask for.
-
-    Args:
-        arguments: checked by `check_arguments`.
-
-    Returns:
-        The metrics of the evaluation, empty where there was none.
-    """
+    """Runs what the arguments ask for, which `check_arguments` has checked. Returns the metrics of the evaluation."""
     _, data_args, training_args = arguments
     writes_results = training_args.do_eval or training_args.do_predict
     if writes_results and not training_args.do_train and training_args.process_index == 0:
