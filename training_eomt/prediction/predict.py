@@ -6,7 +6,7 @@ import errno
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,22 +159,15 @@ def predict(
     return replace(summary, num_new=int(summary.is_segmented[todo].sum()))
 
 
+@dataclass(eq=False)
 class _PreparedImages(Dataset):
     """Images as model inputs; of one that cannot be read, the record with the reason."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        paths: Sequence[str],
-        indices: np.ndarray,
-        image_processor: ImageProcessor,
-        keeps_samples: bool,
-    ) -> None:
-        self.source = source
-        self.paths = paths
-        self.indices = indices
-        self.image_processor = image_processor
-        self.keeps_samples = keeps_samples
+    source: ImageSource
+    paths: Sequence[str]
+    indices: np.ndarray
+    image_processor: ImageProcessor
+    keeps_samples: bool
 
     def __len__(self) -> int:
         return len(self.indices)

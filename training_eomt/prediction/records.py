@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 _decoder = msgspec.json.Decoder(Record)
 
 
+@dataclass
 class Records:
     """The records in a folder of predictions.
 
@@ -55,17 +57,10 @@ class Records:
         is_current: whether the record of a segmented image, given with its index, still holds.
     """
 
-    def __init__(
-        self,
-        folder: SharedFolder,
-        names: Sequence[str],
-        paths: Sequence[str],
-        is_current: Callable[[int, Record], bool] = lambda *_: True,
-    ) -> None:
-        self.folder = folder
-        self.names = names
-        self.paths = paths
-        self.is_current = is_current
+    folder: SharedFolder
+    names: Sequence[str]
+    paths: Sequence[str]
+    is_current: Callable[[int, Record], bool]
 
     def write(self, path: str, record: Record) -> None:
         """Replaces the record of the image with files at `path`. Threads may do this for several images at a time."""

@@ -9,13 +9,17 @@ from training_eomt.prediction.shared_folder import SharedFolder
 NAMES = ["a.png", 'b/"1".png', "ü.png", "d.png"]
 
 
+def make_records(directory, process):
+    return Records(SharedFolder(directory, process), NAMES, NAMES, lambda *_: True)
+
+
 @pytest.fixture
 def records(tmp_path):
-    return Records(SharedFolder(tmp_path, "0-of-1"), NAMES, NAMES)
+    return make_records(tmp_path, "0-of-1")
 
 
 def test_records_of_all_processes_come_in_the_order_of_the_images(records, tmp_path):
-    other = Records(SharedFolder(tmp_path, "1-of-2"), NAMES, NAMES)
+    other = make_records(tmp_path, "1-of-2")
     other.write(NAMES[3], Record(NAMES[3], id=3, num_segments=0))
     other.write("gone.png", Record("gone.png", id=9))
     records.write(NAMES[0], Record(NAMES[0], id=0, num_segments=5))

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from training_eomt.prediction.records import Record, Records
 from training_eomt.prediction.run_settings import check_settings, hash_weights
 from training_eomt.prediction.shared_folder import SharedFolder
 
@@ -15,7 +14,7 @@ def test_a_folder_whose_run_is_not_known_is_refused_by_name_unless_nothing_is_in
     (tmp_path / "run.json").write_bytes(content)
     check_settings(folder, run)  # nothing was predicted yet: written again
     check_settings(folder, run)
-    Records(folder, ["a/b.png"], ["a/b.png"]).write("a/b.png", Record("a/b.png"))
+    folder.write_text("records/a/b.png.json", ["{}"])
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"run\.json is damaged.* Choose another folder, or remove"):
         check_settings(folder, run)
