@@ -11,7 +11,7 @@ from ..data import NoDatasetError, SegmentationDataset, leave_out, open_dataset,
 from ..data.images import ImageReading
 from ..data.report import check_samples, has_targets, list_reasons, report
 from ..data.subsets import Subset, draw_samples
-from ..prediction.sources import PictureFolder, is_picture
+from ..prediction.sources import ImageFolder, is_image
 from .arguments import DataArguments
 
 
@@ -72,13 +72,13 @@ def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> boo
 
 def open_prediction_images(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
-) -> SegmentationDataset | PictureFolder:
+) -> SegmentationDataset | ImageFolder:
     """Opens the images to segment: a dataset with its targets, a plain folder, or a single image."""
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
     image_reading = _image_reading(arguments)
-    if is_picture(path):
-        return PictureFolder(path, image_reading)
+    if is_image(path):
+        return ImageFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -89,11 +89,11 @@ def open_prediction_images(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data, image_reading)
+        return ImageFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
+        return ImageFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
