@@ -3,9 +3,6 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108, section 3.
 """
 
-import dataclasses
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,15 +12,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones_eomt import INDICES, read_backbone, read_index
-from .configuration_eomt import (
-    EomtConfig,
-    EomtDinov3Config,
-    as_pair,
-    default_num_blocks,
-    default_num_upscale_blocks,
-    patch_grid,
-)
+from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair, patch_grid
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .positions_eomt import EomtRope
@@ -91,79 +80,11 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """
-        Loads a model as `PreTrainedModel.from_pretrained` does, its mask probabilities included.
-
-        For other classes than the checkpoint's give `num_labels` or `id2label` and `ignore_mismatched_sizes=True`: all
-        weights but the class head's are kept, and the report says so. For another image size or number of queries,
-        load first and then use `set_image_size` or `set_num_queries`.
-
-        Raises:
-            ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
-                that cannot be.
-        """
-        source: Any = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        for name in INDICES if source is not None else ():
-            if (index := Path(source, kwargs.get("subfolder") or "", name)).is_file():
-                read_index(index)  # Transformers takes it as it is
+        """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._read_mask_probabilities()
-        if not model.criterion.empty_weight.is_meta:  # the configuration may have been given another weight
-            model.criterion.empty_weight.copy_(model.criterion.initial_empty_weight())
         return loaded
-
-    @classmethod
-    def from_backbone(
-        cls,
-        name_or_path: str | PathLike,
-        *,
-        image_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int] = 16,
-        num_queries: int = 200,
-        num_blocks: int | None = None,
-        id2label: dict[int, str] | None = None,
-        hub_kwargs: dict[str, Any] | None = None,
-        **config_overrides: Any,
-    ) -> "EomtForUniversalSegmentation":
-        """
-        A new model on a pre-trained ViT: the backbone's weights, resampled to the sizes asked for, everything else
-        initialised.
-
-        Args:
-            name_or_path: a folder or a model of the Hub: DINOv2 with or without registers, ViT (AugReg), DeiT, or a
-                timm ViT (DeiT III, AugReg); for [`EomtDinov3ForUniversalSegmentation`] a DINOv3 ViT.
-            image_size: height and width of the training images in pixels, one int for a square.
-            patch_size: size of a patch in pixels; kernels of another size are resampled as in FlexiViT.
-            num_queries: number of learnable queries.
-            num_blocks: number of final blocks that process the queries; by default that of the published model of the
-                same depth.
-            id2label: names of the classes.
-            hub_kwargs: how to reach the Hub, as for `from_pretrained`: `token`, `revision`, `cache_dir`,
-                `local_files_only`, `subfolder`...
-            config_overrides: more fields of the configuration. Those that are not overridden, dropout among them, are
-                the backbone's own.
-
-        Raises:
-            ValueError: a kind of model that is not supported, weights that do not fit, or an override that is no field
-                of the configuration.
-            OSError: no such folder or model.
-        """
-        fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"label2id", "num_labels"}
-        if unknown := sorted(set(config_overrides) - fields):
-            raise ValueError(f"{', '.join(unknown)}: no such field of {cls.config_class.__name__}.")
-        backbone = read_backbone(name_or_path, cls.config_class.model_type, **(hub_kwargs or {}))
-        settings = {**backbone.config, "image_size": image_size, "patch_size": patch_size, "num_queries": num_queries}
-        settings["num_upscale_blocks"] = default_num_upscale_blocks(patch_size)
-        if id2label is not None:
-            settings["id2label"] = id2label
-        settings |= config_overrides
-        settings["num_blocks"] = (
-            default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
-        )
-        model = cls(cls.config_class(**settings))
-        backbone.load_into(model)
-        return model
 
     def _read_mask_probabilities(self) -> None:
         """Takes over what a checkpoint has stored."""
@@ -463,10 +384,17 @@ class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):
     base_model_prefix = "eomt_dinov3"
 
 
-EomtForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
-EomtDinov3ForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
+# The classes of the model types, by their names in configurations.
+MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
+    model_class.config_class.model_type: model_class
+    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation)
+}
+
+for _model_class in MODEL_CLASSES.values():
+    _model_class.register_for_auto_class("AutoModelForUniversalSegmentation")
 
 __all__ = [
+    "MODEL_CLASSES",
     "EomtDinov3ForUniversalSegmentation",
     "EomtForUniversalSegmentation",
     "EomtForUniversalSegmentationOutput",
