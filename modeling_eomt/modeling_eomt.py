@@ -345,9 +345,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Predicts masks as `predict` does, or, if `at_patches`, as they are after bilinear downsampling to the patch
         grid, `(batch, num_queries, rows, columns)`.
         """
-        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :].unflatten(1, grid)
+        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
+        features = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (batch, hidden_size, rows, columns)
         mask_embeddings = self.mask_head(tokens[:, : self.config.num_queries])
-        return self.upscale_block(patches, mask_embeddings, at_patches)
+        return self.upscale_block(features, mask_embeddings, at_patches=at_patches)
 
     def query_attention_mask(
         self, mask_logits: Tensor, grid: tuple[int, int], is_masked: Tensor | None = None

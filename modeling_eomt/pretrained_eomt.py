@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import (
@@ -29,12 +29,14 @@ from .checkpoints_eomt import (
     split_swiglu_before_loading,
 )
 from .configuration_eomt import EomtConfig, default_num_blocks, default_num_upscale_blocks
-from .inference_eomt import optimize_for_inference
+from .kernels_eomt import find_quantizer, measure_slowdown, multiplies_exactly
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
 from .sharing_eomt import push_saved, save_and_push, save_into
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
+
+logger = logging.get_logger(__name__)
 
 _Model = TypeVar("_Model", bound="EomtPreTrainedModel")
 
@@ -90,6 +92,7 @@ class EomtPreTrainedModel(PreTrainedModel):
 
     config: EomtConfig
     attn_mask_probs: Tensor
+    layers: nn.ModuleList
     config_class = EomtConfig
     base_model_prefix = "eomt"
     main_input_name = "pixel_values"
@@ -261,7 +264,8 @@ class EomtPreTrainedModel(PreTrainedModel):
         before it, which changes outputs by rounding only. Load the model on its device first.
 
         Args:
-            dtype: of weights and computation. `torch.bfloat16` pays on GPUs and on CPUs that have instructions for it.
+            dtype: of weights and computation. `torch.bfloat16` is faster on GPUs and on CPUs that have instructions
+                for it; on other CPUs it is much slower, which is measured, and a warning says so.
             quantization: of the linear layers in the blocks, weights and activations, by torchao: "int8" for CPUs,
                 "float8" for GPUs from Ada and Hopper on. It pays with `compile_mode` only, and on a CPU that is fast
                 in bfloat16 not at all.
@@ -276,7 +280,34 @@ class EomtPreTrainedModel(PreTrainedModel):
                 compute with it.
             ImportError: torchao is needed, and not installed.
         """
-        optimize_for_inference(self, dtype, quantization, compile_mode)
+        if self.is_optimized_for_inference:
+            raise ValueError("The model has been optimised already: load it again to choose something else.")
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError("A model whose weights are partly offloaded cannot be optimised.")
+        on_cpu = self.device.type == "cpu"
+        quantize = None if quantization is None else find_quantizer(quantization)
+        if quantize is not None and on_cpu and not multiplies_exactly(quantize):
+            raise ValueError(
+                f"quantization={quantization!r}: this processor has no instructions for exact sums of 8-bit products, "
+                "so the model would predict something else."
+            )
+        self.eval().requires_grad_(False)
+        for layer in self.layers:
+            layer.fuse()  # type: ignore[operator]
+        if dtype is not None:
+            block: Any = self.layers[0]
+            slowdown = measure_slowdown(block.attention.output_projection, dtype) if on_cpu else 0.0
+            if slowdown > 1.0:
+                logger.warning(
+                    f"A linear layer takes {slowdown:.1f} times as long in {dtype} as in float32 on this processor: "
+                    "the model gets slower."
+                )
+            self.to(dtype)  # type: ignore[arg-type]
+        if quantize is not None:
+            quantize(self.layers)
+        if compile_mode is not None:
+            self.compile(mode=compile_mode)
+        self.is_optimized_for_inference = True
         return self
 
     def save_pretrained(  # type: ignore[override]
