@@ -36,9 +36,7 @@ def export(model, *shape, size):
     """The graph of a model, traced with an input of `shape`, as a module."""
     dynamic_shapes = {"pixel_values": {0: Dim.AUTO, 2: size("height"), 3: size("width")}}
     with torch.no_grad():
-        return torch.export.export(
-            model, (torch.randn(*shape),), dynamic_shapes=dynamic_shapes, strict=False
-        ).module()
+        return torch.export.export(model, (torch.randn(*shape),), dynamic_shapes=dynamic_shapes, strict=False).module()
 
 
 def patches(name):
