@@ -20,7 +20,6 @@ from .label_maps_eomt import as_label_maps, masks_and_classes, resize_nearest
 from .pixels_eomt import as_grey_levels, as_pixels
 from .post_processing_eomt import EomtPostProcessing
 from .settings_eomt import STORED, TASKS, check_names, check_settings, check_spelling
-from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 from .sizes_eomt import View, has_one_edge, padded_size, view_of
 from .sources_eomt import listed_images, numbered_error
 
@@ -327,18 +326,6 @@ class EomtProcessorMixin(EomtPostProcessing, BaseImageProcessor):
                 mask_labels.append(_pad(masks, view.input_size))
                 class_labels.append(classes)
         return mask_labels, class_labels
-
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As Transformers' own; beside a model it also writes the model card, which now knows the task."""
-        if push_to_hub:
-            return save_and_push(self, save_directory, kwargs)
-        saved = super().save_pretrained(save_directory, **kwargs)
-        finish_saved_folder(save_directory)
-        return saved
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """As Transformers' own; the card of a model in the repository gets to know the task, a person's own stays."""
-        return push_saved(self, repo_id, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""

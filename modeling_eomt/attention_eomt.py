@@ -86,7 +86,7 @@ class EomtAttention(nn.Module):
             probabilities = None
             if of_masked is not None and of_others is not None:
                 probabilities = torch.cat([of_masked, of_others], dim=2)
-        return self.output_projection(output.flatten(2)), probabilities
+        return getattr(self, self.output_name)(output.flatten(2)), probabilities
 
     def project(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Returns queries, keys and values of the tokens, `(batch, num_tokens, hidden_size)` each."""
@@ -104,10 +104,6 @@ class EomtAttention(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         dropout = self.dropout if self.training else 0.0
         return attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
-
-    @property
-    def output_projection(self) -> nn.Linear:
-        return getattr(self, self.output_name)
 
     @torch.no_grad()
     def fuse(self) -> None:

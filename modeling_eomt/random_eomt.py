@@ -134,7 +134,7 @@ class StepRandomness:
         return 2.0 * uniform(self.seeds, COORDINATES, (1, 1, 5)) - 1.0
 
     def points(self, stream: int, num_points: int) -> Tensor:
-        """Points to compare masks at, as fractions of width and height, `(batch, num_points, 2)`."""
+        """Draws points in fractions of width and height, `(batch, num_points, 2)`, at which masks are compared."""
         return uniform(self.seeds, stream, (num_points, 2))
 
 

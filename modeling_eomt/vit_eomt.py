@@ -8,7 +8,6 @@ Transformers Need Registers", https://arxiv.org/abs/2309.16588, and "DINOv3", ht
 """
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import get_family
-from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair
+from .configuration_eomt import EomtConfig, as_pair
 from .kernels_eomt import EomtLinear, recomputed
 from .positions_eomt import EomtPositionEmbeddings
 
@@ -92,45 +91,25 @@ class EomtMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        self.fc1 = EomtLinear(config.hidden_size, config.mlp_hidden_size)
-        self.fc2 = EomtLinear(config.mlp_hidden_size, config.hidden_size)
+        self.input_name, self.output_name = get_family(config).layers.mlp
+        bias = getattr(config, "mlp_bias", True)
+        self.add_module(self.input_name, EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias))
+        self.add_module(self.output_name, EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias))
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(tokens)))
+        fc1, fc2 = getattr(self, self.input_name), getattr(self, self.output_name)
+        return fc2(self.act(fc1(tokens)))
 
     @recomputed
     def act(self, hidden: Tensor) -> Tensor:
         return self.activation(hidden)
-
-    @property
-    def output_projection(self) -> nn.Linear:
-        return self.fc2
-
-
-class EomtDinov3MLP(nn.Module):
-    """[`EomtMLP`] under DINOv3's names."""
-
-    def __init__(self, config: EomtDinov3Config):
-        super().__init__()
-        self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=config.mlp_bias)
-        self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=config.mlp_bias)
-        self.activation = ACT2FN[config.mlp_activation]
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.up_proj(tokens)))
-
-    @recomputed
-    def act(self, hidden: Tensor) -> Tensor:
-        return self.activation(hidden)
-
-    @property
-    def output_projection(self) -> nn.Linear:
-        return self.down_proj
 
 
 class EomtGatedMLP(nn.Module):
     """An MLP whose hidden layer is multiplied with an activated gate (SwiGLU when the activation is SiLU)."""
+
+    output_name = "down_proj"
 
     def __init__(self, config: EomtConfig):
         super().__init__()
@@ -146,17 +125,6 @@ class EomtGatedMLP(nn.Module):
     @recomputed
     def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
         return self.activation(gate) * hidden
-
-    @property
-    def output_projection(self) -> nn.Linear:
-        return self.down_proj
-
-
-def choose_mlp(config: EomtConfig) -> Any:
-    """Returns the class of the MLPs in the blocks."""
-    if config.uses_gated_mlp:
-        return EomtGatedMLP
-    return EomtDinov3MLP if config.uses_rope else EomtMLP
 
 
 class EomtLayerScale(nn.Module):
@@ -204,15 +172,15 @@ class EomtLayer(GradientCheckpointingLayer):
         self.attention = EomtAttention(config)
         self.layer_scale1 = EomtLayerScale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp: EomtMLP | EomtDinov3MLP | EomtGatedMLP = choose_mlp(config)(config)
+        self.mlp: EomtGatedMLP | EomtMLP = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
         self.layer_scale2 = EomtLayerScale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
 
     def fuse(self) -> None:
         """For inference: fewer and larger steps that give the same."""
         self.attention.fuse()
-        self.layer_scale1.fuse_into(self.attention.output_projection)
-        self.layer_scale2.fuse_into(self.mlp.output_projection)
+        self.layer_scale1.fuse_into(getattr(self.attention, self.attention.output_name))
+        self.layer_scale2.fuse_into(getattr(self.mlp, self.mlp.output_name))
         self.layer_scale1 = self.layer_scale2 = nn.Identity()  # type: ignore[assignment]
 
     def forward(

@@ -10,7 +10,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.samples import Category, LabelSpace
 from training_eomt.script.arguments import ModelArguments
-from training_eomt.script.starting_model import load_model, set_classes, stored_labels, stored_task
+from training_eomt.script.starting_model import load_model, read_labels, read_task, set_classes
 
 
 @pytest.fixture
@@ -100,19 +100,6 @@ def test_model_and_image_processor_get_the_same_size(stored, tmp_path, pixels, c
     assert EomtImageProcessor.from_pretrained(folder).size == EomtImageProcessor(size=pixels).size
 
 
-def test_sizes_that_differ_are_said_at_saving(model, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("configuration_eomt.sharing_eomt.logger.warning", lambda *words: said.append(words))
-    processor = EomtImageProcessor(size=64)
-    for part in (model, processor):
-        part.save_pretrained(tmp_path)
-    assert not said
-    model.set_image_size(128)
-    model.save_pretrained(tmp_path)
-    (words,) = said
-    assert words[1:3] == (tmp_path, 128) and "set_image_size" in words[0]
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -132,8 +119,8 @@ def test_a_folder_whose_configuration_is_broken_is_named(stored, content):
     (stored / "config.json").write_text(content)
     with pytest.raises((ValueError, OSError), match=str(stored)):
         start(stored)
-    for stored_value in (stored_labels, stored_task):
-        if stored_value is stored_labels or ("hidden_size" not in content and "id2label" not in content):
+    for stored_value in (read_labels, read_task):
+        if stored_value is read_labels or ("hidden_size" not in content and "id2label" not in content):
             with pytest.raises((ValueError, OSError), match=str(stored)):
                 stored_value(ModelArguments(model_name_or_path=str(stored)))
 

@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 from markdown_it import MarkdownIt
 
-from configuration_eomt.text_eomt import markdown_text, terminal_text
+from training_eomt.text import markdown_text, terminal_text
 
 
 @pytest.mark.parametrize(
