@@ -9,7 +9,7 @@ from torch import nn
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, EomtLoss
 from modeling_eomt.checkpoints_eomt import find_model_type
 
 from ..checkpoints import last_complete
@@ -20,10 +20,6 @@ from .arguments import DataArguments, ModelArguments
 
 
 NEW_MODEL_IMAGE_SIZE = 640
-MODELS = {
-    model_class.config_class.model_type: model_class
-    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation)
-}
 _NAMED = 10  # classes that a line names
 
 
@@ -48,7 +44,7 @@ def _read_settings(name: str) -> dict[str, Any]:
 
 def read_task(model_args: ModelArguments) -> str | None:
     """Reads the task of the checkpoint to start from; None for a new model or a backbone."""
-    if model_args.model_name_or_path is None or read_kind(model_args) not in MODELS:
+    if model_args.model_name_or_path is None or read_kind(model_args) not in MODEL_CLASSES:
         return None
     return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
 
@@ -57,11 +53,11 @@ def read_labels(model_args: ModelArguments) -> dict[int, str]:
     """Reads the classes of a checkpoint that is used as it is. Raises a `ValueError` if it is no EoMT model."""
     name: Any = model_args.model_name_or_path
     settings = _read_settings(name)
-    if settings["model_type"] not in MODELS:
+    if settings["model_type"] not in MODEL_CLASSES:
         raise ValueError(
             f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
         )
-    return MODELS[settings["model_type"]].config_class.from_pretrained(name).id2label
+    return MODEL_CLASSES[settings["model_type"]].config_class.from_pretrained(name).id2label
 
 
 def load_model(
@@ -86,17 +82,17 @@ def load_model(
     image_size = data_args.pixels
     kind = read_kind(model_args)
     name: Any = model_args.model_name_or_path
-    if kind not in MODELS:
+    if kind not in MODEL_CLASSES:
         image_size = image_size or NEW_MODEL_IMAGE_SIZE
         processor = EomtImageProcessor(size=image_size, **settings)
         if kind is None:
             config = EomtConfig(image_size=image_size, **fields, **labels)
             return EomtForUniversalSegmentation(config), processor
-        model_class = MODELS[find_model_type(kind) or "eomt"]  # which says what it can be built on
+        model_class = MODEL_CLASSES[find_model_type(kind) or "eomt"]  # which says what it can be built on
         return model_class.from_backbone(name, image_size=image_size, **fields, **labels), processor
     if model_args.num_blocks is not None:
         raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
-    model = MODELS[kind].from_pretrained(name, **described)
+    model = MODEL_CLASSES[kind].from_pretrained(name, **described)
     if label_space is not None:
         decision = set_classes(model, label_space.id2label)
         if PartialState().is_main_process:
