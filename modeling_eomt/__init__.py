@@ -1,4 +1,4 @@
-"""What an EoMT model does: the ViT, the mask module, the loss, checkpoint conversion."""
+"""The EoMT model: the ViT, the mask module, the loss, checkpoint conversion."""
 
 from .checkpoints_eomt import official_parameter_name
 from .configuration_eomt import EomtConfig, EomtDinov3Config
