@@ -36,7 +36,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for: whoever draws shapes does not wait for all readers and their libraries."""
+    """Imports a name on first use: drawing shapes does not wait for all readers and their libraries."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name], __name__), name)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .base import Annotation
-from .class_tables import published_categories
+from .class_tables import read_published_categories
 from .colours import extract_ids
 from .files import FileTree
 from .images import check_size, list_image_suffixes
@@ -46,7 +46,7 @@ class Ade20kDataset(PairedDataset):
         folders = [f"{kind}{part}" for kind in ("images", "annotations", "annotations_instance")]
         self.require_folders(*folders[:2])
         has_objects = self.tree.has_folder(folders[2])
-        categories = published_categories("ade20k")
+        categories = read_published_categories("ade20k")
         self.set_categories(self.tree.path(folders[0]), "panoptic" if has_objects else "semantic", categories)
         self.thing_classes = np.array([category.id for category in categories if category.isthing])
         self.category_ids = {category.id + 1: category.id for category in categories}
