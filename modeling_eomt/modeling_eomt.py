@@ -3,9 +3,6 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108, section 3.
 """
 
-import dataclasses
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,30 +12,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones_eomt import INDICES, read_backbone, read_index
-from .configuration_eomt import (
-    EomtConfig,
-    EomtDinov3Config,
-    as_pair,
-    default_num_blocks,
-    default_num_upscale_blocks,
-    patch_grid,
-)
+from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair, patch_grid
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .positions_eomt import EomtRope
 from .pretrained_eomt import EomtForUniversalSegmentationOutput, EomtPreTrainedModel
-from .random_eomt import StepRandomness
+from .random_eomt import MaskProbabilitiesMixin, StepRandomness
 from .vit_eomt import EomtEmbeddings, EomtLayer
-
-
-class BlockMasking(NamedTuple):
-    """How often a query block masks its queries. The forward pass asks the flags alone, which change at 0 and 1 only,
-    so that annealing the probability does not compile the model again."""
-
-    probability: float
-    in_training: bool
-    in_evaluation: bool
 
 
 class SharedInputs(NamedTuple):
@@ -57,7 +37,7 @@ class SharedInputs(NamedTuple):
     branch_draws: Tensor | list[None]
 
 
-class EomtForUniversalSegmentation(EomtPreTrainedModel):
+class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     """
     EoMT for panoptic, instance and semantic segmentation.
 
@@ -84,133 +64,16 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         self.mask_head = EomtMaskHead(config)
         self.class_predictor = nn.Linear(config.hidden_size, (config.num_labels or 0) + 1)
         self.criterion = EomtLoss.from_config(config)
-        # What checkpoints store of `mask_probabilities`, and what random numbers are compared with.
-        self.register_buffer("attn_mask_probs", torch.ones(config.num_blocks, dtype=torch.float32))
-        self._use_mask_probabilities([1.0] * config.num_blocks)
+        self.create_mask_probabilities(config.num_blocks)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """
-        Loads a model as `PreTrainedModel.from_pretrained` does, its mask probabilities included.
-
-        For other classes than the checkpoint's give `num_labels` or `id2label` and `ignore_mismatched_sizes=True`: all
-        weights but the class head's are kept, and the report says so. For another image size or number of queries,
-        load first and then use `set_image_size` or `set_num_queries`.
-
-        Raises:
-            ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
-                that cannot be.
-        """
-        source: Any = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        for name in INDICES if source is not None else ():
-            if (index := Path(source, kwargs.get("subfolder") or "", name)).is_file():
-                read_index(index)  # Transformers takes it as it is
+        """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._read_mask_probabilities()
-        if not model.criterion.empty_weight.is_meta:  # the configuration may have been given another weight
-            model.criterion.empty_weight.copy_(model.criterion.initial_empty_weight())
+        model.read_mask_probabilities()
         return loaded
-
-    @classmethod
-    def from_backbone(
-        cls,
-        name_or_path: str | PathLike,
-        *,
-        image_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int] = 16,
-        num_queries: int = 200,
-        num_blocks: int | None = None,
-        id2label: dict[int, str] | None = None,
-        hub_kwargs: dict[str, Any] | None = None,
-        **config_overrides: Any,
-    ) -> "EomtForUniversalSegmentation":
-        """
-        A new model on a pre-trained ViT: the backbone's weights, resampled to the sizes asked for, everything else
-        initialised.
-
-        Args:
-            name_or_path: a folder or a model of the Hub: DINOv2 with or without registers, ViT (AugReg), DeiT, or a
-                timm ViT (DeiT III, AugReg); for [`EomtDinov3ForUniversalSegmentation`] a DINOv3 ViT.
-            image_size: height and width of the training images in pixels, one int for a square.
-            patch_size: size of a patch in pixels; kernels of another size are resampled as in FlexiViT.
-            num_queries: number of learnable queries.
-            num_blocks: number of final blocks that process the queries; by default that of the published model of the
-                same depth.
-            id2label: names of the classes.
-            hub_kwargs: how to reach the Hub, as for `from_pretrained`: `token`, `revision`, `cache_dir`,
-                `local_files_only`, `subfolder`...
-            config_overrides: more fields of the configuration. Those that are not overridden, dropout among them, are
-                the backbone's own.
-
-        Raises:
-            ValueError: a kind of model that is not supported, weights that do not fit, or an override that is no field
-                of the configuration.
-            OSError: no such folder or model.
-        """
-        fields = {field.name for field in dataclasses.fields(cls.config_class)} | {"label2id", "num_labels"}
-        if unknown := sorted(set(config_overrides) - fields):
-            raise ValueError(f"{', '.join(unknown)}: no such field of {cls.config_class.__name__}.")
-        backbone = read_backbone(name_or_path, cls.config_class.model_type, **(hub_kwargs or {}))
-        settings = {**backbone.config, "image_size": image_size, "patch_size": patch_size, "num_queries": num_queries}
-        settings["num_upscale_blocks"] = default_num_upscale_blocks(patch_size)
-        if id2label is not None:
-            settings["id2label"] = id2label
-        settings |= config_overrides
-        settings["num_blocks"] = (
-            default_num_blocks(settings["num_hidden_layers"]) if num_blocks is None else num_blocks
-        )
-        model = cls(cls.config_class(**settings))
-        backbone.load_into(model)
-        return model
-
-    def _read_mask_probabilities(self) -> None:
-        """Takes over what a checkpoint has stored."""
-        stored = self.attn_mask_probs
-        if stored.is_meta and (offloaded := getattr(getattr(self, "_hf_hook", None), "weights_map", None)):
-            stored = offloaded["attn_mask_probs"]
-        if not stored.is_meta:
-            self._use_mask_probabilities(stored.tolist())
-
-    def _use_mask_probabilities(self, probabilities: list[float]) -> None:
-        self._masking = [BlockMasking(p, in_training=p > 0.0, in_evaluation=p >= 1.0) for p in probabilities]
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._read_mask_probabilities()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        probabilities = self.attn_mask_probs
-        super()._apply(*args, **kwargs)
-        if self.attn_mask_probs.dtype != torch.float32:  # in 16 bits, 0.999 would be 1
-            self.attn_mask_probs = probabilities.to(self.attn_mask_probs.device)
-        return self
-
-    @property
-    def mask_probabilities(self) -> list[float]:
-        """Per query block, earliest first: how often a query's attention is restricted to its mask in training."""
-        return [block.probability for block in self._masking]
-
-    def set_mask_probabilities(self, probabilities: list[float]) -> None:
-        """
-        Sets the probability of masking of each query block.
-
-        Args:
-            probabilities: `config.num_blocks` numbers in [0, 1], earliest block first.
-
-        Raises:
-            ValueError: wrong number of probabilities, or one outside of [0, 1].
-        """
-        probabilities = [float(probability) for probability in probabilities]
-        if len(probabilities) != self.config.num_blocks or not all(0.0 <= p <= 1.0 for p in probabilities):
-            raise ValueError(
-                f"Expected {self.config.num_blocks} mask probabilities in [0, 1], one per query block, got "
-                f"{probabilities}."
-            )
-        self._use_mask_probabilities(probabilities)
-        with torch.no_grad():
-            self.attn_mask_probs.copy_(torch.tensor(probabilities))
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> None:
         """
@@ -370,11 +233,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         tokens = torch.cat([queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, SharedInputs(grid, rope, masked_queries, branch_draws)
 
-    def is_masked(self, index: int) -> bool:
-        """Whether the attention of queries may be restricted in a query block."""
-        masking = self._masking[index]
-        return masking.in_training if self.training else masking.in_evaluation
-
     def query_block(
         self, index: int, tokens: Tensor, shared: SharedInputs, mask_logits: Tensor | None = None
     ) -> Tensor:
@@ -424,9 +282,10 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         Predicts masks as `predict` does, or, if `at_patches`, as they are after bilinear downsampling to the patch
         grid, `(batch, num_queries, rows, columns)`.
         """
-        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :].unflatten(1, grid)
+        patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
+        features = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (batch, hidden_size, rows, columns)
         mask_embeddings = self.mask_head(tokens[:, : self.config.num_queries])
-        return self.upscale_block(patches, mask_embeddings, at_patches)
+        return self.upscale_block(features, mask_embeddings, at_patches=at_patches)
 
     def query_attention_mask(
         self, mask_logits: Tensor, grid: tuple[int, int], is_masked: Tensor | None = None
@@ -463,10 +322,17 @@ class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):
     base_model_prefix = "eomt_dinov3"
 
 
-EomtForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
-EomtDinov3ForUniversalSegmentation.register_for_auto_class("AutoModelForUniversalSegmentation")
+# The classes of the model types, by their names in configurations.
+MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
+    model_class.config_class.model_type: model_class
+    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation)
+}
+
+for _model_class in MODEL_CLASSES.values():
+    _model_class.register_for_auto_class("AutoModelForUniversalSegmentation")
 
 __all__ = [
+    "MODEL_CLASSES",
     "EomtDinov3ForUniversalSegmentation",
     "EomtForUniversalSegmentation",
     "EomtForUniversalSegmentationOutput",

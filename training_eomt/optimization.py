@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from modeling_eomt.backbones_eomt import is_backbone
+from modeling_eomt.checkpoints_eomt import is_backbone
 
 
 def layerwise_learning_rates(

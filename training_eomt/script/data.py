@@ -12,7 +12,7 @@ from ..data.base import Settings
 from ..data.images import ImageReading
 from ..data.report import check_samples, has_targets, list_reasons, report
 from ..data.subsets import Subset, draw_samples
-from ..prediction.sources import PictureFolder, is_picture
+from ..prediction.sources import ImageFolder, is_image
 from .arguments import DataArguments
 
 
@@ -32,15 +32,8 @@ def open_data(
     """
     Opens the data that a run needs.
 
-    Args:
-        arguments: the arguments.
-        trains, evaluates: what the run does.
-        task: the task of the data; None for the one that they are annotated for.
-        id2label: the classes of the model, if it is not trained.
-
-    Raises:
-        FileNotFoundError: there are no such data.
-        ValueError: data that cannot be used.
+    `task` is None for the task that the data are annotated for; `id2label` are the classes of a model that is not
+    trained. Raises a `FileNotFoundError` or a `ValueError` for data that are missing or cannot be used.
     """
 
     def open_split(path: str, split: str, **settings: Any) -> SegmentationDataset:
@@ -80,19 +73,13 @@ def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> boo
 
 def open_prediction_images(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
-) -> SegmentationDataset | PictureFolder:
-    """
-    Opens the images to segment: a dataset with its targets, a plain folder, or a single image.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: data that do not fit the model.
-    """
+) -> SegmentationDataset | ImageFolder:
+    """Opens the images to segment: a dataset with its targets, a plain folder, or a single image."""
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
     image_reading = _image_reading(arguments)
-    if is_picture(path):
-        return PictureFolder(path, image_reading)
+    if is_image(path):
+        return ImageFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -103,11 +90,11 @@ def open_prediction_images(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data, image_reading)
+        return ImageFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
+        return ImageFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
@@ -129,13 +116,8 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
     """
     Prints the report of the data; takes only some of them and leaves out what cannot be used if that is asked for.
 
-    Args:
-        data: the data.
-        arguments: the arguments.
-        num_workers: processes that read samples.
-
     Returns:
-        The data that are left, and the report of each part as a dictionary.
+        The data that are left, and the report of each split as a dictionary.
 
     Raises:
         ValueError: bad samples that are not to be skipped, or no sample is left, or there is nothing to learn in the
