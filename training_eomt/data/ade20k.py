@@ -23,7 +23,7 @@ from .splits import choose_split
 
 
 ROOT = "ADEChallengeData2016"
-VOID = 0
+UNLABELLED = 0
 
 
 class Ade20kDataset(PairedDataset):
@@ -75,8 +75,8 @@ class Ade20kDataset(PairedDataset):
             check_size(self.name(index), values.shape, objects.shape, objects_path)
             rles = encode_masks(objects, list(class_ids))
             annotations = [Annotation(*pair) for pair in zip(rles, class_ids.values(), strict=True)]
-            values = np.where(np.isin(values, self.thing_classes + 1) | (objects > 0), VOID, values)
-        return annotations + segment_map(values, self.category_ids, {VOID}, where)
+            values = np.where(np.isin(values, self.thing_classes + 1) | (objects > 0), UNLABELLED, values)
+        return annotations + segment_map(values, self.category_ids, {UNLABELLED}, where)
 
     def _read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int], str]:
         """Reads the numbers of the objects `(height, width)`, 0 for none. Returns also their classes, and the path."""
