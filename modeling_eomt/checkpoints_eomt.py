@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import transformers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -445,7 +445,7 @@ def find_file(name_or_path: str | PathLike, file_name: str, subfolder: str = "",
         path = Path(name_or_path, subfolder, file_name)
         return path if path.is_file() else None
     try:
-        return Path(hf_hub_download(str(name_or_path), file_name, subfolder=subfolder or None, **hub_kwargs))
+        return Path(HfApi().hf_hub_download(str(name_or_path), file_name, subfolder=subfolder or None, **hub_kwargs))
     except EntryNotFoundError:
         return None
 

@@ -180,7 +180,8 @@ class EomtPreTrainedModel(PreTrainedModel):
                 raise OSError(str(broken)) from error
             raise
         model, info = loaded
-        model.config.name_or_path = name
+        if source != name:
+            model.config.name_or_path = name
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is None or not quantizer.pre_quantized:  # which has other names and parts
             check_loaded_weights(model, info, name, allows_other_classes)
@@ -328,6 +329,9 @@ class EomtPreTrainedModel(PreTrainedModel):
         if saves_fused_swiglu(self.config):
             state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
         self.config.auto_map = self.config.own_auto_map()
+        if is_main_process and Path(save_directory).is_dir():
+            for name in ("model.safetensors", "model.safetensors.index.json"):  # one of them stays beside new shards
+                Path(save_directory, name).unlink(missing_ok=True)
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if is_main_process:
             for weights in Path(save_directory).glob("model*.safetensors"):

@@ -1,4 +1,11 @@
-"""How an EoMT model learns: datasets, augmentation, metrics, optimisation, annealing and the Trainer."""
+"""How an EoMT model learns.
+
+- `tasks`: the metrics, reference and augmentation of each task; `metrics/`; `evaluation`: running the metrics.
+- `training_arguments`: defaults; `optimization`: learning rates and warm-up; `mask_annealing`: when masks fade out.
+- `data/`: datasets; `augmentation`, `inputs`: from their samples to the model's inputs.
+- `trainer`: the Trainer, on `resumable_trainer`, `checkpoints`, `comparison`, `ema`, `finiteness` and `stopping`.
+- `prediction/`, `publishing/` and `script/` (the command) use all of this, and nothing here uses them.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

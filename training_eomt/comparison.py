@@ -103,20 +103,15 @@ def training_settings(trainer: Any, total_steps: int) -> dict[str, Any]:
         settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(
             total_steps, trainer.bare_model.config.num_blocks
         )
+    if arguments.save_on_each_node:
+        settings["random_states"] = int(os.environ.get("LOCAL_WORLD_SIZE", arguments.world_size))
     return json.loads(json.dumps(settings))
 
 
 def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping[str, Any]) -> None:
     """
-    Checks that a checkpoint belongs to a training.
-
-    Args:
-        checkpoint: the folder.
-        state: its `trainer_state.json`.
-        settings: of this training, see `training_settings`.
-
-    Raises:
-        ValueError: it belongs to another one; the settings that differ are listed.
+    Raises a `ValueError` unless a checkpoint, with its `trainer_state.json`, belongs to the training with these
+    [`training_settings`]; the settings that differ are listed.
     """
     path = checkpoint / SETTINGS
     if path.is_file():
@@ -127,7 +122,11 @@ def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping
             f"{path} is missing: whether this is the training that was stopped cannot be told, only that it "
             f"was {state.max_steps} steps long."
         )
-    left_out = {"processes", *(_FOLLOW_FROM_STEPS if before.get("steps") != settings["steps"] else ())}
+    left_out = {
+        "processes",
+        "random_states",
+        *(_FOLLOW_FROM_STEPS if before.get("steps") != settings["steps"] else ()),
+    }
     _check_same(checkpoint, differences(before, settings, left_out))
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ..json_files import SCHEMA_ERRORS, describe_fault, parse_flag, parse_id, read_json
 from .base import IMAGES_DIR, SegmentationDataset
-from .files import FileTree, find_tree
+from .files import FileTree
 from .located import Located
 from .samples import Category
 from .splits import SPLITS, of_split
@@ -169,9 +169,8 @@ class CocoDataset(SegmentationDataset):
         if not isinstance(path, FileTree) and Path(path).suffix == ".json":
             path = Path(path)
             around = path.parent.parent if path.parent.name == "annotations" else path.parent  # as COCO has it
-            tree, folder = find_tree(around, self.skip_bad_samples)
-            self.tree, self.json = self.open_tree(tree), posixpath.join(folder, path.relative_to(around).as_posix())
-            if self.json not in tree:
+            self.tree, self.json = self.open_tree(around), path.relative_to(around).as_posix()
+            if self.json not in self.tree:
                 raise FileNotFoundError(f"{path} (JSON file) is missing.")
         else:
             self.tree = self.open_tree(path)

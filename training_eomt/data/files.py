@@ -176,30 +176,26 @@ def open_file(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
+def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
     """
-    Finds the tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
+    Opens the files of a folder or a zip, which may lie in a zip itself.
 
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    if isinstance(path, FileTree):
+        return path
     path = Path(path)
     for root in (path, *path.parents):
         if root.is_dir() or _is_zip(root):
             tree = FileTree(root, skip_bad_entries)
-            name = "" if root == path else path.relative_to(root).as_posix()
-            if name and name not in tree and not tree.has_folder(name):
-                break
-            return tree, name
+            name = path.relative_to(root).as_posix()
+            if root == path:
+                return tree
+            if name in tree or tree.has_folder(name):
+                return tree.subtree(name)
+            break
     raise FileNotFoundError(f"There is no file or folder {path}.")
-
-
-def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
-    """Opens the files of a folder, which may be (in) a zip. Raises what `find_tree` raises."""
-    if isinstance(path, FileTree):
-        return path
-    tree, name = find_tree(path, skip_bad_entries)
-    return tree.subtree(name) if name else tree
 
 
 def _is_zip(path: Path) -> bool:

@@ -209,27 +209,13 @@ def report(
 
 
 def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> list[BadSample]:
-    """
-    Reads every sample in full and returns what fails, to be left out with [`leave_out`].
-
-    Args:
-        dataset: the dataset.
-        num_workers: processes that read.
-        show_progress: whether to show a progress bar.
-    """
+    """Reads every sample in full, see [`report`]; returns what fails, to be left out with [`leave_out`]."""
     read = _read(dataset, range(len(dataset)), num_workers, "Checking", show_progress)
     return list(dict.fromkeys(bad for _, found in read for bad in found))
 
 
 def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> bool:
-    """
-    Whether a dataset has a segment that is no crowd, if need be by reading samples until one has.
-
-    Args:
-        dataset: the dataset.
-        num_workers: processes that read.
-        show_progress: whether to show a progress bar.
-    """
+    """Whether a dataset has a segment that is no crowd, if need be by reading samples until one has."""
     # Where bad parts are left out, only reading tells which they are.
     summaries = [None if dataset.skip_bad_samples else dataset.summarize(index) for index in range(len(dataset))]
     known = [summary for summary in summaries if summary is not None]
