@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from .pixels_eomt import as_pixels
-from .sources_eomt import upright_image
+from .reading_eomt import as_pixels, load_upright
 
 
 FILL_OPACITY = 0.5
@@ -88,7 +87,7 @@ def draw_segmentation(
     """
     id2label = {} if id2label is None else id2label
     if isinstance(segmentation, list | tuple) and all(_is_of_pipeline(segment) for segment in segmentation):
-        image = upright_image(image)
+        image = load_upright(image)
         _check_size({(segment["mask"].height, segment["mask"].width) for segment in segmentation}, image)
         masks = [np.asarray(segment["mask"]) for segment in segmentation]
         scores = [segment.get("score") or 0.0 for segment in segmentation]
