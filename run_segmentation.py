@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from training_eomt.script.arguments import ScriptArguments, complete, parse_arguments, read_arguments
+from training_eomt.script.arguments import ScriptArguments
 from training_eomt.script.checks import check_arguments
+from training_eomt.script.command_line import complete_arguments, parse_arguments, read_arguments
 from training_eomt.script.error_lines import error_line, shown, warn
 
 
@@ -44,14 +45,14 @@ def command(words: Sequence[str] | None = None) -> None:
         arguments = read_arguments(sys.argv[1:] if words is None else words)
         check_arguments(arguments.model, arguments.data, arguments.training)
         if os.environ.get("RANK", "0") == "0":
-            for line in arguments.warnings:
-                warn(line)
-        complete_arguments = complete(arguments)
-        trackers = complete_arguments[2].report_to
-        from training_eomt.interruption import answer_sigterm
+            for warning in arguments.warnings:
+                warn(warning)
+        completed = complete_arguments(arguments)
+        trackers = completed[2].report_to
+        from training_eomt.stopping import answer_sigterm
 
         answer_sigterm()
-        main(complete_arguments)
+        main(completed)
         leave_the_others()
     except KeyboardInterrupt as stop:
         message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"

@@ -1,5 +1,6 @@
 """Packaging of eomt-transformers."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from setuptools.command.build_py import build_py
 
 
 PACKAGES = [
+    "eomt_transformers",
     "configuration_eomt",
     "modeling_eomt",
     "image_processing_eomt",
@@ -19,12 +21,16 @@ PACKAGES = [
     "training_eomt.script",
 ]
 
+INIT = Path("eomt_transformers/__init__.py").read_text(encoding="utf-8")
+VERSION = re.findall(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[0]
+
 # Lower bounds are those that `make test-oldest` installs and tests.
 REQUIREMENTS = [
     "accelerate>=1.12",
     "datasets>=4.0",
     "evaluate>=0.4.6",
     "huggingface_hub>=1.33",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "msgspec>=0.22",
     "numpy>=2.0",
@@ -58,14 +64,20 @@ class BuildWithRecipes(build_py):
 
 setup(
     name="eomt-transformers",
-    version="0.1.0",
+    version=VERSION,
+    author="The eomt-transformers authors",
     description="EoMT, the Encoder-only Mask Transformer, for Hugging Face Transformers",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords=["segmentation", "panoptic", "instance", "semantic", "vision transformer", "EoMT", "transformers"],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2503.19108",
+        "Published checkpoints": "https://huggingface.co/tue-mps",
+    },
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={package: ["py.typed", "*.json"] for package in PACKAGES},
+    package_data={package: ["py.typed", "*.json", "*.md"] for package in PACKAGES},
     py_modules=["run_segmentation"],
     cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},

@@ -1,10 +1,10 @@
 """What masks in training are for: the paper's ablation of mask annealing, on the generated shapes.
 
-    python benchmarks/annealing.py --output benchmarks/annealing.json
+    python benchmarks/annealing.py --output benchmarks/results/annealing.json
 
 The demo's model is trained with masks in every step, with masks in none, and with masks that fade out; each is
-measured with masks (where it was trained with them) and without, on pictures of another seed than those it was trained
-on and those that the demo's settings were chosen on. Panoptic and instance segmentation, the same pictures in the same
+measured with masks (where it was trained with them) and without, on images of another seed than those it was trained
+on and those that the demo's settings were chosen on. Panoptic and instance segmentation, the same images in the same
 order.
 """
 
@@ -28,7 +28,7 @@ from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt import EomtTrainer, EomtTrainingArguments
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs
-from training_eomt.script.arguments import parse_arguments
+from training_eomt.script.command_line import parse_arguments
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -54,7 +54,7 @@ def train(task: str, masks: str, seed: int, data: Path, work: Path) -> tuple[Pat
     return folder, (time.perf_counter() - start) / 60
 
 
-def measure(task: str, folder: Path, probability: float, pictures: Path) -> dict[str, float]:
+def measure(task: str, folder: Path, probability: float, images: Path) -> dict[str, float]:
     """The held-out figures of a model with these masks."""
     model = EomtForUniversalSegmentation.from_pretrained(folder)
     model.set_mask_probabilities([probability] * model.config.num_blocks)
@@ -62,7 +62,7 @@ def measure(task: str, folder: Path, probability: float, pictures: Path) -> dict
     arguments = EomtTrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=20, report_to="none", disable_tqdm=True
     )
-    inputs = EvaluationInputs(CocoPanopticDataset(pictures, model.config.id2label, task=task), processor)
+    inputs = EvaluationInputs(CocoPanopticDataset(images, model.config.id2label, task=task), processor)
     metrics = EomtTrainer(model=model, args=arguments, processing_class=processor, eval_dataset=inputs).evaluate()
     return {name: round(metrics[f"eval_{name}"], 4) for name in FIGURES[task]}
 
@@ -88,12 +88,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     data = generate_shapes_dataset(arguments.work / "data", NUM_TRAIN, 0, 0)
-    pictures = generate_shapes_dataset(arguments.work / "held_out", 0, NUM_HELD_OUT, 0, seed=HELD_OUT_SEED)
+    images = generate_shapes_dataset(arguments.work / "held_out", 0, NUM_HELD_OUT, 0, seed=HELD_OUT_SEED)
     results: dict[str, Any] = {
         **surroundings(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)),
         "recipe": RECIPE.name,
-        "held_out_pictures": NUM_HELD_OUT,
+        "held_out_images": NUM_HELD_OUT,
         "rows": [],
     }
     for seed in arguments.seeds:
@@ -102,7 +102,7 @@ def main() -> None:
                 folder, minutes = train(task, masks, seed, data, arguments.work)
                 for probability in probabilities:
                     row = {"task": task, "in_training": masks, "at_inference": AT_INFERENCE[probability], "seed": seed}
-                    row |= measure(task, folder, probability, pictures / "validation")
+                    row |= measure(task, folder, probability, images / "validation")
                     results["rows"].append({**row, "training_minutes": round(minutes, 2)})
                 print_table(results["rows"])
                 if arguments.output is not None:

@@ -1,9 +1,9 @@
 """CamVid from scratch in a given time: this project's class and Trainer against Transformers' own class.
 
-    python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/camvid.json
+    python benchmarks/camvid.py --data camvid --minutes 40 --output benchmarks/results/camvid.json
 
 Both train the same small ViT (192 wide, 8 blocks) on the same 256x256 crops in the same order, from the same seed, for
-the same time, in bfloat16 (autocast); both are measured in the same way, on the validation pictures at their own size,
+the same time, in bfloat16 (autocast); both are measured in the same way, on the validation images at their own size,
 without masks.
 
 - ours: `EomtTrainer`: averaged weights, and the published annealing or (`--masks never`) no masks in training.
@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -42,15 +42,16 @@ from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.label_maps import LabelMapDataset
 from training_eomt.data.samples import Sample
 from training_eomt.figures import as_segments, side_by_side
-from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate, panoptic_reference
+from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate
 from training_eomt.optimization import two_stage_warmup_poly
 from training_eomt.sampling import DrawSampler
+from training_eomt.tasks import build_panoptic_reference
 
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 VOID = 11
 CROP, BATCH_SIZE, SEED = 256, 8, 0
-MODEL = {
+MODEL: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
     "num_attention_heads": 3,
@@ -68,7 +69,7 @@ MODEL = {
 LEARNING_RATE, BETA2, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 0.98, 0.05, 1.0
 CURVE_POINTS = 5
 TIMING_TURNS = 2
-NUM_DRAWN = 3  # pictures
+NUM_DRAWN = 3  # images
 SETTINGS = ("learning_rate", "ema_decay", "masks", "evaluation_size", "scale_range")  # that figures depend on
 
 
@@ -210,18 +211,21 @@ def seconds_per_step(
     theirs = TheirTraining(inputs[0], arguments)
     ours = our_trainer(arguments.work, inputs, 1000, arguments)
     ours.create_optimizer_and_scheduler(1000)
-    ours.accelerator.prepare_model(ours.model)  # as `train` does: the forward pass in bfloat16
+    model: Any = ours.model
+    ours.accelerator.prepare_model(model)  # as `train` does: the forward pass in bfloat16
     our_batches = batches(inputs[0])
 
-    def our_step(probability: float) -> None:
-        ours.model.set_mask_probabilities([probability] * MODEL["num_blocks"])
-        batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
-        ours.training_step(ours.model, batch[0], num_items)
-        torch.nn.utils.clip_grad_norm_(ours.model.parameters(), MAX_GRAD_NORM)
-        ours.optimizer.step()
-        ours.model.zero_grad()
+    optimizer: Any = ours.optimizer
 
-    steps = {"transformers": partial(theirs.step, 500, 1000), "ours": our_step}
+    def our_step(probability: float) -> None:
+        model.set_mask_probabilities([probability] * MODEL["num_blocks"])
+        batch, num_items = ours.get_batch_samples(our_batches, 1, torch.device("cpu"))
+        ours.training_step(model, batch[0], num_items)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        model.zero_grad()
+
+    steps: dict[str, Callable[[float], object]] = {"transformers": partial(theirs.step, 500, 1000), "ours": our_step}
     times: dict[tuple[str, float], list[float]] = {}
     for turn in range(TIMING_TURNS + 1):
         for name, step in steps.items():
@@ -241,13 +245,13 @@ def draw_curves(trainings: dict[str, Any], minutes: float, path: Path) -> None:
     for name, result in trainings.items():
         times = [point["step"] / result["steps"] * minutes for point in result["curve"]]
         axes.plot(times, [point["miou"] for point in result["curve"]], marker="o", label=name)
-    axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation pictures", ylim=(0, None))
+    axes.set(xlabel="minutes of training", ylabel="mean IoU on the validation images", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
 
 
 def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
-    """Some validation pictures, what is to be found in them, and what both models find, one below the other."""
+    """Some validation images, what is to be found in them, and what both models find, one below the other."""
     loaded = {
         name: (
             EomtImageProcessor.from_pretrained(work / name),
@@ -258,7 +262,7 @@ def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
     rows = []
     for index in range(0, len(validation), -(-len(validation) // NUM_DRAWN)):
         sample = validation[index]
-        segmentations = {"target": panoptic_reference(sample)}
+        segmentations: dict[str, Any] = {"target": build_panoptic_reference(sample)}
         for name, (processor, model) in loaded.items():
             inputs = processor(images=[sample.image], return_tensors="pt")
             with torch.no_grad():
@@ -276,7 +280,7 @@ def draw_overlays(work: Path, validation: Sequence[Sample], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid: train/ and val/ with images/ and masks/")
-    parser.add_argument("--work", type=Path, default=Path("outputs/camvid"), help="where models and pictures go")
+    parser.add_argument("--work", type=Path, default=Path("outputs/camvid"), help="where models and images go")
     parser.add_argument("--minutes", type=float, default=40, help="time of each training")
     parser.add_argument("--only", choices=["ours", "transformers"], help="run one of the two")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of what fits in the time")
@@ -339,8 +343,11 @@ def main() -> None:
         draw_curves(
             results["trainings"], arguments.minutes, arguments.output.with_name(f"{arguments.output.stem}_curves.png")
         )
+        validation: Any = inputs[1].samples
         draw_overlays(
-            arguments.work, inputs[1].samples, arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg")
+            arguments.work,
+            validation,
+            arguments.output.with_name(f"{arguments.output.stem}_overlays.jpg"),
         )
 
 

@@ -1,12 +1,12 @@
 """Training samples per second: how many workers a training step needs, and where the time of a sample goes.
 
-    python benchmarks/data_loading.py --output benchmarks/data_loading.json
+    python benchmarks/data_loading.py --output benchmarks/results/data_loading.json
     python benchmarks/data_loading.py --data coco --workers 1 2 4 8 --device cuda --step-seconds 0.4
 
 Batches come from the loader that `EomtTrainer` trains with, augmented as in the published recipes for panoptic
 segmentation at 640 pixels: flip, scale jitter from 0.1 to 2, pad, crop. Whoever takes them does nothing else. In every
 round each number of workers loads the same samples with the same random numbers, and figures are medians over the
-rounds; the start of the workers does not count. Without `--data`, pictures of 640x480 with 20 segments are generated:
+rounds; the start of the workers does not count. Without `--data`, images of 640x480 with 20 segments are generated:
 noise that is weaker the finer it is, as in photographs, in JPEG files about as large as those of COCO.
 
 Parts of a sample's time are measured in this process with one thread, as workers have it. `annotation` is reading it
@@ -48,37 +48,39 @@ from training_eomt.training_arguments import EomtTrainingArguments
 SEED = 0
 IMAGE_SIZE = 640  # pixels
 PREFETCHED = 2  # batches per worker, the DataLoader's own number
-NUM_PICTURES, PICTURE, NUM_SEGMENTS = 64, (480, 640), 20  # generated; height, width
-CELLS = (160, 32, 8, 2, 1)  # pixels: how coarse the noise of generated pictures is
-PARTS = ("picture", "annotation", "masks", "augmentation", "image_processor", "collate")
+NUM_IMAGES, PHOTO_SIZE, NUM_SEGMENTS = 64, (480, 640), 20  # generated; height, width
+CELLS = (160, 32, 8, 2, 1)  # pixels: how coarse the noise of generated images is
+PARTS = ("image", "annotation", "masks", "augmentation", "image_processor", "collate")
 
 
 def smooth_noise(channels: int, cell: int) -> torch.Tensor:
-    """Normal noise on a grid of that many pixels, interpolated to `(channels, height, width)` of a picture."""
-    grid = torch.randn(1, channels, PICTURE[0] // cell, PICTURE[1] // cell)
-    return F.interpolate(grid, PICTURE, mode="bicubic")[0]
+    """Normal noise on a grid of that many pixels, interpolated to `(channels, height, width)` of an image."""
+    grid = torch.randn(1, channels, PHOTO_SIZE[0] // cell, PHOTO_SIZE[1] // cell)
+    return F.interpolate(grid, PHOTO_SIZE, mode="bicubic")[0]
 
 
 def generate(folder: Path) -> None:
-    """Writes a data set in COCO panoptic format."""
+    """Writes a dataset in COCO panoptic format."""
     torch.manual_seed(SEED)
     categories = [{"id": number, "name": f"class {number}", "isthing": 1} for number in range(1, NUM_SEGMENTS + 1)]
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
-    row, column = torch.arange(PICTURE[0])[:, None], torch.arange(PICTURE[1])
+    row, column = torch.arange(PHOTO_SIZE[0])[:, None], torch.arange(PHOTO_SIZE[1])
     for name in ("images", "panoptic"):
         (folder / name).mkdir()
-    for index in range(NUM_PICTURES):
+    for index in range(NUM_IMAGES):
         pixels = 128 + sum(4 * cell**0.5 * smooth_noise(3, cell) for cell in CELLS)
-        picture = pixels.clamp(0, 255).byte().permute(1, 2, 0)  # (height, width, 3)
-        Image.fromarray(picture.numpy()).save(folder / "images" / f"{index}.jpg", quality=95)
+        image = pixels.clamp(0, 255).byte().permute(1, 2, 0)  # (height, width, 3)
+        Image.fromarray(image.numpy()).save(folder / "images" / f"{index}.jpg", quality=95)
         # A pixel belongs to the nearest of some points; noise bends the borders between them.
-        y, x = (length * torch.rand(NUM_SEGMENTS, 1, 1) for length in PICTURE)
+        y, x = (length * torch.rand(NUM_SEGMENTS, 1, 1) for length in PHOTO_SIZE)
         distances = torch.hypot(row - y, column - x) + 10 * smooth_noise(NUM_SEGMENTS, 32)
         ids = 1 + distances.argmin(0)
         colours = F.pad(ids[..., None], (0, 2)).byte()  # (height, width, 3), the id in red
         Image.fromarray(colours.numpy()).save(folder / "panoptic" / f"{index}.png")
         segments = [{"id": number, "category_id": number} for number in ids.unique().tolist()]
-        content["images"].append({"id": index, "file_name": f"{index}.jpg", "height": PICTURE[0], "width": PICTURE[1]})
+        content["images"].append(
+            {"id": index, "file_name": f"{index}.jpg", "height": PHOTO_SIZE[0], "width": PHOTO_SIZE[1]}
+        )
         content["annotations"].append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
     (folder / "panoptic.json").write_text(json.dumps(content))
 
@@ -116,7 +118,7 @@ def note_times(reader: type[SegmentationDataset]) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
     for owner, name, part in (
         (reader, "__getitem__", "reading"),
-        (SegmentationDataset, "read_image", "picture"),
+        (SegmentationDataset, "read_image", "image"),
         (Sample, "masks", "masks"),
         (SegmentationAugmentation, "__call__", "augmenting"),
         (EomtImageProcessor, "preprocess", "image_processor"),
@@ -139,7 +141,7 @@ def parts_of_sample(
         collate([inputs[draw] for draw in draws[first : first + batch_size]])
     total = time.perf_counter() - start
     torch.set_num_threads(threads)
-    seconds["annotation"] = seconds["reading"] - seconds["picture"]
+    seconds["annotation"] = seconds["reading"] - seconds["image"]
     seconds["augmentation"] = seconds["augmenting"] - seconds["masks"]
     parts = {part: seconds[part] for part in PARTS}
     parts |= {"other": total - sum(parts.values()), "sample": total}
@@ -156,7 +158,7 @@ def measure(dataset: SegmentationDataset, folder: str, arguments: argparse.Names
     augmentation = SegmentationAugmentation((IMAGE_SIZE, IMAGE_SIZE))
     inputs = TrainingInputs(Subset(dataset, chosen.tolist()), processor, augmentation, SEED)
     trainer = trainer_of(inputs, batch_size, arguments.device, folder)
-    read = [inputs.samples[index] for index in range(min(len(chosen), NUM_PICTURES))]
+    read = [inputs.samples[index] for index in range(min(len(chosen), NUM_IMAGES))]
     seconds = note_times(type(dataset))
     rates: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
     parts = []
@@ -170,7 +172,7 @@ def measure(dataset: SegmentationDataset, folder: str, arguments: argparse.Names
         per_worker = round(rate / max(workers, 1), 2)
         loading.append({"workers": workers, "samples_per_second": round(rate, 2), "per_worker": per_worker})
     return {
-        "pictures": len(dataset),
+        "images": len(dataset),
         "median_size": [statistics.median(sample.size[axis] for sample in read) for axis in (0, 1)],
         "mean_targets": round(statistics.mean(len(sample.targets) for sample in read), 1),
         "image_size": IMAGE_SIZE,
@@ -191,7 +193,7 @@ def workers_for(step_seconds: float, results: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
-    parser.add_argument("--data", help="a data set that the project reads; default: generated pictures")
+    parser.add_argument("--data", help="a dataset that the project reads; default: generated images")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="numbers of processes that load")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--batches", type=int, default=16, help="measured in each round")

@@ -1,15 +1,15 @@
 """Inference: this project's class and pipeline against Transformers' own, and against what the hardware allows.
 
-    python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/inference.json    # ViT-S, on a CPU
+    python benchmarks/inference.py --dtypes float32 bfloat16 --output benchmarks/results/inference.json  # ViT-S, CPU
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --masks 0 \\
-        --output benchmarks/inference_compiled.json
+        --output benchmarks/results/inference_compiled.json
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --quantization int8 --masks 0 \\
-        --tasks --output benchmarks/inference_int8.json
+        --tasks --output benchmarks/results/inference_int8.json
     python benchmarks/inference.py --dtypes float32 bfloat16 --sizes base large --masks 0 --tasks --rounds 3    # (*)
     python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
-        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/inference_cuda.json
+        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/results/inference_cuda.json
     python benchmarks/inference.py --device cuda --sizes large --image-sizes 1280 --dtypes bfloat16 \\
-        --compile-mode max-autotune --output benchmarks/inference_cuda_1280.json
+        --compile-mode max-autotune --output benchmarks/results/inference_cuda_1280.json
 
 (*) `inference_sizes.json` has the rows of this run, and of those with `--batch-sizes 8`, with `--sizes giant` and with
 `--sizes large --image-sizes 1280` (these two in bfloat16).
@@ -21,7 +21,7 @@ counted from the shapes, take at the rate of a large product that takes turns wi
 libraries: a share of 100 % would be a model without anything else. Memory is what PyTorch's allocator hands out at
 once during a pass, weights left out.
 
-The whole pipeline goes from a 640x480 picture to segments. Weights are random, so that a model would find nothing: its
+The whole pipeline goes from a 640x480 image to segments. Weights are random, so that a model would find nothing: its
 forward pass runs, and then its logits are replaced by those of `post_processing.py`, with 20 segments.
 """
 
@@ -33,6 +33,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, outputs_of, picture_of, processors
+from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ImageSegmentationPipeline
 from transformers.models.eomt.modeling_eomt import EomtConfig as TheirConfig
@@ -61,7 +62,7 @@ LABELS = {
     "ours": "this project",
     "optimized": "this project, optimize_for_inference()",
 }
-PICTURE = (480, 640)  # height, width
+PHOTO_SIZE = (480, 640)  # height, width
 WARM_UP = 2  # rounds
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the limit
 
@@ -81,7 +82,10 @@ def models_of(
     theirs = TheirModel(TheirConfig(**settings))
     ours = EomtForUniversalSegmentation(EomtConfig(**settings))
     ours.load_state_dict(theirs.state_dict())
-    return {name: model.to(device, dtype).eval() for name, model in (("transformers", theirs), ("ours", ours))}
+    return {
+        name: model.to(device, dtype).eval()  # type: ignore[arg-type]
+        for name, model in (("transformers", theirs), ("ours", ours))
+    }
 
 
 def contestants(size: str, image_size: int, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def contestants(size: str, image_size: int, dtype: torch.dtype, arguments: argpa
 
 
 def summary(seconds: list[float], batch_size: int = 1) -> dict[str, float]:
-    """Median and 90th percentile in ms, and pictures per second."""
+    """Median and 90th percentile in ms, and images per second."""
     median = statistics.median(seconds)
     return {
         "ms": round(1000 * median, 2),
@@ -163,8 +167,8 @@ def measure_forward(
 
 
 def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[str, Any]:
-    """A row of the results: a picture through the whole pipeline of each, and through two of its parts."""
-    device, picture = arguments.device, picture_of(PICTURE)
+    """A row of the results: an image through the whole pipeline of each, and through two of its parts."""
+    device, image = arguments.device, make_image(PHOTO_SIZE)
     calls: dict[str, Callable[[], Any]] = {}
     parts: dict[str, dict[str, Callable[[], Any]]] = {"preprocessing": {}, "post_processing": {}}
     their_processor, our_processor = processors(task)
@@ -174,7 +178,7 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
         kind = ImageSegmentationPipeline if is_theirs else EomtImageSegmentationPipeline
         set_masking(model, 0.0)
         segmenter: Any = kind(model=model, image_processor=processor, device=device)
-        found = outputs_of(processor(picture, return_tensors="pt"), PICTURE, device)
+        found = make_outputs(processor(image, return_tensors="pt"), PHOTO_SIZE, device)
 
         def forward(inputs: Any, original: Any = segmenter._forward, found: Any = found) -> Any:
             outputs = original(inputs)
@@ -183,16 +187,16 @@ def measure_pipeline(models: dict[str, Any], task: str, arguments: Any) -> dict[
             return outputs
 
         segmenter._forward = forward
-        settings = {"threshold": 0.8} if task != "semantic" else {}
-        calls[name] = lambda segmenter=segmenter, settings=settings: segmenter(picture, subtask=task, **settings)
+        settings: dict[str, Any] = {"threshold": 0.8} if task != "semantic" else {}
+        calls[name] = partial(segmenter, image, subtask=task, **settings)
         if name == "optimized":
             continue  # its processor is that of ours
-        parts["preprocessing"][name] = lambda processor=processor: processor(picture, return_tensors="pt")
+        parts["preprocessing"][name] = partial(processor, image, return_tensors="pt")
         if task == "panoptic":
             settings = {**settings, "stuff_classes": STUFF_CLASSES}
-        parts["post_processing"][name] = lambda processor=processor, found=found, settings=settings: getattr(
-            processor, f"post_process_{task}_segmentation"
-        )(found, [PICTURE], **settings)
+        parts["post_processing"][name] = partial(
+            getattr(processor, f"post_process_{task}_segmentation"), found, [PHOTO_SIZE], **settings
+        )
     num_segments = {name: len(call()) for name, call in calls.items()}
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     row: dict[str, Any] = {"task": task, "num_segments": num_segments}
@@ -220,7 +224,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.barh(places, [row[name]["ms"] for row in rows], height=0.25, label=LABELS[name])
     limits = [(place, row["limit_ms"]) for place, row in enumerate(rows) if "limit_ms" in row]
     for index, (place, limit) in enumerate(limits):
-        label = "the hardware's limit" if index == 0 else None
+        label = "the hardware's limit" if index == 0 else ""
         axes.vlines(limit, place - 0.45, place + 0.45, colors="black", label=label)
     axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
     axes.invert_yaxis()

@@ -1,8 +1,8 @@
 """Pre- and post-processing: Transformers' own EoMT image processor and ours, time and memory.
 
-    python benchmarks/post_processing.py --output benchmarks/post_processing.json
+    python benchmarks/post_processing.py --output benchmarks/results/post_processing.json
 
-Both get the same pictures and the same logits: 200 queries, 133 classes, 20 queries that see something, at 640 pixels
+Both get the same images and the same logits: 200 queries, 133 classes, 20 queries that see something, at 640 pixels
 (split into windows for semantic segmentation). What they see overlaps a little, and two see the same stuff. Results
 are compared before they are timed. Runs of the two take turns, figures are medians. Memory is what PyTorch's allocator
 hands out at once during a call.
@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 NUM_QUERIES, NUM_CLASSES, NUM_SEGMENTS = 200, 133, 20
 STUFF_CLASSES = list(range(80, 133))  # as in COCO
 SIZE = 640
-PICTURES = ((480, 640), (1280, 1920))  # height, width
+PHOTO_SIZES = ((480, 640), (1280, 1920))  # height, width
 TASKS = ("panoptic", "instance", "semantic")
 # Of a segment here and there. 640x480 fits; for 1920x1280, their size before padding is truncated, ours is rounded.
 MIN_IOU = {(480, 640): 0.999, (1280, 1920): 0.95}
@@ -47,18 +48,18 @@ def processors(task: str, is_pil: bool = False) -> tuple[Any, Any]:
         (TheirProcessorPil, EomtImageProcessorPil) if is_pil else (TheirProcessor, EomtImageProcessor)
     )
     is_split = task == "semantic"
-    size = {"shortest_edge": SIZE, "longest_edge": None if is_split else SIZE}
+    size: Any = {"shortest_edge": SIZE, "longest_edge": None if is_split else SIZE}
     theirs = their_class(size=size, do_split_image=is_split, do_pad=not is_split)
     return theirs, our_class(size=SIZE, task=task, stuff_classes=STUFF_CLASSES)
 
 
-def outputs_of(batch: Any, picture: tuple[int, int], device: torch.device) -> SimpleNamespace:
+def make_outputs(batch: Any, image: tuple[int, int], device: torch.device) -> SimpleNamespace:
     """Logits as a model would give them: 20 queries with a disc each on a grid, the others see nothing."""
     torch.manual_seed(0)
     num_inputs = len(batch["pixel_values"])
     edge = SIZE // 4
-    scale = SIZE / 4 / max(picture)
-    height, width = (length * scale for length in picture) if num_inputs == 1 else (edge, edge)
+    scale = SIZE / 4 / max(image)
+    height, width = (length * scale for length in image) if num_inputs == 1 else (edge, edge)
     y, x = torch.meshgrid(torch.arange(edge), torch.arange(edge), indexing="ij")
     masks = torch.randn(NUM_QUERIES, edge, edge) - 4
     classes = torch.randn(NUM_QUERIES, NUM_CLASSES + 1)
@@ -81,7 +82,7 @@ def outputs_of(batch: Any, picture: tuple[int, int], device: torch.device) -> Si
     )
 
 
-def check_same(task: str, picture: tuple[int, int], theirs: Any, ours: Any) -> dict[str, Any]:
+def check_same(task: str, image: tuple[int, int], theirs: Any, ours: Any) -> dict[str, Any]:
     """
     How alike two results are: the least overlap of a segment, or the share of pixels with the same class.
 
@@ -118,7 +119,7 @@ def check_same(task: str, picture: tuple[int, int], theirs: Any, ours: Any) -> d
     if not is_panoptic:
         ours_anywhere = our_maps.any(dim=0)
         ious.append((((maps >= 0) & ours_anywhere).sum() / ((maps >= 0) | ours_anywhere).sum()).item())
-    require(min(ious) >= MIN_IOU[picture], f"a segment overlaps with its counterpart by {min(ious):.4f} only")
+    require(min(ious) >= MIN_IOU[image], f"a segment overlaps with its counterpart by {min(ious):.4f} only")
     return {"num_segments": len(infos), "min_iou": round(min(ious), 4)}
 
 
@@ -142,8 +143,8 @@ def compare(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int, de
     return figures
 
 
-def picture_of(size: tuple[int, int]) -> Image.Image:
-    """A smooth random picture."""
+def make_image(size: tuple[int, int]) -> Image.Image:
+    """A smooth random image."""
     height, width = size
     noise = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
@@ -161,42 +162,45 @@ def main() -> None:
     check_measurement(device)
     results: dict[str, Any] = {**surroundings(device), "post_processing": [], "pre_processing": []}
     print(f"{'':<32}{'theirs ms':>10}{'ours ms':>10}{'faster':>8}{'theirs MiB':>12}{'ours MiB':>10}{'share':>8}")
-    for size in PICTURES:
+    for size in PHOTO_SIZES:
         for task in TASKS:
             theirs, ours = processors(task)
-            outputs = outputs_of(ours(picture_of(size), return_tensors="pt"), size, device)
+            outputs = make_outputs(ours(make_image(size), return_tensors="pt"), size, device)
             settings: dict[str, Any] = {"threshold": 0.8} if task != "semantic" else {}
             if task == "panoptic":
                 settings["stuff_classes"] = STUFF_CLASSES
             calls = [
-                lambda p=processor: getattr(p, f"post_process_{task}_segmentation")(outputs, [size], **settings)  # noqa: B023
+                partial(getattr(processor, f"post_process_{task}_segmentation"), outputs, [size], **settings)
                 for processor in (theirs, ours)
             ]
             whole = {"return_binary_maps": True} if task == "instance" else {}
             our_result = ours.post_process(outputs, [size], **settings, **whole)[0]
             alike = check_same(task, size, calls[0]()[0], our_result)
-            case = {"task": task, "picture": list(size), **alike}
-            report(results["post_processing"], case, compare(*calls, arguments.repeats, device))
-    for size in PICTURES:
-        picture = picture_of(size)
+            case = {"task": task, "image": list(size), **alike}
+            report(results["post_processing"], case, compare(calls[0], calls[1], arguments.repeats, device))
+    for size in PHOTO_SIZES:
+        image = make_image(size)
         for task in ("panoptic", "semantic"):
             for backend in ("torchvision", "pil"):
                 calls = [
-                    lambda p=processor: p(picture, return_tensors="pt")  # noqa: B023
-                    for processor in processors(task, backend == "pil")
+                    partial(processor, image, return_tensors="pt") for processor in processors(task, backend == "pil")
                 ]
                 their_pixels, our_pixels = (call()["pixel_values"] for call in calls)
                 if task == "semantic":  # elsewhere sizes are rounded differently
                     require(torch.allclose(their_pixels, our_pixels, atol=2e-2), "other pixel values")
-                case = {"task": task, "picture": list(size), "backend": backend}
-                report(results["pre_processing"], case, compare(*calls, arguments.repeats, torch.device("cpu")))
+                case = {"task": task, "image": list(size), "backend": backend}
+                report(
+                    results["pre_processing"],
+                    case,
+                    compare(calls[0], calls[1], arguments.repeats, torch.device("cpu")),
+                )
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def report(rows: list[dict[str, Any]], case: dict[str, Any], figures: dict[str, Any]) -> None:
     rows.append({**case, **figures})
-    name = f"{case['task']} {case['picture'][1]}x{case['picture'][0]} {case.get('backend', '')}"
+    name = f"{case['task']} {case['image'][1]}x{case['image'][0]} {case.get('backend', '')}"
     print(
         f"{name:<32}{figures['theirs_ms']:>10}{figures['ours_ms']:>10}{figures['times_faster']:>8}"
         + "".join(

@@ -1,9 +1,9 @@
 """What low precision changes in the outputs of a trained model.
 
-    python benchmarks/precision.py --model outputs/shapes_demo --pictures outputs/shapes_data/validation/images \\
-        --output benchmarks/precision.json    # after: make demo
+    python benchmarks/precision.py --model outputs/shapes_demo --images outputs/shapes_data/validation/images \\
+        --output benchmarks/results/precision.json    # after: make demo
 
-Every picture goes through the model in float32 and in each lower precision (see `optimize_for_inference`). Of the
+Every image goes through the model in float32 and in each lower precision (see `optimize_for_inference`). Of the
 queries that see an object in float32, `class_agreement` is the share that gives the same class, and `mask_iou` the
 mean IoU of their masks with those of float32. `pixel_agreement` is the share of pixels that end in the same class.
 """
@@ -39,7 +39,7 @@ MEASURES = ("class_agreement", "mask_iou", "pixel_agreement")
 
 @torch.no_grad()
 def compare(reference: Any, other: Any, processor: EomtImageProcessor, image: Image.Image) -> dict[str, float]:
-    """The three measures for one picture."""
+    """The three measures for one image."""
     inputs = processor(images=[image], return_tensors="pt").to(reference.device)
     outputs = [model(**inputs) for model in (reference, other)]
     masks, other_masks = (output.masks_queries_logits.flatten(2) > 0 for output in outputs)
@@ -55,8 +55,8 @@ def compare(reference: Any, other: Any, processor: EomtImageProcessor, image: Im
     }
 
 
-def pictures(folder: Path, number: int) -> Iterator[Image.Image]:
-    """Pictures of a folder, evenly spread over it."""
+def images(folder: Path, number: int) -> Iterator[Image.Image]:
+    """Images of a folder, evenly spread over it."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     for path in paths[:: max(1, len(paths) // number)][:number]:
         with Image.open(path) as image:
@@ -66,10 +66,8 @@ def pictures(folder: Path, number: int) -> Iterator[Image.Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained model and its image processor")
-    parser.add_argument(
-        "--pictures", type=Path, required=True, help="folder of pictures that the model knows to segment"
-    )
-    parser.add_argument("--number", type=int, default=25, help="of pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images that the model knows to segment")
+    parser.add_argument("--number", type=int, default=25, help="of images")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), help="default: what suits the device")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -86,14 +84,12 @@ def main() -> None:
         **surroundings(arguments.device),
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "pictures": arguments.number,
+        "images": arguments.number,
         "precisions": {},
     }
     for precision in precisions:
         model = load().optimize_for_inference(**PRECISIONS[precision])
-        figures = [
-            compare(reference, model, processor, image) for image in pictures(arguments.pictures, arguments.number)
-        ]
+        figures = [compare(reference, model, processor, image) for image in images(arguments.images, arguments.number)]
         means = {measure: round(statistics.mean(figure[measure] for figure in figures), 4) for measure in MEASURES}
         results["precisions"][precision] = means
         print(precision, means, flush=True)

@@ -18,7 +18,7 @@ from inference import measure_forward, measure_pipeline, models_of
 from training import measure as measure_training
 
 
-FOLDER = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 3
 SLOWER = 0.8
 PIPELINES = ("panoptic", "instance")
@@ -27,7 +27,7 @@ INFERENCE = {"size": "small", "dtype": "float32"}
 
 def committed(file_name: str, part: str, **values: Any) -> float:
     """Ratio of the row with these values in a committed result."""
-    rows = json.loads((FOLDER / file_name).read_text())[part]
+    rows = json.loads((RESULTS / file_name).read_text())[part]
     (row,) = [row for row in rows if all(row[name] == value for name, value in values.items())]
     return row["times_faster"]
 
@@ -51,7 +51,7 @@ def measure_inference() -> dict[str, tuple[float, float]]:
 
 def measure_steps() -> dict[str, tuple[float, float]]:
     """Ratios now and as committed, of training steps."""
-    results = json.loads((FOLDER / "training.json").read_text())
+    results = json.loads((RESULTS / "training.json").read_text())
     ratios = {}
     for probability in (0.0, 1.0):
         row = measure_training(results, probability, ROUNDS)

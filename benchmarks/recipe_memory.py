@@ -1,11 +1,11 @@
 """Memory of training as the recipes do it, and with recipes/low_memory.yaml on top.
 
-    python benchmarks/recipe_memory.py --output benchmarks/recipe_memory.json
+    python benchmarks/recipe_memory.py --output benchmarks/results/recipe_memory.json
 
 ViT-S, -B and -L of DINOv2 at 640x640 pixels: float32 weights, forward with labels under bf16 autocast, all mask
 probabilities at 1, backward into gradients that are there already (as when batches are accumulated), AdamW. Every case
 runs in a process of its own; bytes are counted as in `training_memory.py`. A batch that does not fit is extrapolated
-from those of one and two pictures, which is checked where it does fit.
+from those of one and two images, which is checked where it does fit.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Case:
-    """A training step: a named size, its pictures, and whether blocks are computed again in the backward pass."""
+    """A training step: a named size, its images, and whether blocks are computed again in the backward pass."""
 
     size: str
     batch_size: int
@@ -48,11 +48,11 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
         **EOMT_SIZES[case.size],
         num_queries=NUM_QUERIES,
         num_register_tokens=NUM_PREFIX_TOKENS - 1,
-        num_labels=NUM_LABELS,
+        id2label={index: str(index) for index in range(NUM_LABELS)},
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     )
-    model = EomtForUniversalSegmentation(config).to(device).train()
+    model = EomtForUniversalSegmentation(config).to(device).train()  # type: ignore[arg-type]
     if case.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     pixel_values = torch.randn(case.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
@@ -80,7 +80,7 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
 
 
 def extrapolated(one: dict[str, int], two: dict[str, int], batch_size: int) -> dict[str, int]:
-    """The figures of a batch, from those of one and of two pictures."""
+    """The figures of a batch, from those of one and of two images."""
     figures = {name: one[name] + (two[name] - one[name]) * (batch_size - 1) for name in PARTS}
     return {**figures, "total": sum(figures.values())}
 

@@ -1,12 +1,13 @@
 """How time and memory grow with what is computed: this project's class against Transformers' own.
 
-    python benchmarks/scaling.py --output benchmarks/scaling.json      # ViT-S on a CPU; also writes scaling.png
-    python benchmarks/scaling.py --device cuda --size large --dtype bfloat16 --output benchmarks/scaling_cuda.json
+    python benchmarks/scaling.py --output benchmarks/results/scaling.json  # ViT-S on a CPU; also writes scaling.png
+    python benchmarks/scaling.py --device cuda --size large --dtype bfloat16 \\
+        --output benchmarks/results/scaling_cuda.json
 
-One axis is varied at a time. From a forward pass of one 320x320 picture with 100 queries and without masks, as at
-inference: resolution, queries, batch. From a training step (see `training.py`) of two such pictures with 20 targets
+One axis is varied at a time. From a forward pass of one 320x320 image with 100 queries and without masks, as at
+inference: resolution, queries, batch. From a training step (see `training.py`) of two such images with 20 targets
 each and with masks: targets. From panoptic post-processing of the logits of `post_processing.py` (200 queries, 20
-segments, 640x640 pixels): the size of the picture. Both have the same weights and inputs, they take turns, and times
+segments, 640x640 pixels): the size of the image. Both have the same weights and inputs, they take turns, and times
 are medians. Memory is what PyTorch's allocator hands out at once, beyond what was there before, such as weights and
 the optimizer's moments.
 """
@@ -25,7 +26,7 @@ import torch
 from inference import models_of
 from matplotlib.figure import Figure
 from measuring import MIB, check_measurement, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import STUFF_CLASSES, outputs_of, picture_of, processors
+from post_processing import STUFF_CLASSES, make_image, make_outputs, processors
 from training import MODELS, SIZES, steps_of
 
 
@@ -34,9 +35,9 @@ TRAINING = {"image_size": 320, "num_queries": 100, "batch_size": 2, "num_targets
 AXES = {  # and their names in the plot
     "image_size": "side in pixels, forward",
     "num_queries": "queries, forward",
-    "batch_size": "pictures, forward",
-    "num_targets": "targets per picture, training step",
-    "picture": "pixels of a picture, post-processing",
+    "batch_size": "images, forward",
+    "num_targets": "targets per image, training step",
+    "image": "pixels of an image, post-processing",
 }
 
 Calls = dict[str, Callable[[], Any]]  # what to measure, of each of `MODELS`
@@ -56,14 +57,14 @@ def training_steps(case: dict[str, int], arguments: argparse.Namespace) -> Calls
     return dict(steps_of(words | case, probability=1.0))
 
 
-def post_processings(picture: tuple[int, int], device: torch.device) -> Calls:
+def post_processings(image: tuple[int, int], device: torch.device) -> Calls:
     theirs, ours = processors("panoptic")
-    outputs = outputs_of(ours(picture_of(picture), return_tensors="pt"), picture, device)
+    outputs = make_outputs(ours(make_image(image), return_tensors="pt"), image, device)
     return {
         name: partial(
             processor.post_process_panoptic_segmentation,
             outputs,
-            [picture],
+            [image],
             threshold=0.8,
             stuff_classes=STUFF_CLASSES,
         )
@@ -73,7 +74,7 @@ def post_processings(picture: tuple[int, int], device: torch.device) -> Calls:
 
 def calls_of(axis: str, value: Any, arguments: argparse.Namespace) -> Calls:
     """What an axis is measured on, at a value of it."""
-    if axis == "picture":
+    if axis == "image":
         return post_processings(value, arguments.device)
     if axis == "num_targets":
         return training_steps({**TRAINING, axis: value}, arguments)
@@ -102,13 +103,13 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(2, len(axes), squeeze=False, sharex="col")
     for axis, (upper, lower) in zip(axes, panels.T, strict=True):
         points = [row for row in rows if row["axis"] == axis]
-        values = [prod(row["value"]) if axis == "picture" else row["value"] for row in points]
+        values = [prod(row["value"]) if axis == "image" else row["value"] for row in points]
         for panel, quantity in ((upper, "seconds"), (lower, "peak_mib")):
             for name in MODELS:
                 panel.loglog(values, [row[name][quantity] for row in points], marker="o", label=name)
             lowest, highest = panel.get_ylim()
             panel.set_ylim(lowest / 2, highest * 2)  # what hardly grows shall look like it
-        labels = ["x".join(map(str, row["value"])) if axis == "picture" else str(row["value"]) for row in points]
+        labels = ["x".join(map(str, row["value"])) if axis == "image" else str(row["value"]) for row in points]
         lower.set_xticks(values, labels, rotation=30)
         lower.set_xticks([], minor=True)
         lower.set_xlabel(AXES[axis])
@@ -118,7 +119,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def picture_size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """Height and width from `480x640`."""
     height, width = text.split("x")
     return int(height), int(width)
@@ -132,10 +133,10 @@ def main() -> None:
     parser.add_argument("--image-sizes", type=int, nargs="*", default=[320, 480, 640, 960], help="pixels")
     parser.add_argument("--queries", type=int, nargs="*", default=[50, 100, 200, 400])
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--targets", type=int, nargs="*", default=[5, 20, 80], help="per picture")
+    parser.add_argument("--targets", type=int, nargs="*", default=[5, 20, 80], help="per image")
     parser.add_argument(
-        "--pictures",
-        type=picture_size,
+        "--images",
+        type=image_size,
         nargs="*",
         default=[(480, 640), (960, 1280), (1920, 2560)],
         help="heights and widths in pixels, such as 480x640",
@@ -159,7 +160,7 @@ def main() -> None:
         "num_queries": arguments.queries,
         "batch_size": arguments.batch_sizes,
         "num_targets": arguments.targets,
-        "picture": arguments.pictures,
+        "image": arguments.images,
     }
     for axis in AXES:
         for value in values[axis]:

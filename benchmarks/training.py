@@ -1,6 +1,6 @@
 """Time of a training step, and where it goes: this project's class against Transformers' own.
 
-    python benchmarks/training.py --output benchmarks/training.json                       # ViT-S, 320x320, batch 2
+    python benchmarks/training.py --output benchmarks/results/training.json  # ViT-S, 320x320, batch 2
     python benchmarks/training.py --device cuda --size large --image-size 640 --batch-size 4 --dtype bfloat16
 
 A step is forward with labels, backward, clipping and AdamW, as the Trainer does it. Both classes have the same weights

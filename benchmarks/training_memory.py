@@ -1,6 +1,6 @@
 """Memory of one training step: Transformers' own EoMT, ours, and ours with gradient checkpointing.
 
-    python benchmarks/training_memory.py --output benchmarks/training_memory.json
+    python benchmarks/training_memory.py --output benchmarks/results/training_memory.json
 
 A step is forward with labels and backward, in float32, all mask probabilities at 1, without an optimizer. Every case
 runs in a process of its own. Bytes are those that PyTorch's allocator hands out, temporary ones inside of an operation
@@ -15,12 +15,13 @@ import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,7 +68,7 @@ def model_and_batch(
     device: torch.device,
     num_targets: int = NUM_TARGETS,
     num_queries: int = NUM_QUERIES,
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """
     A model in training mode and what it is trained on: noise, with rectangles as targets.
 
@@ -80,14 +81,9 @@ def model_and_batch(
         num_targets: rectangles in each image.
         num_queries: of the model.
     """
-    if is_theirs:
-        from transformers.models.eomt.modeling_eomt import EomtConfig, EomtForUniversalSegmentation
-    else:
-        from configuration_eomt import EomtConfig
-        from modeling_eomt import EomtForUniversalSegmentation
-
+    package = import_module("transformers" if is_theirs else "modeling_eomt")
     torch.manual_seed(SEED)
-    config = EomtConfig(
+    config = package.EomtConfig(
         **size,
         num_queries=num_queries,
         num_register_tokens=NUM_PREFIX_TOKENS - 1,
@@ -95,7 +91,7 @@ def model_and_batch(
         image_size=image_size,
         patch_size=PATCH_SIZE,
     )
-    model = EomtForUniversalSegmentation(config).to(device).train()
+    model = package.EomtForUniversalSegmentation(config).to(device).train()
     # What the image processors return: masks are float32 in Transformers, bool here.
     mask_dtype = torch.float32 if is_theirs else torch.bool
     pixel_values = torch.randn(batch_size, 3, image_size, image_size)
@@ -108,7 +104,7 @@ def model_and_batch(
     }
 
 
-def training_step(case: Case, device: torch.device) -> tuple[nn.Module, Callable[[], None]]:
+def training_step(case: Case, device: torch.device) -> tuple[Any, Callable[[], None]]:
     """A model in training mode, and a function that runs forward and backward on a fixed batch."""
     size = {
         "hidden_size": case.hidden_size,

@@ -4,10 +4,15 @@ Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https:
 """
 
 import math
+import os
+import shutil
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from .fields_eomt import check_field, is_integer, numbered_labels, shown
 
@@ -77,10 +82,11 @@ class _CustomPipelines(dict):
         return dict(super().__getitem__(task))
 
 
+PIPELINE_CLASS = "pipeline_eomt.EomtImageSegmentationPipeline"
 _CUSTOM_PIPELINES = _CustomPipelines(
     {
         "image-segmentation": {
-            "impl": "pipeline_eomt.EomtImageSegmentationPipeline",
+            "impl": PIPELINE_CLASS,
             "pt": ["AutoModelForUniversalSegmentation"],
         }
     }
@@ -277,10 +283,33 @@ class EomtConfig(PreTrainedConfig):
         }
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As `PreTrainedConfig.save_pretrained`. Code in other repositories is not named in what is saved."""
+        """
+        As `PreTrainedConfig.save_pretrained`, with the code of the pipeline that a configuration beside its code
+        names. Code in other repositories is not named in what is saved.
+        """
         here = {name: place for name, place in self.auto_map.items() if "--" not in place}
         self.auto_map = {**self.own_auto_map(), **here}
+        os.makedirs(save_directory, exist_ok=True)
+        for file in self._pipeline_files():
+            shutil.copyfile(file, Path(save_directory, Path(file).name))
         return super().save_pretrained(save_directory, **kwargs)
+
+    def _pipeline_files(self) -> list[str | PathLike]:
+        """The pipeline's file and those it imports; none if they lie in a folder that is gone or cannot be reached."""
+        here, name = Path(__file__).parent, f"{PIPELINE_CLASS.split('.')[0]}.py"
+        places = [place for place in (here.with_name("image_processing_eomt"), here) if (place / name).is_file()]
+        if not places:  # this file was loaded from a saved folder or a repository, without the pipeline's
+            source = str(self.name_or_path)
+            try:
+                if not os.path.isdir(source):
+                    source = snapshot_download(
+                        source, revision=getattr(self, "_commit_hash", None), allow_patterns="*.py"
+                    )
+            except (OSError, ValueError):
+                return []
+            places = [Path(source)]
+        file = places[0] / name
+        return [file, *get_relative_import_files(file)] if file.is_file() else []
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -33,7 +33,6 @@ from .pipeline_eomt import EomtImageSegmentationPipeline
 from .post_processing_eomt import EomtPostProcessing
 from .reading_eomt import as_grey_levels, as_pixels, list_images, number_error
 from .settings_eomt import STORED, TASKS, check_names, check_settings, check_spelling
-from .sharing_eomt import finish_saved_folder, push_saved, save_and_push
 
 
 logger = logging.getLogger(__name__)
@@ -358,18 +357,6 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
                 mask_labels.append(view.pad(masks))
                 class_labels.append(classes)
         return mask_labels, class_labels
-
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As Transformers' own; beside a model it also writes the model card, which now knows the task."""
-        if push_to_hub:
-            return save_and_push(self, save_directory, kwargs)
-        saved = super().save_pretrained(save_directory, **kwargs)
-        finish_saved_folder(save_directory)
-        return saved
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """As Transformers' own; the card of a model in the repository gets to know the task, a person's own stays."""
-        return push_saved(self, repo_id, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""

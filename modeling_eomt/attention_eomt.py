@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig
 from .linear_eomt import EomtLinear, onednn_pays
 from .positions_eomt import apply_rope
@@ -90,7 +91,7 @@ class EomtAttention(nn.Module):
         self.q_proj = EomtLinear(width, width, bias=getattr(config, "query_bias", True))
         self.k_proj = EomtLinear(width, width, bias=getattr(config, "key_bias", True))
         self.v_proj = EomtLinear(width, width, bias=getattr(config, "value_bias", True))
-        self.output_name = "o_proj" if config.uses_rope else "out_proj"
+        self.output_name = get_family(config).layers.attention_output
         self.add_module(self.output_name, EomtLinear(width, width, bias=getattr(config, "proj_bias", True)))
         self.qkv_proj: EomtLinear | None = None  # the three in one, after `fuse`
 

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import pickle
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +14,12 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import fuse_swiglu, legacy_swiglu_conversions, saves_fused_swiglu, split_swiglu_before_loading
 from .configuration_eomt import EomtConfig
 from .inference_eomt import optimize_for_inference
 from .loaded_weights_eomt import check_loaded_weights
 from .loss_eomt import EomtLoss
 from .positions_eomt import EomtPositionEmbeddings
-from .sharing_eomt import push_saved, save_and_push, save_into
-from .swiglu_names_eomt import legacy_swiglu_conversions, uses_legacy_swiglu_names, with_legacy_swiglu_names
 from .vit_eomt import EomtEmbeddings, EomtLayer, EomtLayerScale
 
 
@@ -44,6 +45,10 @@ class EomtPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": EomtLayer, "attentions": EomtAttention}  # noqa: RUF012
+
+    def __init__(self, config: EomtConfig):
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(split_swiglu_before_loading)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -126,17 +131,11 @@ class EomtPreTrainedModel(PreTrainedModel):
         return self
 
     def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: Any,
-        is_main_process: bool = True,
-        state_dict: Any = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> None:
         """
-        As `PreTrainedModel.save_pretrained`, with a model card: it says how to use the model, and is written anew with
-        every save unless a person has made it their own. A model in the folder is replaced at the end, by moving
-        files: what a kill leaves is the old model, the new one, or a folder without a configuration.
+        As `PreTrainedModel.save_pretrained`: weights, settings and all code that runs the model, the pipeline's
+        included. Code in other repositories is not named, and whoever may read the settings may read the weights.
 
         SwiGLU layers get the names that the installed Transformers' own class has for them, so that the folder loads
         there too; here both load.
@@ -145,26 +144,14 @@ class EomtPreTrainedModel(PreTrainedModel):
             ValueError: the model was changed by `optimize_for_inference`.
         """
         if self.is_optimized_for_inference:
-            raise ValueError("The model was changed by optimize_for_inference: save it before, or load it anew.")
-        if push_to_hub and is_main_process:
-            options = {"is_main_process": is_main_process, "state_dict": state_dict, **kwargs}
-            return save_and_push(self, save_directory, options)
-        if uses_legacy_swiglu_names(self.config):
-            state_dict = with_legacy_swiglu_names(self.state_dict() if state_dict is None else state_dict)
-        self.config.auto_map = self.config.own_auto_map()  # code of others is not saved
-        if not is_main_process:
-            return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-
-        def save(folder: Any) -> None:
-            PreTrainedModel.save_pretrained(self, folder, is_main_process, state_dict, **kwargs)
-
-        is_sharded = not all(type(parameter) is nn.Parameter for parameter in self.parameters())
-        return save_into(save_directory, save, self.config.name_or_path, in_place=is_sharded)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As `PreTrainedModel.push_to_hub`, with this project's model card; a person's own on the Hub stays."""
-        tags = [*(self.model_tags or []), *(kwargs.pop("tags", None) or [])]
-        return push_saved(self, repo_id, tags=tags, **kwargs)
+            raise ValueError("The model was changed by optimize_for_inference: save it before, or load it again.")
+        if saves_fused_swiglu(self.config):
+            state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
+        self.config.auto_map = self.config.own_auto_map()
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if is_main_process:
+            for weights in Path(save_directory).glob("model*.safetensors"):
+                shutil.copymode(weights.with_name("config.json"), weights)  # safetensors does not ask the umask
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("EoMT has no vocabulary. To change the number of queries, use set_num_queries().")

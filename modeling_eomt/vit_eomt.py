@@ -15,11 +15,11 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_eomt import EomtAttention
+from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig, as_pair
 from .linear_eomt import EomtLinear
 from .positions_eomt import EomtPositionEmbeddings
 from .recomputation_eomt import without_keeping
-from .swiglu_names_eomt import read_legacy_swiglu_names
 
 
 class EomtPatchProjection(nn.Conv2d):
@@ -64,9 +64,8 @@ class EomtEmbeddings(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
         projection = EomtPatchProjection(config)
-        self.patch_embeddings = (
-            projection if config.uses_rope else nn.Sequential(OrderedDict([("projection", projection)]))
-        )
+        is_nested = get_family(config).layers.patches == "patch_embeddings.projection"
+        self.patch_embeddings = nn.Sequential(OrderedDict(projection=projection)) if is_nested else projection
         self.position_embeddings = None if config.uses_rope else EomtPositionEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -93,7 +92,7 @@ class EomtMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        self.input_name, self.output_name = ("up_proj", "down_proj") if config.uses_rope else ("fc1", "fc2")
+        self.input_name, self.output_name = get_family(config).layers.mlp
         bias = getattr(config, "mlp_bias", True)
         self.add_module(self.input_name, EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias))
         self.add_module(self.output_name, EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias))
@@ -116,7 +115,6 @@ class EomtGatedMLP(nn.Module):
         self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
-        self.register_load_state_dict_pre_hook(read_legacy_swiglu_names)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return without_keeping(self.gated, self.down_proj, (self.gate_proj(tokens), self.up_proj(tokens)))

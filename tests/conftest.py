@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
 
@@ -130,10 +132,9 @@ class FakeHub:
     def create_branch(self, repo_id: str, **options: Any) -> None:
         self.calls.append(("create_branch", repo_id, options))
 
-    def file_exists(self, repo_id: str, filename: str, **options: Any) -> bool:
-        return filename in self.files
-
     def hf_hub_download(self, repo_id: str, filename: str, **options: Any) -> str:
+        if filename not in self.files:
+            raise RemoteEntryNotFoundError(filename, response=SimpleNamespace(headers={}, request=None))
         (self.folder / filename).write_bytes(self.files[filename])
         return str(self.folder / filename)
 
@@ -146,11 +147,18 @@ class FakeHub:
         self.commits.append({"repo_id": repo_id, "files": sorted(added), **options})
         return f"commit {len(self.commits)}"
 
+    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: Any = None, **options: Any) -> str:
+        paths = (path for path in Path(folder_path).iterdir() if path.is_file())
+        names = filter_repo_objects((path.name for path in paths), allow_patterns=allow_patterns)
+        operations = [CommitOperationAdd(name, Path(folder_path, name)) for name in names]
+        return self.create_commit(repo_id, operations, **options)
+
 
 @pytest.fixture
 def hub(tmp_path_factory, monkeypatch) -> FakeHub:
     """A Hub that nothing leaves the machine for."""
     fake = FakeHub(tmp_path_factory.mktemp("hub"))
-    for name in ("create_repo", "create_branch", "file_exists", "hf_hub_download", "create_commit"):
+    for name in ("create_repo", "create_branch", "hf_hub_download", "create_commit", "upload_folder"):
         monkeypatch.setattr(HfApi, name, staticmethod(getattr(fake, name)))
+    monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", fake.hf_hub_download)
     return fake

@@ -56,7 +56,7 @@ def test_the_table_has_every_checkpoint_with_the_authors_figures(reference):
     published = json.loads((reference / "published_checkpoints.json").read_text())
     assert [entry["hub_id"] for entry in published] == [card.repository for card in published_checkpoints().values()]
     for entry, checkpoint in zip(published, published_checkpoints().values()):
-        assert entry["dataset_task"] == f"{checkpoint.data_set}_{checkpoint.task}"
+        assert entry["dataset_task"] == f"{checkpoint.dataset}_{checkpoint.task}"
         for theirs, ours in (("backbone", "backbone"), ("image_size", "image_size"), ("metric", "metric")):
             assert entry[theirs] == getattr(checkpoint, ours)
         assert (entry["value"], entry["speed"]) == (checkpoint.value, checkpoint.speed)
@@ -73,12 +73,12 @@ def test_the_table_agrees_with_the_authors_recipes(reference):
     for recipe in recipes:
         size, family = re.search("small|base|large|giant", recipe["name"])[0], recipe["name"].rsplit("_", 1)[1]
         for checkpoint in published_checkpoints().values():
-            same = (checkpoint.data_set, checkpoint.task) == (recipe["dataset"], recipe["task"])
+            same = (checkpoint.dataset, checkpoint.task) == (recipe["dataset"], recipe["task"])
             is_dinov3 = checkpoint.base_backbone is not None
             if same and is_dinov3 == (family == "dinov3") and checkpoint.size.endswith(size):
                 found += checkpoint.image_size == recipe["image_size"][0]
                 assert checkpoint.num_queries == recipe["num_queries"]
-                assert checkpoint.num_blocks == recipe["num_query_blocks"]
+                assert checkpoint.config.num_blocks == recipe["num_query_blocks"]
                 assert len(checkpoint.labels) == recipe["num_labels"]
                 if is_dinov3:
                     assert checkpoint.base_backbone == recipe["backbone"]
@@ -88,7 +88,7 @@ def test_the_table_agrees_with_the_authors_recipes(reference):
 def test_the_classes_are_the_data_sets(reference):
     data_sets = json.loads((reference / "datasets.json").read_text())
     for checkpoint in published_checkpoints().values():
-        classes = data_sets[checkpoint.data_set]
+        classes = data_sets[checkpoint.dataset]
         classes = classes if isinstance(classes, list) else classes["classes"]
         if checkpoint.task == "instance":
             classes = [category for category in classes if category["isthing"]]
@@ -103,7 +103,7 @@ def test_a_cards_metadata(name):
     data = card.data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
     assert data.tags == ["eomt", f"{checkpoint.task}-segmentation"]
-    assert data.datasets == [checkpoint.data_set] and data.base_model == f"tue-mps/{name}"
+    assert data.datasets == [checkpoint.dataset] and data.base_model == f"tue-mps/{name}"
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value) == (checkpoint.metric, checkpoint.value)
     assert result.source_url == "https://github.com/tue-mps/eomt"
@@ -172,7 +172,7 @@ def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monke
         fields["intermediate_size"] = 128
     monkeypatch.setitem(EOMT_SIZES, checkpoint.size, fields)
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (60, 40), (200, 30, 30)).save("picture.jpg")
+    Image.new("RGB", (60, 40), (200, 30, 30)).save("image.jpg")
     model = (original_dinov3_file if checkpoint.base_backbone else original_file)(name, tmp_path / "original")
 
     download, convert = (shlex.split(line) for line in blocks(name, "bash")[0].splitlines())
@@ -195,7 +195,7 @@ def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monke
     exec(blocks(name, "python")[0], found)
     assert type(found["segmenter"]).__module__.startswith("transformers_modules")
     if checkpoint.image_size <= 640:  # the larger ones take their time
-        segments = found["segmenter"]("picture.jpg", threshold=0.0, overlap_mask_area_threshold=0.0)
+        segments = found["segmenter"]("image.jpg", threshold=0.0, overlap_mask_area_threshold=0.0)
         labels = {segment["label"] for segment in segments}
         assert labels and labels <= set(checkpoint.labels)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training_eomt.script.arguments import parse_arguments
+from training_eomt.script.command_line import parse_arguments
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 import run_segmentation
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.script.arguments import parse_arguments
+from training_eomt.script.command_line import parse_arguments
 from training_eomt.shapes import THINGS, generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
 

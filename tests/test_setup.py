@@ -32,9 +32,9 @@ def test_a_wheel_has_every_module_recipe_and_the_command(wheel):
         assert b"eomt-run-segmentation = run_segmentation:command" in archive.read(entry_points)
         for recipe in (ROOT / "recipes").glob("*.yaml"):
             assert archive.read(f"training_eomt/recipes/{recipe.name}") == recipe.read_bytes()
-    packages = ("configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt")
+    packages = ("eomt_transformers", "configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt")
     modules = {str(file.relative_to(ROOT)) for package in packages for file in (ROOT / package).rglob("*.py")}
-    assert modules | {"run_segmentation.py"} <= names
+    assert modules | {"run_segmentation.py", "training_eomt/publishing/model_card.md"} <= names
 
 
 def test_an_installed_command_finds_recipes_by_name_and_by_path(wheel, tmp_path):
@@ -44,7 +44,7 @@ def test_an_installed_command_finds_recipes_by_name_and_by_path(wheel, tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     for recipe in ("shapes_demo", "recipes/shapes_demo.yaml"):
         found = (
-            "import sys; from run_segmentation import command; from training_eomt import recipe_files; "
+            "import sys; from run_segmentation import command; from training_eomt.script import recipe_files; "
             f"print(recipe_files.find_recipe({recipe!r})); command(['--recipe', {recipe!r}, '--do_train'])"
         )
         result = subprocess.run(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers.dynamic_module_utils import get_relative_imports
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
+from training_eomt.publishing.card import write_card
 from training_eomt.shapes import generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
@@ -188,9 +191,7 @@ def test_every_family_loads_everywhere_without_the_project(tiny_config, tiny_din
 def test_the_processor_may_be_saved_first(tiny_config, tmp_path):
     folder = tmp_path / "model"
     EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(folder)
-    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
     EomtForUniversalSegmentation(tiny_config).save_pretrained(folder)
-    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
     image.save(folder / "picture.png")
     loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
@@ -211,10 +212,11 @@ print(json.dumps([type(found[name]).__name__ for name in ("segmenter", "model") 
 def test_the_cards_snippet_runs_without_the_project(trained, tiny_config, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    Image.open(trained / "picture.png").save(home / "picture.jpg")
+    Image.open(trained / "picture.png").save(home / "image.jpg")
     # The names in the card are those of the folders at the time of saving: absolute here.
     assert run_elsewhere(RUN_CARD, trained, home) == ["EomtImageSegmentationPipeline"]
     EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "no_processor")
+    write_card(tmp_path / "no_processor")
     assert run_elsewhere(RUN_CARD, tmp_path / "no_processor", home) == ["EomtForUniversalSegmentation"]
 
 
@@ -242,8 +244,7 @@ def test_a_folder_saved_again_from_remote_code_still_loads(trained, tmp_path):
     result = run_elsewhere(LOAD_EVERYTHING, again, tmp_path / "other")
     assert result["origins"]["pipeline"] == "EomtImageSegmentationPipeline"
     assert result["origins"]["AutoModelForImageSegmentation"] == "transformers_modules"
-    assert "def render_card(" in (again / "model_card_eomt.py").read_text()
-    assert "panoptic-segmentation" in ModelCard.load(again / "README.md").data.tags
+    assert sorted(path.name for path in again.glob("*.py")) == sorted(path.name for path in trained.glob("*.py"))
 
 
 WITHOUT_TRUST = """
@@ -272,7 +273,6 @@ def test_without_trust_the_pipeline_falls_back_to_transformers_own_classes(train
 def test_the_saved_files_are_the_real_ones(trained, checkpoint):
     folder = trained / checkpoint
     assert "class EomtConfig(" in (folder / "configuration_eomt.py").read_text()
-    assert "def render_card(" in (folder / "model_card_eomt.py").read_text()
     assert (folder / "pipeline_eomt.py").exists()
     assert (folder / "model.safetensors").exists() and not (folder / "pytorch_model.bin").exists()
     config = json.loads((folder / "config.json").read_text())
@@ -380,3 +380,78 @@ def test_without_trust_a_folder_of_each_task_that_pads_works(of_every_task, tmp_
         "False": ["transformers"],
         "None": ["transformers"],
     }
+
+
+@pytest.fixture
+def model(tiny_config) -> EomtForUniversalSegmentation:
+    return EomtForUniversalSegmentation(tiny_config)
+
+
+def test_all_that_a_model_names_is_in_its_folder_and_everybody_may_read_it(model, tmp_path):
+    umask = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        model.save_pretrained(tmp_path / "whole")
+    finally:
+        os.umask(umask)
+    for folder in (tmp_path, tmp_path / "whole"):
+        config = EomtConfig.from_pretrained(folder)
+        named = {*config.auto_map.values(), config.custom_pipelines["image-segmentation"]["impl"]}
+        files = {f"{name.split('.')[0]}.py" for name in named}
+        assert "pipeline_eomt.py" in files
+        while files:
+            file = folder / files.pop()
+            assert "Stands in for" not in file.read_text()
+            files |= {f"{name}.py" for name in get_relative_imports(file)}
+        written = [path for path in folder.iterdir() if path.is_file()]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o644}
+        assert {path.suffix for path in written} == {".py", ".json", ".safetensors"}
+
+
+def test_code_of_others_is_not_handed_on(model, tmp_path):
+    """What is saved holds this code, whatever the folder that a model was loaded from pointed to."""
+    model.save_pretrained(tmp_path / "theirs")
+    settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    settings["auto_map"] |= {name: f"other/repo--evil.{name}" for name in ("AutoModel", "AutoConfig", "AutoTokenizer")}
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(settings))
+    loaded = type(model).from_pretrained(tmp_path / "theirs")
+    assert loaded.config.auto_map["AutoModel"] == "other/repo--evil.AutoModel"  # for who loads that folder
+    alone = EomtConfig.from_pretrained(tmp_path / "theirs")
+    for part in (loaded, alone):
+        part.save_pretrained(tmp_path / "ours")
+        saved = json.loads((tmp_path / "ours" / "config.json").read_text())["auto_map"]
+        assert saved == {
+            "AutoConfig": "configuration_eomt.EomtConfig",
+            "AutoModel": "modeling_eomt.EomtForUniversalSegmentation",
+            "AutoModelForUniversalSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+            "AutoModelForImageSegmentation": "modeling_eomt.EomtForUniversalSegmentation",
+        }
+
+
+@pytest.mark.parametrize("with_save", [False, True])
+def test_what_is_pushed_is_what_a_save_writes(model, hub, tmp_path, with_save):
+    """`hub` is one in memory. Transformers' own code pushes, and leaves the text of a card alone."""
+    processor = EomtImageProcessor(size=64, stuff_classes=[2])
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved)
+    processor.save_pretrained(saved)
+    expected = {path.name for path in saved.iterdir()}
+    hub.files["README.md"] = b"# Mine\n"
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "notes.txt").write_text("not for the Hub")
+    for part in (model, processor):
+        if with_save:
+            part.save_pretrained(str(tmp_path / "pets"), push_to_hub=True, repo_id="me/pets")
+        else:
+            part.push_to_hub("me/pets", private=True)
+    assert set(hub.files) == {*expected, "README.md"}
+    assert {name: hub.files[name] for name in expected if name.endswith((".py", ".json"))} == {
+        name: (saved / name).read_bytes() for name in expected if name.endswith((".py", ".json"))
+    }
+    assert hub.files["README.md"].strip().endswith(b"---\n# Mine")
+
+
+def test_code_that_travels_cannot_upload(trained):
+    for file in trained.glob("*.py"):
+        for word in ("HfApi", "create_commit", "create_repo", "upload_f"):
+            assert word not in file.read_text(), file.name

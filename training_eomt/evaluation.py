@@ -1,38 +1,103 @@
-"""What is measured for each task, from a model's outputs and what was to be found."""
+"""An evaluation: the model's outputs, the metrics of the task, and which of the logged values are results."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_eomt import EomtForUniversalSegmentationOutput
 
-from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
-from .metrics.streaming import StreamingMetric
+from .tasks import TASKS
 
 
-MAX_WINDOWS = 4  # for each image of a batch, that a model sees at a time; usual pictures are not cut into more
-
-# The figure of each task that says most.
-HEADLINES = {"panoptic": "pq", "instance": "ap", "semantic": "miou"}
+MAX_WINDOWS = 4  # per image of a batch, that a model sees at a time; usual images are not split into more
 
 
-def new_metric(task: str, num_labels: int, stuff_classes: Sequence[int]) -> StreamingMetric:
-    """The metric of a task, without any picture."""
-    if task == "panoptic":
-        return PanopticQuality(num_labels, stuff_classes)
-    return MaskAveragePrecision(num_labels) if task == "instance" else MeanIoU(num_labels)
-
-
-def outputs_of(model: Any, pixel_values: torch.Tensor, num_images: int, **inputs: Any) -> Any:
+class RunningEvaluation:
     """
-    What a model gives for images, however many windows they are cut into.
+    The statistics of an evaluation on one process: the metrics of a task, and the loss.
+
+    Args:
+        task: "panoptic", "instance" or "semantic".
+        num_labels: number of classes.
+        stuff_classes: label ids of the classes that are not things.
+    """
+
+    def __init__(self, task: str, num_labels: int, stuff_classes: Sequence[int] = ()) -> None:
+        self.metrics = TASKS[task].create_metrics(num_labels, stuff_classes)
+        self.loss = 0.0
+        self.num_inputs = 0
+
+    def add_batch(self, predictions: list[Any], references: list[Any], losses: Sequence[float]) -> None:
+        """Adds a batch of images, and the loss of each input of the model, of which an image may have several."""
+        for metric in self.metrics:
+            metric.add_batch(predictions=predictions, references=references)
+        self.loss += sum(losses)
+        self.num_inputs += len(losses)
+
+    def state(self) -> tuple[list[dict[str, Any]], float, int]:
+        """Returns a copy of the statistics, to pickle, gather and `merge`."""
+        return [metric.state() for metric in self.metrics], self.loss, self.num_inputs
+
+    def merge(self, states: Sequence[tuple[list[dict[str, Any]], float, int]]) -> None:
+        """Adds the statistics of other processes."""
+        for metric_states, loss, num_inputs in states:
+            for metric, metric_state in zip(self.metrics, metric_states, strict=True):
+                metric.merge(metric_state)
+            self.loss += loss
+            self.num_inputs += num_inputs
+
+    def confusion_matrix(self) -> np.ndarray | None:
+        """Returns the confusion matrix of the first metric that has one."""
+        matrices = (metric.confusion_matrix() for metric in self.metrics)
+        return next((matrix for matrix in matrices if matrix is not None), None)
+
+    def compute(self) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+        """Returns the values by name, and the values of each class by label id."""
+        values: dict[str, float] = {}
+        per_class: dict[int, dict[str, float]] = {}
+        for metric in self.metrics:
+            result = metric.compute()
+            for label_id, of_class in result.pop("per_class").items():
+                per_class.setdefault(label_id, {}).update(of_class)
+            values |= result
+        return {**values, "loss": self.loss / max(self.num_inputs, 1)}, per_class
+
+
+def measured_names(task: str) -> list[str]:
+    """Returns the names of what an evaluation measures."""
+    return list(RunningEvaluation(task, num_labels=1).compute()[0])
+
+
+def select_results(logs: Mapping[str, Any]) -> dict[str, float]:
+    """
+    Returns the metrics' values among the logged values of an evaluation, without the prefix `eval_`.
+
+    Neither times nor the loss nor anything that is not logged by an evaluation are among them, nor are means over
+    nothing (NaN, or null in JSON).
+    """
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in logs.items()
+        if name.startswith("eval_")
+        and not name.endswith(("_loss", "_runtime", "_per_second", "_time"))
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not math.isnan(value)
+    }
+
+
+def run_model(model: Any, pixel_values: torch.Tensor, num_images: int, **inputs: Any) -> Any:
+    """
+    Returns the model's outputs for a batch of images, however many windows the images are split into.
 
     Args:
         model: the model.
         pixel_values: `(num_inputs, 3, height, width)`.
-        num_images: how many images they are of.
-        inputs: what else the model takes, such as `patch_offsets`; of many windows it is given those alone.
+        num_images: number of images.
+        inputs: the model's other inputs, such as `patch_offsets`; left out if there are too many windows for one call.
     """
     most = MAX_WINDOWS * num_images
     if len(pixel_values) <= most:
@@ -42,39 +107,4 @@ def outputs_of(model: Any, pixel_values: torch.Tensor, num_images: int, **inputs
         masks_queries_logits=torch.cat([part.masks_queries_logits for part in parts]),
         class_queries_logits=torch.cat([part.class_queries_logits for part in parts]),
         patch_offsets=inputs.get("patch_offsets"),
-    )
-
-
-def predictions(image_processor: Any, outputs: Any, target_sizes: Sequence[tuple[int, int]]) -> list[Any]:
-    """
-    What the metric of the processor's task compares with the references, for each picture of a batch.
-
-    Args:
-        image_processor: the image processor; its thresholds count, but not for instances: their precision is measured
-            at every score.
-        outputs: of the model.
-        target_sizes: `(height, width)` of the pictures.
-    """
-    if image_processor.task == "instance":
-        return image_processor.post_process(outputs, target_sizes, threshold=0.0, return_coco_annotation=True)
-    results = image_processor.post_process(outputs, target_sizes)
-    if image_processor.task == "semantic":
-        return [result.cpu().numpy() for result in results]
-    return [{**result, "segmentation": result["segmentation"].cpu().numpy()} for result in results]
-
-
-def not_finite(outputs: Any) -> list[int]:
-    """
-    The images of a batch, by number, for which a model's outputs hold NaN or infinity, so that they say nothing.
-
-    Args:
-        outputs: of the model. Images that are split have several inputs, which `patch_offsets` tells apart.
-    """
-    logits = (outputs.masks_queries_logits.flatten(1), outputs.class_queries_logits.flatten(1))
-    # NaN is both the largest and the smallest.
-    are_finite = torch.stack([each.amax(1).isfinite() & each.amin(1).isfinite() for each in logits]).all(0)
-    offsets = getattr(outputs, "patch_offsets", None)
-    image_of_input = range(len(are_finite)) if offsets is None else [int(offset[0]) for offset in offsets]
-    return sorted(
-        {image for image, is_finite in zip(image_of_input, are_finite.tolist(), strict=True) if not is_finite}
     )

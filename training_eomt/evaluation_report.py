@@ -15,25 +15,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from configuration_eomt.text_eomt import terminal_text
-
 from .disk import write_whole
-from .evaluation import HEADLINES
+from .evaluation import select_results
 from .json_files import read_object
 from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
+from .tasks import TASKS
+from .text import terminal_text
 
 
 NO_CLASS = "(no class)"
 MAX_ROWS = 40  # of a table on the terminal
 MAX_DRAWN = 40  # classes in the picture of a confusion matrix
 MIN_NAME_WIDTH = 12  # characters
-# What is said of an evaluation: what the headline is called, what stands beside it, and what it is about.
-_SAID = {
-    "panoptic": ("Panoptic quality", ("pq_things", "pq_stuff"), "segments"),
-    "instance": ("Average precision of masks", ("ap50", "ap75"), "instances"),
-    "semantic": ("Mean IoU", ("pixel_accuracy",), "annotated pixels"),
-}
-_NOT_RESULTS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 
 
 def write_evaluation(
@@ -78,12 +71,7 @@ def read_evaluation(path: str | PathLike) -> dict[str, float]:
         ValueError: it is damaged, or holds no results.
     """
     report = read_object(Path(path))
-    measured = {
-        name.removeprefix("eval_"): value
-        for name, value in report.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    results = {name: value for name, value in measured.items() if name not in _NOT_RESULTS}
+    results = select_results(report)
     if not results:
         raise ValueError(f"{path} holds no results.")
     for name, value in results.items():
@@ -108,20 +96,20 @@ def evaluation_text(
         num_labels: how many classes there are.
         width: of the terminal, in characters.
     """
-    called, details, what = _SAID[task]
-    headline = metrics[f"eval_{HEADLINES[task]}"]
+    kind = TASKS[task]
     lines = [class_table(per_class, width)] if per_class else []
     if per_class and len(per_class) < num_labels:
-        beside = "in the validation data" if task == "instance" else "in the validation data nor in what was found"
-        neither = "do not occur" if task == "instance" else "occur neither"
-        lines.append(f"{num_labels - len(per_class)} classes {neither} {beside}.")
+        lines.append(kind.absent_classes.format(num_labels - len(per_class)))
     if per_class:
         lines.append("")
+    headline = metrics[f"eval_{kind.headline}"]
     if math.isnan(headline):
-        return "\n".join([*lines, f"{called} was not measured: the validation data have no {what}."])
-    values = {name: metrics[f"eval_{name}"] for name in details}
+        last = f"{kind.headline_title} was not measured: the validation data have no {kind.subject}."
+        return "\n".join([*lines, last])
+    values = {name: metrics[f"eval_{name}"] for name in kind.details}
     listed = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if not math.isnan(value))
-    return "\n".join([*lines, f"{called} on the validation data: {headline:.3f}" + (f" ({listed})" if listed else "")])
+    last = f"{kind.headline_title} on the validation data: {headline:.3f}" + (f" ({listed})" if listed else "")
+    return "\n".join([*lines, last])
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float]], width: int = 80) -> str:

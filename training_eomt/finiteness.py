@@ -1,4 +1,4 @@
-"""Gradients and weights that are not finite end a training before they are saved."""
+"""NaN and infinity in outputs, gradients and weights: they end a training before anything is saved."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +8,23 @@ from torch import Tensor
 
 
 _MAX_NAMED = 20  # images, or weights
+
+
+def find_not_finite(outputs: Any) -> list[int]:
+    """
+    Returns the indices of the images of a batch for which the model's outputs contain NaN or infinity.
+
+    Args:
+        outputs: of the model. Images that are split have several inputs, which `patch_offsets` assigns to them.
+    """
+    logits = (outputs.masks_queries_logits.flatten(1), outputs.class_queries_logits.flatten(1))
+    # NaN is both the largest and the smallest.
+    are_finite = torch.stack([each.amax(1).isfinite() & each.amin(1).isfinite() for each in logits]).all(0)
+    offsets = getattr(outputs, "patch_offsets", None)
+    image_of_input = range(len(are_finite)) if offsets is None else [int(offset[0]) for offset in offsets]
+    return sorted(
+        {image for image, is_finite in zip(image_of_input, are_finite.tolist(), strict=True) if not is_finite}
+    )
 
 
 class GradientNorms:

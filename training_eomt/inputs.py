@@ -13,47 +13,14 @@ from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 from .augmentation import SegmentationAugmentation
 from .data.base import SegmentationDataset
 from .data.samples import Sample
+from .metrics.streaming import VOID
+from .tasks import TASKS
 
 
 ImageProcessor = EomtImageProcessor | EomtImageProcessorPil
-VOID = -1
 
 
-def panoptic_reference(sample: Sample) -> dict[str, Any]:
-    """The targets in the form of a panoptic result, crowds included: `segmentation` and `segments_info`."""
-    segmentation = np.full(sample.size, VOID, dtype=np.int32)
-    for index, target in enumerate(sample.targets):
-        segmentation[target.mask()] = index
-    info = [
-        {"id": index, "label_id": target.label_id, "iscrowd": target.iscrowd}
-        for index, target in enumerate(sample.targets)
-    ]
-    return {"segmentation": segmentation, "segments_info": info}
-
-
-def instance_reference(sample: Sample) -> dict[str, Any]:
-    """The targets in the form of instances that may overlap: run lengths, `segments_info`, and the picture's id."""
-    info = [
-        {"label_id": target.label_id, "iscrowd": target.iscrowd}
-        | ({} if target.area is None else {"area": target.area})
-        for target in sample.targets
-    ]
-    rles = [target.rle for target in sample.targets]
-    return {"image_id": sample.image_id, "segmentation": rles, "segments_info": info}
-
-
-def semantic_reference(sample: Sample) -> np.ndarray:
-    """The class of every pixel, `(height, width)` int16, `VOID` where there is none."""
-    classes = np.full(sample.size, VOID, dtype=np.int16)
-    for target in sample.targets:
-        classes[target.mask()] = target.label_id
-    return classes
-
-
-REFERENCES = {"panoptic": panoptic_reference, "instance": instance_reference, "semantic": semantic_reference}
-
-
-def processed(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
+def process_sample(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
     """
     A sample prepared as pictures are at inference; crowds are left out.
 
@@ -120,7 +87,7 @@ class TrainingInputs(Dataset):
         if self.augmentation is None:
             # Training sees a picture as one input, where it would be split in use.
             whole = {"do_split_image": False, "do_pad": True} if self.image_processor.do_split_image else {}
-            example = processed(sample, self.image_processor, **whole)
+            example = process_sample(sample, self.image_processor, **whole)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(augmentation_seed)
@@ -144,19 +111,19 @@ class EvaluationInputs(Dataset):
     def __init__(self, samples: Sequence[Sample] | SegmentationDataset, image_processor: ImageProcessor):
         self.samples = samples
         self.image_processor = image_processor
-        self.task = str(image_processor.task)
+        self.task = TASKS[str(image_processor.task)]
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        example = processed(sample, self.image_processor)
+        example = process_sample(sample, self.image_processor)
         seeds = np.random.SeedSequence(index).generate_state(len(example["pixel_values"]))
         return {
             **example,
             "image_seeds": torch.from_numpy(seeds.astype(np.int64)),
-            "references": [REFERENCES[self.task](sample)],
+            "references": [self.task.build_reference(sample)],
             "target_sizes": [sample.size],
             "indices": [index],
             "file_names": [sample.file_name],

@@ -54,12 +54,12 @@ def read_json(content: bytes, kind: type[T], where: str, what: str = "what is ex
                 raise
             return msgspec.json.decode(_TEXT_OR_NOT_FINITE.sub(_finite, content), type=kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{where} is not {what}: {fault_of(error)}.") from error
+        raise ValueError(f"{where} is not {what}: {describe_fault(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
-def fault_of(error: Exception) -> str:
+def describe_fault(error: Exception) -> str:
     """What msgspec says is wrong, such as "expected `int`, got `str` - at `$.size[0]`", `$` being the whole."""
     text = str(error).replace("Number out of range", "Expected a number, got NaN, Infinity or one as large")
     return text[:1].lower() + text[1:]
@@ -69,7 +69,7 @@ def _finite(match: re.Match[bytes]) -> bytes:
     return match[0] if match[0].startswith(b'"') else _TOO_LARGE
 
 
-def identifier(value: int | float | str) -> int | str:
+def parse_id(value: int | float | str) -> int | str:
     """
     An id as what it is compared by: 1, 1.0 and "1" are the same.
 
@@ -83,7 +83,7 @@ def identifier(value: int | float | str) -> int | str:
     return int(value)
 
 
-def flag(value: Any, name: str) -> bool:
+def parse_flag(value: Any, name: str) -> bool:
     """
     Whether something is so: true or false, 1 or 0, also as texts.
 

@@ -1,11 +1,12 @@
 """What a training says while it runs: a line for each log, a bar with the time that is left, TensorBoard."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .evaluation import select_results
 
 
 def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
@@ -28,15 +29,9 @@ def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
         probabilities = [f"{value:.2f}" for name, value in logs.items() if name.startswith("mask_probability_")]
         parts += [f"masks {' '.join(probabilities)}"] if probabilities else []
         return f"{where}  {'  '.join(parts)}"
-    measured = {
-        name.removeprefix("eval_"): value
-        for name, value in logs.items()
-        if name.startswith("eval_")
-        and not name.endswith(("_runtime", "_per_second", "_time"))
-        and not math.isnan(value)
-    }
-    if not measured:
+    if "eval_loss" not in logs:
         return None
+    measured = {**select_results(logs), "loss": logs["eval_loss"]}
     return f"{where}  evaluation: " + "  ".join(f"{name} {value:.3f}" for name, value in measured.items())
 
 

@@ -15,16 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from configuration_eomt.folders_eomt import CONFIG, give_usual_mode, publish
-from configuration_eomt.sharing_eomt import CARD, update_model_card
-
 from . import resuming
 from . import saved_checkpoints as checkpoints
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
-from .folders import DRAFT, disk_errors, draft_of
-from .interruption import StopRequest, let_workers_go_on
+from .folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
+from .publishing.card import write_card
 from .sampling import DrawSampler
+from .stopping import StopRequest, let_workers_go_on
 from .training_arguments import EomtTrainingArguments
 
 
@@ -230,15 +228,15 @@ class ResumableTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         if checkpoints.is_being_written(folder):
             self._write_model(folder)
-            return
-        draft = folder / DRAFT
-        with disk_errors(folder), draft_of(folder) if self.args.should_save else nullcontext():
-            if self.args.should_save and (folder / CARD).is_file():
-                shutil.copyfile(folder / CARD, draft / CARD)  # a person's own stays
-            self._write_model(draft)
-            if self.args.should_save and (draft / CONFIG).is_file():
-                update_model_card(draft, folder.as_posix())
-                publish(draft, folder)
+        else:
+            draft = folder / DRAFT
+            with disk_errors(folder), draft_folder(folder) if self.args.should_save else nullcontext():
+                self._write_model(draft)
+                if self.args.should_save and (draft / CONFIG).is_file():
+                    publish_draft(draft, folder)
+        if self.args.should_save and (folder / CONFIG).is_file():
+            with disk_errors(folder):
+                write_card(folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -249,8 +247,7 @@ class ResumableTrainer(Trainer):
         if self._average is not None and self.args.should_save:
             trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
             safetensors.torch.save_file(trained, folder / resuming.TRAINED_WEIGHTS)
-        if self.args.should_save:
-            give_usual_mode(folder.glob("*.safetensors"))
+            shutil.copymode(folder / CONFIG, folder / resuming.TRAINED_WEIGHTS)  # safetensors does not ask the umask
 
     @contextmanager
     def _as_deployed(self) -> Iterator[None]:

@@ -16,10 +16,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.utils import logging
 
-from configuration_eomt.folders_eomt import CONFIG
-
 from .comparison import differences, model_settings
 from .data.base import SegmentationDataset
+from .folders import CONFIG
 
 
 if TYPE_CHECKING:

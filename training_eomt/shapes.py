@@ -93,7 +93,7 @@ def generate_shapes_dataset(
     return directory
 
 
-def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def draw_image(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Draws one picture.
 
     Returns:
@@ -191,7 +191,7 @@ def _write_split(directory: Path, num_pictures: int, image_size: tuple[int, int]
     for index in range(num_pictures):
         rng = np.random.default_rng([seed, split_index, index])
         height, width = (int(side) for side in rng.integers(image_size[0], image_size[1] + 1, 2))
-        picture, segments, category_ids = draw_picture(rng, height, width)
+        picture, segments, category_ids = draw_image(rng, height, width)
         # Ids spread over all 24 bits, as in COCO, so that neighbours differ in colour.
         segment_ids = (np.arange(1, len(category_ids) + 1) * 2654435) % 2**24
         file_name = f"{index:06d}.png"

@@ -13,20 +13,21 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from configuration_eomt.sharing_eomt import update_model_card
 from modeling_eomt import count_items
 
-from .early_stop import EarlyStop
-from .evaluation import HEADLINES, new_metric, not_finite, outputs_of, predictions
+from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
+from .finiteness import find_not_finite
 from .folders import disk_errors
-from .inputs import collate, panoptic_reference
+from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
-from .metrics.streaming import StreamingMetric
 from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 from .progress import LogLine, ProgressBar, tensorboard_writer
+from .publishing.card import keep_hub_card, write_card
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
+from .stopping import EarlyStop
+from .tasks import TASKS, build_panoptic_reference
 from .training_arguments import EomtTrainingArguments
 
 
@@ -57,16 +58,14 @@ class EomtTrainer(ResumableTrainer):
     """
 
     # Of the evaluation that is under way, on this process.
-    _metric: StreamingMetric
-    _loss_sum: float
-    _num_images: int
+    _evaluation: RunningEvaluation
     _num_drawn: int
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
         freeze(model, args.freeze_backbone, args.freeze_layers)
         keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
         if (keeps_best or args.early_stopping_patience is not None) and not args.names_best_metric:
-            args.metric_for_best_model, args.greater_is_better = HEADLINES[processing_class.task], True
+            args.metric_for_best_model, args.greater_is_better = TASKS[processing_class.task].headline, True
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collate, **kwargs)
         self.image_processor = processing_class
         # The loss is averaged over what `get_batch_samples` counts, not first within each accumulated batch.
@@ -191,23 +190,18 @@ class EomtTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        def new() -> StreamingMetric:
-            num_labels = self.bare_model.config.num_labels
-            return new_metric(self.image_processor.task, num_labels, self.image_processor.stuff_classes or [])
-
+        num_labels, stuff_classes = self.bare_model.config.num_labels, self.image_processor.stuff_classes or []
+        self._evaluation = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
+        self._num_drawn = 0
         self.gradient_norms.check()
-        self._metric, self._loss_sum, self._num_images, self._num_drawn = new(), 0.0, 0, 0
         with self._as_deployed(), self.stop_request.at_once():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        states = gather_object([(self._metric.state(), self._loss_sum, self._num_images)])
-        total = new()
-        total.merge(*(state for state, _, _ in states))
+        total = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
+        total.merge(gather_object([self._evaluation.state()]))
         self.confusion_matrix = total.confusion_matrix()
-        metrics = total.compute()
-        metrics["loss"] = sum(loss for _, loss, _ in states) / max(sum(count for _, _, count in states), 1)
-        self.per_class = metrics.pop("per_class")
+        metrics, self.per_class = total.compute()
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
 
@@ -224,23 +218,23 @@ class EomtTrainer(ResumableTrainer):
         inputs = self._prepare_inputs(inputs)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = outputs_of(model, num_images=len(sizes), **inputs)
-            if images := not_finite(outputs):
+            outputs = run_model(model, num_images=len(sizes), **inputs)
+            if images := find_not_finite(outputs):
                 names = ", ".join(file_names[image] for image in images)
                 raise FloatingPointError(
                     f"Evaluation of {names}: the model's outputs are not finite (nan or inf). Its weights are "
                     "damaged, the training has diverged, or numbers of 16 bits are too small for it."
                 )
-            self._loss_sum += self._loss(outputs, *targets)
-        self._num_images += len(outputs.class_queries_logits)
-        self._metric.add_batch(predictions=predictions(self.image_processor, outputs, sizes), references=references)
+            losses = self._losses(outputs, *targets)
+        predictions = TASKS[self.image_processor.task].predict(self.image_processor, outputs, sizes)
+        self._evaluation.add_batch(predictions, references, losses)
         is_of_training = self.is_in_train or self.state.global_step > 0
         if is_of_training and self.is_world_process_zero() and self._num_drawn < NUM_DRAWN:
             self._draw(outputs, sizes, indices)
         return None, None, None
 
-    def _loss(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> float:
-        """The loss of each input by itself, summed: it does not depend on which of them make up a batch."""
+    def _losses(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> list[float]:
+        """Returns the loss of each input by itself, which does not depend on the batch that it is part of."""
         losses = [
             self.bare_model.compute_loss(
                 [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
@@ -250,7 +244,7 @@ class EomtTrainer(ResumableTrainer):
             )[0]
             for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
         ]
-        return float(torch.stack(losses).sum())
+        return torch.stack(losses).tolist()
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
         """Input, target and prediction of the first pictures that are evaluated."""
@@ -264,7 +258,7 @@ class EomtTrainer(ResumableTrainer):
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
             sample = dataset.samples[index]
-            panels = {"target": panoptic_reference(sample), "prediction": as_segments(result)}
+            panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
             figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
@@ -289,16 +283,21 @@ class EomtTrainer(ResumableTrainer):
         The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
         `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.
         """
-        if not self.is_world_process_zero():
-            return
-        update_model_card(
-            str(self.args.output_dir),
-            self.hub_model_id or self.args.hub_model_id,
-            license=license,
-            tags=_as_list(tags),
-            base_model=finetuned_from,
-            datasets=_as_list(dataset_tags or dataset),
-        )
+        if self.is_world_process_zero():
+            write_card(
+                str(self.args.output_dir),
+                self.hub_model_id or self.args.hub_model_id,
+                license=license,
+                tags=_as_list(tags),
+                base_model=finetuned_from,
+                datasets=_as_list(dataset_tags or dataset),
+            )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`. A card that a person has written in the repository is the run's from then on."""
+        super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            keep_hub_card(Path(str(self.args.output_dir)), str(self.hub_model_id), token or self.args.hub_token)
 
 
 def _as_list(names: str | list[str] | None) -> list[str]:

@@ -12,9 +12,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import logging
 
-from .argument_ranges import check_ranges
+from .argument_checks import check_names, check_ranges
 from .mask_annealing import default_schedule
-from .recipe_files import check_names
 
 
 # Arguments of every Trainer that would change nothing here, and what does.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from modeling_eomt.swiglu_names_eomt import with_legacy_swiglu_names
+from modeling_eomt.checkpoints_eomt import fuse_swiglu
 
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -91,7 +91,7 @@ def test_what_transformers_own_class_saves_loads_here(tmp_path, kind, shard_size
 def test_both_names_of_swiglu_layers_load(tmp_path):
     model = random_model(OURS, "dinov2_swiglu")
     state = model.state_dict()
-    for folder, weights in ("new", dict(state)), ("old", with_legacy_swiglu_names(state)):
+    for folder, weights in ("new", dict(state)), ("old", fuse_swiglu(state)):
         model.config.save_pretrained(tmp_path / folder)
         save_file(
             {name: weight.contiguous() for name, weight in weights.items()}, tmp_path / folder / "model.safetensors"
@@ -110,7 +110,7 @@ def test_both_names_of_swiglu_layers_load(tmp_path):
 def test_both_names_of_swiglu_layers_are_state_dicts_too():
     """As the Trainer loads a checkpoint that it continues from."""
     model, other = random_model(OURS, "dinov2_swiglu"), random_model(OURS, "dinov2_swiglu")
-    other.load_state_dict(with_legacy_swiglu_names(model.state_dict()))
+    other.load_state_dict(fuse_swiglu(model.state_dict()))
     same_predictions(model, other)
 
 
@@ -124,7 +124,7 @@ def test_another_weight_of_no_object_is_the_configurations(tmp_path):
 def test_what_was_loaded_under_old_names_is_saved_under_those_of_the_installed_transformers(tmp_path):
     model = random_model(OURS, "dinov2_swiglu")
     model.config.save_pretrained(tmp_path / "old")
-    save_file(with_legacy_swiglu_names(model.state_dict()), tmp_path / "old" / "model.safetensors")
+    save_file(fuse_swiglu(model.state_dict()), tmp_path / "old" / "model.safetensors")
     EomtForUniversalSegmentation.from_pretrained(tmp_path / "old").save_pretrained(tmp_path / "again")
     theirs, info = transformers.EomtForUniversalSegmentation.from_pretrained(
         tmp_path / "again", output_loading_info=True

@@ -1,24 +1,9 @@
-"""Outputs that say nothing are told apart from those that do."""
+"""An evaluation runs the model on any number of windows."""
 
-from types import SimpleNamespace
-
-import pytest
 import torch
 
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.evaluation import not_finite, outputs_of
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("which", ["masks_queries_logits", "class_queries_logits"])
-def test_images_whose_outputs_are_not_finite_are_found(which, value):
-    outputs = SimpleNamespace(masks_queries_logits=torch.zeros(3, 2, 4, 4), class_queries_logits=torch.zeros(3, 2, 5))
-    assert not_finite(outputs) == []
-    getattr(outputs, which)[1, 0, 2] = value
-    assert not_finite(outputs) == [1]
-    # The second of two windows of the first image.
-    outputs.patch_offsets = [torch.tensor(offset) for offset in ([0, 0, 8], [0, 4, 12], [1, 0, 8])]
-    assert not_finite(outputs) == [0]
+from training_eomt.evaluation import run_model
 
 
 def test_many_windows_go_through_the_model_a_few_at_a_time_and_come_out_the_same(tiny_config):
@@ -28,9 +13,9 @@ def test_many_windows_go_through_the_model_a_few_at_a_time_and_come_out_the_same
     seen = []
     model.register_forward_pre_hook(lambda *call: seen.append(len(call[2]["pixel_values"])), with_kwargs=True)
     with torch.no_grad():
-        outputs = outputs_of(model, pixel_values, num_images=2, patch_offsets=offsets)
+        outputs = run_model(model, pixel_values, num_images=2, patch_offsets=offsets)
         whole = model(pixel_values=pixel_values)
-        few = outputs_of(model, pixel_values[:8], num_images=2)
+        few = run_model(model, pixel_values[:8], num_images=2)
     assert seen == [8, 3, 11, 8] and outputs.patch_offsets is offsets
     # Sums of a matrix product depend on its size in their last digits.
     torch.testing.assert_close(outputs.masks_queries_logits, whole.masks_queries_logits, rtol=1e-4, atol=1e-4)

@@ -123,7 +123,7 @@ def test_the_headline_comes_with_the_table_and_without_what_has_no_value():
     assert text.splitlines() == [
         "class     pq  tp",
         "cat    0.500   3",
-        "2 classes occur neither in the validation data nor in what was found.",
+        "2 classes occur neither in the validation data nor in the predictions.",
         "",
         "Panoptic quality on the validation data: 0.500 (pq_things 0.500)",
     ]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from training_eomt.script.argument_outline import training_arguments
-from training_eomt.script.arguments import DataArguments, ModelArguments, complete, read_arguments
+from training_eomt.script.arguments import DataArguments, ModelArguments
 from training_eomt.script.checks import check_arguments
+from training_eomt.script.command_line import complete_arguments, outline_training_arguments, read_arguments
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def outcome(words: list[str], in_full: bool) -> str:
         arguments = read_arguments(words)
         check_arguments(arguments.model, arguments.data, arguments.training)
         if in_full:
-            complete(arguments)
+            complete_arguments(arguments)
     except DOCUMENTED as error:
         assert str(error).strip(), repr(error)
         return str(error)
@@ -135,7 +135,7 @@ def outcome(words: list[str], in_full: bool) -> str:
 
 
 def all_names() -> list[str]:
-    ours, theirs = training_arguments()
+    ours, theirs = outline_training_arguments()
     own = [*ModelArguments.__dataclass_fields__, *DataArguments.__dataclass_fields__]
     return sorted({*ours, *theirs, *own} - LEFT_OUT)
 

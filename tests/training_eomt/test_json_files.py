@@ -4,7 +4,7 @@ import math
 import msgspec
 import pytest
 
-from training_eomt.json_files import flag, identifier, read_json
+from training_eomt.json_files import parse_flag, parse_id, read_json
 
 
 class Point(msgspec.Struct):
@@ -47,8 +47,8 @@ def test_errors_say_the_file_the_place_and_what_was_expected(content, message):
 
 
 def test_ids_are_the_same_however_they_are_written():
-    assert [identifier(value) for value in (1, 1.0, "1", "-7", 1e20)] == [1, 1, 1, -7, 10**20]
-    assert [identifier(value) for value in ("01", "1.0", "a", "", "٣", "9" * 30)] == [
+    assert [parse_id(value) for value in (1, 1.0, "1", "-7", 1e20)] == [1, 1, 1, -7, 10**20]
+    assert [parse_id(value) for value in ("01", "1.0", "a", "", "٣", "9" * 30)] == [
         "01",
         "1.0",
         "a",
@@ -57,12 +57,12 @@ def test_ids_are_the_same_however_they_are_written():
         "9" * 30,
     ]
     with pytest.raises(ValueError, match=r"the id is 1\.5"):
-        identifier(1.5)
+        parse_id(1.5)
 
 
 def test_flags_are_the_same_however_they_are_written():
-    assert [flag(value, "a") for value in (1, True, "1", "true", 1.0)] == [True] * 5
-    assert [flag(value, "a") for value in (0, False, "0", "False", 0.0)] == [False] * 5
+    assert [parse_flag(value, "a") for value in (1, True, "1", "true", 1.0)] == [True] * 5
+    assert [parse_flag(value, "a") for value in (0, False, "0", "False", 0.0)] == [False] * 5
     for value in (2, -1, "yes", "", None, [], 0.5):
         with pytest.raises(ValueError, match=r"a is .*, expected 0 or 1"):
-            flag(value, "a")
+            parse_flag(value, "a")

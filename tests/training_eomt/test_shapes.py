@@ -89,7 +89,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training_eomt.shapes.draw_picture", interrupt)
+    monkeypatch.setattr("training_eomt.shapes.draw_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         generate_shapes_dataset(tmp_path / "shapes", 1, 0, 0)
     assert list(tmp_path.iterdir()) == []

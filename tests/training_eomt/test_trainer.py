@@ -11,11 +11,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import training_eomt
-from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.inputs import TrainingInputs
 from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
+from training_eomt.publishing.card import BY_TRAINING
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
 
@@ -270,7 +270,7 @@ def test_the_trainers_push_brings_this_projects_card(make_trainer, hub, tmp_path
     trainer.push_to_hub(license="mit", tags="shapes", dataset="shapes", finetuned_from="me/base")
     assert [repo_id for repo_id, _ in pushed] == ["me/pets", "me/pets"]
     for _, text in pushed:
-        assert 'model="me/pets"' in text and WRITTEN_BY_SAVE in text and "panoptic segmentation" in text
+        assert 'model="me/pets"' in text and BY_TRAINING in text and "panoptic segmentation" in text
     data = ModelCard(pushed[1][1]).data
     assert (data.license, data.datasets, data.base_model) == ("mit", ["shapes"], "me/base")
     assert data.tags == ["eomt", "panoptic-segmentation", "shapes"]
@@ -284,6 +284,13 @@ def test_the_trainers_card_is_named_after_its_folder_and_a_persons_own_stays(mak
     card.write_text("# Mine\n")
     trainer.create_model_card()
     assert card.read_text() == "# Mine\n"
+
+
+def test_the_trainers_push_leaves_a_card_alone_that_a_person_wrote_on_the_hub(make_trainer, hub):
+    hub.files["README.md"] = b"# Mine\n"
+    trainer = make_trainer(push_to_hub=True, hub_model_id="pets")
+    trainer.save_model()
+    assert hub.files["README.md"] == b"# Mine\n" and "modeling_eomt.py" in hub.files
 
 
 @pytest.mark.parametrize(("task", "headline"), [("panoptic", "pq"), ("instance", "ap"), ("semantic", "miou")])

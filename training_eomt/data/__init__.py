@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .base import BadSample, SegmentationDataset
     from .opening import FORMATS, NoDatasetError, open_dataset
     from .samples import Sample, Target
-    from .subsets import split_dataset, without
+    from .subsets import leave_out, split_dataset
 
 __all__ = [
     "FORMATS",
@@ -17,9 +17,9 @@ __all__ = [
     "Sample",
     "SegmentationDataset",
     "Target",
+    "leave_out",
     "open_dataset",
     "split_dataset",
-    "without",
 ]
 
 _MODULES = {
@@ -31,7 +31,7 @@ _MODULES = {
     "Sample": ".samples",
     "Target": ".samples",
     "split_dataset": ".subsets",
-    "without": ".subsets",
+    "leave_out": ".subsets",
 }
 
 

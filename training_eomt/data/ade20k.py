@@ -15,10 +15,10 @@ import numpy as np
 from .base import Annotation, SegmentationDataset
 from .class_tables import published_categories
 from .files import FileTree
-from .images import DEFAULT_READING, ImageReading
+from .images import DEFAULT_READING, ImageReading, check_same_size, list_image_suffixes
 from .label_coding import check_lossless, read_label_map, segments_of, values_in
-from .label_maps import MAP_SUFFIXES, as_tree, files_by_stem, paired
-from .samples import Sample, check_same_size, encode_masks, picture_suffixes
+from .label_maps import MAP_SUFFIXES, files_by_stem, open_tree, paired
+from .samples import Sample, encode_masks
 from .splits import choose_split
 
 
@@ -60,7 +60,7 @@ class Ade20kDataset(SegmentationDataset):
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
-        self.tree = _own_folder(as_tree(path, skip_bad_samples))
+        self.tree = _own_folder(open_tree(path, skip_bad_samples))
         part = _part(self.tree, split)
         folders = [f"{kind}{part}" for kind in ("images", "annotations", "annotations_instance")]
         for folder in folders[:2]:
@@ -80,7 +80,7 @@ class Ade20kDataset(SegmentationDataset):
             image_reading,
         )
         self.thing_classes = np.array([category.id for category in categories if category.isthing])
-        pictures = files_by_stem(self.tree, folders[0], picture_suffixes())
+        pictures = files_by_stem(self.tree, folders[0], list_image_suffixes())
         maps = files_by_stem(self.tree, folders[1], MAP_SUFFIXES)
         self.files = paired(self, self.tree, (folders[0], pictures), (folders[1], maps))
         self.object_files: dict[str, str] | None = None  # by picture; None where they are not used

@@ -16,7 +16,7 @@ from .class_tables import published_categories
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
 from .label_coding import read_label_map, segments_of, values_in
-from .label_maps import as_tree, paired
+from .label_maps import open_tree, paired
 from .samples import Category, Sample, encode_masks
 
 
@@ -61,7 +61,7 @@ class CityscapesDataset(SegmentationDataset):
         split: str | None = None,
         image_reading: ImageReading = DEFAULT_READING,
     ) -> None:
-        self.tree = as_tree(path, skip_bad_samples)
+        self.tree = open_tree(path, skip_bad_samples)
         part = PARTS[split or "train"]
         picture_folder, map_folder = f"leftImg8bit/{part}", f"gtFine/{part}"
         for folder in (picture_folder, map_folder):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .files import FileTree, open_file, text_of
+from .files import FileTree, decode_text, open_file
 
 
 CLASS_NAME_FILES = ("classes.txt", "class_names.txt", "names.txt", "labels.txt", "id2label.json", "objectInfo150.txt")
@@ -51,7 +51,7 @@ def read_class_names(path: Path) -> ClassNames:
         ValueError: it names no classes, numbers are missing or come twice, or something is no name.
     """
     with open_file(path) as file:
-        return class_names_from(text_of(file.read(), str(path)), str(path))
+        return class_names_from(decode_text(file.read(), str(path)), str(path))
 
 
 def find_class_names(tree: FileTree) -> ClassNames | None:

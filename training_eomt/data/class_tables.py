@@ -12,6 +12,6 @@ def published_categories(data_set: str) -> list[Category]:
     """The classes of "coco", "ade20k" or "cityscapes" as EoMT's published models know them, numbered from 0."""
     path = Path(__file__).parents[1] / "publishing" / "published_checkpoints.json"
     table = json.loads(path.read_text(encoding="utf-8"))
-    classes = table["data_sets"][data_set]
+    classes = table["datasets"][data_set]
     stuff = set(classes["stuff_classes"])
     return [Category(index, name, index not in stuff) for index, name in enumerate(classes["labels"])]

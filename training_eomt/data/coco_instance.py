@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 from pycocotools import mask as coco_mask
 
-from ..json_files import fault_of, flag, identifier
+from ..json_files import describe_fault, parse_flag, parse_id
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
     ENTRY_ERRORS,
@@ -31,7 +31,7 @@ from .coco_json import (
 )
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import as_tree
+from .label_maps import open_tree
 from .samples import Sample
 
 
@@ -61,9 +61,9 @@ class InstanceEntry(msgspec.Struct, gc=False):
     area: float | None = None
 
     def __post_init__(self) -> None:
-        self.image_id = identifier(self.image_id)
+        self.image_id = parse_id(self.image_id)
         self.category_id = category_number(self.category_id)
-        self.iscrowd = self.iscrowd is not None and flag(self.iscrowd, "iscrowd")
+        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
 
 
 _decode_entry = msgspec.json.Decoder(InstanceEntry).decode
@@ -119,7 +119,7 @@ class CocoInstanceDataset(SegmentationDataset):
         for index, annotation in enumerate(content.annotations):
             self._add(index, annotation, images, left_out)
         names = [image.file_name for image in images.values()]
-        images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
+        images_tree = None if images_dir is None else open_tree(images_dir, skip_bad_samples)
         self.folder = find_folder(self.json, "pictures", names, "instances_", images_tree)
         self._paths = locate_files(self.json, self.folder, "pictures", names, self.bad_sample)
         self.images = [image for image in images.values() if image.file_name in self._paths]
@@ -169,7 +169,7 @@ class CocoInstanceDataset(SegmentationDataset):
                     f"{self.where} holds panoptic annotations, not instances: read it as coco_panoptic."
                 ) from error
             where = f"{self.where}: annotation {index if named.id is None else named.id}"
-            reason: str | None = f"is not {COCO_INSTANCE}: {fault_of(error)}"
+            reason: str | None = f"is not {COCO_INSTANCE}: {describe_fault(error)}"
         else:
             where = f"{self.where}: annotation {entry.id}"
             image = images.get(entry.image_id)
@@ -194,7 +194,7 @@ def fault_of_segmentation(raw: msgspec.Raw, size: tuple[int, int] | None) -> str
     try:
         segmentation = _decode_segmentation(raw)
     except ENTRY_ERRORS as error:
-        return f"has a segmentation that is neither polygons nor a run-length encoding: {fault_of(error)}"
+        return f"has a segmentation that is neither polygons nor a run-length encoding: {describe_fault(error)}"
     if isinstance(segmentation, RunLengths):
         # Counting compressed ones takes long: that is left to reading.
         if size is None or isinstance(segmentation.counts, str):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..json_files import fault_of, flag, identifier, read_json
-from .files import FileTree, tree_of
+from ..json_files import describe_fault, parse_flag, parse_id, read_json
+from .files import FileTree, find_tree
 from .located import Located
 from .samples import Category
 from .splits import SPLITS, of_split
@@ -47,11 +47,11 @@ class ImageEntry(msgspec.Struct, gc=False):
     width: int | float | None = None
 
     def __post_init__(self) -> None:
-        identifier(self.id)
+        parse_id(self.id)
 
     @property
     def key(self) -> int | str:
-        return identifier(self.id)
+        return parse_id(self.id)
 
     @property
     def image_id(self) -> int | str:
@@ -78,7 +78,7 @@ class CategoryEntry(msgspec.Struct):
         number = category_number(self.id)
         if self.isthing is None and not all_things:
             raise ValueError("object missing required field `isthing`")
-        return Category(number, str(self.name), self.isthing is None or flag(self.isthing, "isthing"))
+        return Category(number, str(self.name), self.isthing is None or parse_flag(self.isthing, "isthing"))
 
 
 class EntryNames(msgspec.Struct):
@@ -152,13 +152,13 @@ def locate_json(path: str | Path | FileTree, split: str | None, kind: str, skip_
     elif Path(path).suffix == ".json":
         path = Path(path)
         around = path.parent.parent if path.parent.name == "annotations" else path.parent  # as COCO has it
-        tree, name = tree_of(around, skip_bad_samples)
+        tree, name = find_tree(around, skip_bad_samples)
         name = posixpath.join(name, path.relative_to(around).as_posix())
         if name not in tree:
             raise FileNotFoundError(f"{path} (JSON file) is missing.")
         return CocoJson(tree, name)
     else:
-        tree, name = tree_of(path, skip_bad_samples)
+        tree, name = find_tree(path, skip_bad_samples)
         tree = tree.subtree(name) if name else tree
     found = find_json(tree, split, kind)
     if found is None:
@@ -195,13 +195,15 @@ def read_categories(content: CocoContent, where: str, what: str, all_things: boo
         try:
             categories.append(msgspec.json.decode(entry, type=CategoryEntry).category(all_things))
         except ENTRY_ERRORS as error:
-            raise ValueError(f"{where}: category {index} is not {what}: {fault_of(error).rstrip('.')}.") from error
+            raise ValueError(
+                f"{where}: category {index} is not {what}: {describe_fault(error).rstrip('.')}."
+            ) from error
     return categories
 
 
 def category_number(value: Id) -> int:
     """The number of a category. Raises a `ValueError` if it is something else."""
-    number = identifier(value)
+    number = parse_id(value)
     if isinstance(number, str):
         raise ValueError(f"the category's id is {number!r}, expected a number")
     return number
@@ -224,10 +226,10 @@ def read_images(
             image = msgspec.json.decode(entry, type=ImageEntry)
         except ENTRY_ERRORS as error:
             named = names_of(entry)
-            reason = f"{where}: image {index} is not {what}: {fault_of(error)}. Correct or drop it."
+            reason = f"{where}: image {index} is not {what}: {describe_fault(error)}. Correct or drop it."
             bad_sample(str(named.file_name or f"{where}: image {index}"), reason)
             if isinstance(named.id, int | str):
-                left_out.add(identifier(named.id))
+                left_out.add(parse_id(named.id))
             continue
         if (key := image.key) in images:
             bad_sample(

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from ..json_files import fault_of, flag, identifier
+from ..json_files import describe_fault, parse_flag, parse_id
 from .base import Annotation, SampleSummary, SegmentationDataset
 from .coco_json import (
     ENTRY_ERRORS,
@@ -32,7 +32,7 @@ from .coco_json import (
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
 from .label_coding import check_lossless, values_in
-from .label_maps import as_tree
+from .label_maps import open_tree
 from .samples import Sample, encode_masks
 
 
@@ -48,11 +48,11 @@ class SegmentEntry(msgspec.Struct, gc=False):
     area: float | None = None
 
     def __post_init__(self) -> None:
-        self.id = identifier(self.id)
+        self.id = parse_id(self.id)
         if isinstance(self.id, str):
             raise ValueError(f"the segment's id is {self.id!r}, expected a number, the colour of its pixels")
         self.category_id = category_number(self.category_id)
-        self.iscrowd = self.iscrowd is not None and flag(self.iscrowd, "iscrowd")
+        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
 
 
 class PanopticEntry(msgspec.Struct):
@@ -63,7 +63,7 @@ class PanopticEntry(msgspec.Struct):
     segments_info: list[SegmentEntry]
 
     def __post_init__(self) -> None:
-        self.image_id = identifier(self.image_id)
+        self.image_id = parse_id(self.image_id)
 
 
 _decode_entry = msgspec.json.Decoder(PanopticEntry).decode
@@ -120,7 +120,7 @@ class CocoPanopticDataset(SegmentationDataset):
         usable = self._usable(content.annotations, left_out)
         pictures = [self._images[entry.image_id].file_name for entry in usable]
         pngs = [entry.file_name for entry in usable]
-        images_tree = None if images_dir is None else as_tree(images_dir, skip_bad_samples)
+        images_tree = None if images_dir is None else open_tree(images_dir, skip_bad_samples)
         self.image_folder = find_folder(self.json, "pictures", pictures, "panoptic_", images_tree)
         self.panoptic_folder = find_folder(self.json, "panoptic PNGs", pngs, "panoptic_")
         self._picture_paths = locate_files(self.json, self.image_folder, "pictures", pictures, self.bad_sample)
@@ -178,7 +178,7 @@ class CocoPanopticDataset(SegmentationDataset):
                 entry = _decode_entry(raw)
             except ENTRY_ERRORS as error:
                 name = str(names_of(raw).file_name or where)
-                self.bad_sample(name, f"{where} is not {COCO_PANOPTIC}: {fault_of(error)}. Correct or drop it.")
+                self.bad_sample(name, f"{where} is not {COCO_PANOPTIC}: {describe_fault(error)}. Correct or drop it.")
                 continue
             unknown = [s for s in entry.segments_info if not self.knows(int(s.category_id))]
             if entry.image_id in left_out:

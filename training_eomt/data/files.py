@@ -136,8 +136,8 @@ class FileTree:
             return file.read()
 
     def read_text(self, name: str) -> str:
-        """The content of a text file. Raises what `open` and [`text_of`] do."""
-        return text_of(self.read_bytes(name), self.path(name))
+        """The content of a text file. Raises what `open` and [`decode_text`] do."""
+        return decode_text(self.read_bytes(name), self.path(name))
 
     def _full(self, name: str) -> str | None:
         """A name from the root of the store on; None if it leads out of it."""
@@ -147,7 +147,7 @@ class FileTree:
         return "" if full == "." else full
 
 
-def text_of(content: bytes, where: str) -> str:
+def decode_text(content: bytes, where: str) -> str:
     """
     The text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
 
@@ -175,7 +175,7 @@ def open_file(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def tree_of(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
+def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
     """
     The tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
 

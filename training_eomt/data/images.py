@@ -108,15 +108,29 @@ def both_fit(stored_size: tuple[int, int], orientation: int, size: tuple[int, ..
     return orientation > 1 and (size is None or (keeps_size and stored_size == tuple(size)))
 
 
-def size_text(size: tuple[int, ...]) -> str:
+def list_image_suffixes() -> frozenset[str]:
+    """Suffixes of the files that can be read as pictures, in lower case, with the dot."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def check_same_size(image: Image.Image, picture: str, size: tuple[int, int], annotation: str) -> None:
+    """Raises a `ValueError` where a picture and its annotation differ in `(height, width)`; both are named."""
+    if (image.height, image.width) != tuple(size):
+        raise ValueError(
+            f"{picture} is {format_size((image.height, image.width))} and its annotation {annotation} is "
+            f"{format_size(size)}. Picture and annotation must have the same size."
+        )
+
+
+def format_size(size: tuple[int, ...]) -> str:
     """`(height, width)` for messages."""
     return f"{size[0]}x{size[1]} pixels (height x width)"
 
 
 def _sizes_differ(image: str, found: tuple[int, int], size: tuple[int, ...], annotation: str, orientation: int) -> str:
     reason = (
-        f"{image} is {size_text(found)} and its annotation {annotation} is {size_text(size)}. Picture and annotation "
-        "must have the same size."
+        f"{image} is {format_size(found)} and its annotation {annotation} is {format_size(size)}. "
+        "Picture and annotation must have the same size."
     )
     if orientation > 1:
         reason += (

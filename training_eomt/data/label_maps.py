@@ -13,11 +13,11 @@ from PIL import Image
 
 from .base import SegmentationDataset
 from .class_names import find_class_names
-from .files import FileTree, tree_of
-from .images import DEFAULT_READING, ImageReading
+from .files import FileTree, find_tree
+from .images import DEFAULT_READING, ImageReading, list_image_suffixes
 from .label_coding import COLOUR_MODES, given_class_names, given_label_values, label_coding
 from .label_values import LabelValues, find_label_map_file
-from .samples import Category, Sample, picture_suffixes
+from .samples import Category, Sample
 from .splits import choose_split
 
 
@@ -71,10 +71,10 @@ class LabelMapDataset(SegmentationDataset):
         ignore_index: Collection[int] | None = None,
         do_reduce_labels: bool = False,
     ) -> None:
-        self.tree = as_tree(path, skip_bad_samples)
+        self.tree = open_tree(path, skip_bad_samples)
         self.image_reading = image_reading
         picture_folder, map_folder = _find_folders(self.tree, split)
-        pictures = files_by_stem(self.tree, picture_folder, picture_suffixes())
+        pictures = files_by_stem(self.tree, picture_folder, list_image_suffixes())
         if not pictures:
             raise FileNotFoundError(f"{self.tree.path(picture_folder)} holds no pictures.")
         maps = _without_common_ending(files_by_stem(self.tree, map_folder, MAP_SUFFIXES), pictures)
@@ -166,11 +166,11 @@ class LabelMapDataset(SegmentationDataset):
         return False
 
 
-def as_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
+def open_tree(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree:
     """The files of a folder, which may be (in) a zip."""
     if isinstance(path, FileTree):
         return path
-    tree, name = tree_of(path, skip_bad_samples)
+    tree, name = find_tree(path, skip_bad_samples)
     return tree.subtree(name) if name else tree
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ..yaml_files import read_yaml
 from .class_names import LABEL_MAP_LINE, read_json_object, text_lines
-from .files import FileTree, open_file, text_of
+from .files import FileTree, decode_text, open_file
 
 
 LABEL_MAP_FILE = "labelmap.txt"  # in CVAT's exports
@@ -69,7 +69,7 @@ def read_label_values(path: Path) -> LabelValues:
         ValueError: it is no such table.
     """
     with open_file(path) as file:
-        text = text_of(file.read(), str(path))
+        text = decode_text(file.read(), str(path))
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
         content = (read_json_object if path.suffix.lower() == ".json" else read_yaml)(text, str(path))
         return label_values_from(content, str(path))

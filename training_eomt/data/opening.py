@@ -16,7 +16,7 @@ from .coco_instance import CocoInstanceDataset
 from .coco_panoptic import CocoPanopticDataset
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import LabelMapDataset, as_tree
+from .label_maps import LabelMapDataset, open_tree
 from .splits import SPLITS, of_split, split_names
 from .table import TableDataset
 from .yolo import YoloDataset
@@ -123,7 +123,7 @@ def _find(
     if suffix in (".json", ".yaml", ".yml", ".jsonl", ".csv"):
         return (_format_of_file(path, suffix) if format == AUTO else format), path
     try:
-        tree = as_tree(path, skip_bad_samples)
+        tree = open_tree(path, skip_bad_samples)
     except FileNotFoundError:
         looks_like_hub = not Path(path).is_absolute() and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)
         if format == "datasets" or (format == AUTO and looks_like_hub):

@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configuration_eomt.text_eomt import terminal_text
-
+from ..text import terminal_text
 from .base import BadSample, SampleSummary, SegmentationDataset
 from .images import BOTH_FIT
 
@@ -100,7 +99,7 @@ class DataReport:
         lines += ["", *self._class_table()]
         if self.bad_samples:
             lines += ["", f"left out: {len(self.bad_samples):,}"]
-            lines += listed(self.bad_samples)
+            lines += list_reasons(self.bad_samples)
         return "\n".join(terminal_text(line) for line in lines)
 
     def why_nothing(self) -> str:
@@ -212,7 +211,7 @@ def report(
 
 def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> list[BadSample]:
     """
-    Reads every sample in full and returns what fails, to be left out with [`without`].
+    Reads every sample in full and returns what fails, to be left out with [`leave_out`].
 
     Args:
         dataset: the data set.
@@ -242,7 +241,7 @@ def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progres
     return any(summary is not None and len(summary.label_ids) > summary.num_crowds for summary, _ in read)
 
 
-def listed(bad_samples: Sequence[BadSample]) -> list[str]:
+def list_reasons(bad_samples: Sequence[BadSample]) -> list[str]:
     """The reasons for bad samples, a line for each of the first ones, and how many more there are."""
     lines = [f"  {sample.reason}" for sample in bad_samples[:SHOWN_BAD_SAMPLES]]
     if len(bad_samples) > SHOWN_BAD_SAMPLES:

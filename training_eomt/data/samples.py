@@ -12,8 +12,6 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .images import size_text
-
 
 @dataclass(frozen=True)
 class Category:
@@ -156,17 +154,3 @@ def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[di
             counts.pop()
         rles.append(coco_mask.frPyObjects({"size": size, "counts": counts}, *size))
     return rles
-
-
-def picture_suffixes() -> frozenset[str]:
-    """Suffixes of the files that can be read as pictures, in lower case, with the dot."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def check_same_size(image: Image.Image, picture: str, size: tuple[int, int], annotation: str) -> None:
-    """Raises a `ValueError` where a picture and its annotation differ in `(height, width)`; both are named."""
-    if (image.height, image.width) != tuple(size):
-        raise ValueError(
-            f"{picture} is {size_text((image.height, image.width))} and its annotation {annotation} is "
-            f"{size_text(size)}. Picture and annotation must have the same size."
-        )

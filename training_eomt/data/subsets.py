@@ -92,14 +92,14 @@ def split_dataset(dataset: SegmentationDataset, validation_share: float | int, s
     return Subset(dataset, sorted(order[number:]), dataset.bad_samples), Subset(dataset, sorted(order[:number]))
 
 
-def drawn(dataset: SegmentationDataset, number: int) -> SegmentationDataset:
+def draw_samples(dataset: SegmentationDataset, number: int) -> SegmentationDataset:
     """So many samples of a data set, drawn by chance and always the same, in its order; all if it has no more."""
     if number >= len(dataset):
         return dataset
     return Subset(dataset, sorted(random.Random(0).sample(range(len(dataset)), number)))
 
 
-def without(dataset: SegmentationDataset, bad: Iterable[BadSample]) -> Subset:
+def leave_out(dataset: SegmentationDataset, bad: Iterable[BadSample]) -> Subset:
     """The data set less the samples whose names are in `bad`, which are listed under `bad_samples`."""
     bad = list(bad)
     names = {sample.name for sample in bad}

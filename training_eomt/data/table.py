@@ -18,8 +18,8 @@ from .class_names import by_value, find_class_names, numbered, read_class_names
 from .files import FileTree
 from .images import DEFAULT_READING, ImageReading
 from .label_coding import USUAL_VOID, check_lossless, given_class_names, given_label_values, label_coding, values_in
-from .label_maps import as_tree
-from .report import listed
+from .label_maps import open_tree
+from .report import list_reasons
 from .samples import Category, Sample, encode_masks
 from .table_sources import METADATA_FILES, MetadataTable, open_table, table_in
 
@@ -90,7 +90,7 @@ class TableDataset(SegmentationDataset):
 
             self.table.check(self.image_column, self.annotation_column, leave_out)
         if not len(self.table):
-            reasons = listed([BadSample(*entry) for entry in left_out])
+            reasons = list_reasons([BadSample(*entry) for entry in left_out])
             raise ValueError("\n".join([f"{where} has no rows that can be used: there is no picture.", *reasons]))
         names, table = given_class_names(class_names), given_label_values(label_values)
         if names is None and table is None:
@@ -220,7 +220,7 @@ def _local(path: str | Path | FileTree, skip_bad_samples: bool) -> FileTree | No
     if path.name in METADATA_FILES:
         path = path.parent
     try:
-        return as_tree(path, skip_bad_samples)
+        return open_tree(path, skip_bad_samples)
     except FileNotFoundError:
         return None
 

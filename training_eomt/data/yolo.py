@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from ..json_files import fault_of, identifier, read_json
+from ..json_files import describe_fault, parse_id, read_json
 from ..yaml_files import read_yaml
 from .base import Annotation, SegmentationDataset
 from .coco_instance import rle_of
 from .files import FileTree
-from .images import DEFAULT_READING, ImageReading
-from .label_maps import as_tree, files_by_stem
-from .samples import Category, Sample, picture_suffixes
+from .images import DEFAULT_READING, ImageReading, list_image_suffixes
+from .label_maps import files_by_stem, open_tree
+from .samples import Category, Sample
 from .splits import SPLITS, choose_split, split_names
 
 
@@ -40,7 +40,7 @@ class YoloSettings(msgspec.Struct):
     def class_names(self) -> dict[int, str]:
         """The names by number. Raises a `ValueError` if numbers are missing."""
         names = self.names.items() if isinstance(self.names, dict) else enumerate(self.names)
-        by_number = {identifier(number): str(name) for number, name in names}
+        by_number = {parse_id(number): str(name) for number, name in names}
         if not by_number or set(by_number) != set(range(len(by_number))):
             raise ValueError(f"the numbers of its 'names' must be 0 to {len(by_number) - 1}")
         if nameless := [number for number, name in by_number.items() if not name.strip()]:
@@ -96,9 +96,9 @@ class YoloDataset(SegmentationDataset):
     ) -> None:
         candidates: tuple[str, ...]
         if not isinstance(path, FileTree) and Path(path).suffix in (".yaml", ".yml"):
-            self.tree, candidates = as_tree(Path(path).parent, skip_bad_samples), (Path(path).name,)
+            self.tree, candidates = open_tree(Path(path).parent, skip_bad_samples), (Path(path).name,)
         else:
-            self.tree, candidates = as_tree(path, skip_bad_samples), (*YAML_NAMES, *NAME_FILES)
+            self.tree, candidates = open_tree(path, skip_bad_samples), (*YAML_NAMES, *NAME_FILES)
         name_files = [name for name in candidates if name in self.tree]
         if not name_files:
             raise FileNotFoundError(f"{self.tree.root} has no data.yaml. Looked for: {self.LOOKS_FOR}.")
@@ -108,7 +108,7 @@ class YoloDataset(SegmentationDataset):
         super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree, image_reading)
         trees = [self.tree]
         if images_dir is not None:
-            trees.append(as_tree(_around_images(Path(images_dir)), skip_bad_samples))
+            trees.append(open_tree(_around_images(Path(images_dir)), skip_bad_samples))
         places = _Places(trees, path_in_yaml, where)
         self.files: list[tuple[FileTree, str, str | None]] = []  # picture, and text file where there is one
         given = _named_parts(content, split or "train", where)
@@ -184,7 +184,7 @@ class YoloDataset(SegmentationDataset):
         return Annotation(rle_of([polygon], height, width), class_id)
 
     def _add_folder(self, tree: FileTree, folder: str) -> None:
-        pictures = files_by_stem(tree, folder, picture_suffixes())
+        pictures = files_by_stem(tree, folder, list_image_suffixes())
         text_folder = _text_folder(folder)
         texts = {} if text_folder is None else files_by_stem(tree, text_folder, {".txt"})
         for stem in sorted(texts.keys() - pictures.keys() - {"classes"}):
@@ -302,7 +302,7 @@ def _read_settings(tree: FileTree, name: str) -> tuple[dict[Any, Any], str | Non
         try:
             settings = msgspec.convert(content, YoloSettings)
         except msgspec.ValidationError as error:
-            raise ValueError(f"{where} is not YOLO's: {fault_of(error)}.") from error
+            raise ValueError(f"{where} is not YOLO's: {describe_fault(error)}.") from error
     try:
         return content, settings.path, settings.class_names()
     except ValueError as error:
@@ -317,7 +317,7 @@ def _named_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str
         try:
             named = msgspec.convert(given, str | list[str])
         except msgspec.ValidationError as error:
-            raise ValueError(f"{where} is not YOLO's: {key!r}: {fault_of(error)}.") from error
+            raise ValueError(f"{where} is not YOLO's: {key!r}: {describe_fault(error)}.") from error
         return [named] if isinstance(named, str) else named
     return []
 

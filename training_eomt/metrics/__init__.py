@@ -3,6 +3,7 @@
 from .mask_average_precision import MaskAveragePrecision
 from .mean_iou import MeanIoU
 from .panoptic_quality import PanopticQuality
+from .streaming import StreamingMetric
 
 
-__all__ = ["MaskAveragePrecision", "MeanIoU", "PanopticQuality"]
+__all__ = ["MaskAveragePrecision", "MeanIoU", "PanopticQuality", "StreamingMetric"]

@@ -59,9 +59,6 @@ class MaskAveragePrecision(StreamingMetric):
     each detection, 20 for each class in an image's ground truth, and some 100 (300 in memory) for the image itself.
     With 100 detections an image that is 2.5 kB, whatever its size in pixels, and 12 MB for COCO's 5000 of validation.
 
-    Args:
-        num_labels: number of classes.
-
     Raises:
         ValueError: on adding an image: masks differ in size, masks and `segments_info` in number, a label id does not
             exist, or another ground truth had the same `image_id`.
@@ -72,10 +69,6 @@ class MaskAveragePrecision(StreamingMetric):
     >>> metric.compute()["ap"]
     ```
     """
-
-    def __init__(self, num_labels: int) -> None:
-        self.num_labels = num_labels
-        super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
         mask = {"size": datasets.List(datasets.Value("int64")), "counts": datasets.Value("string")}

@@ -8,8 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .label_maps import VOID, as_array, count_pairs
-from .streaming import State, StreamingMetric, mean
+from .streaming import VOID, State, StreamingMetric, as_array, count_pairs, mean
 
 
 class MeanIoU(StreamingMetric):
@@ -21,9 +20,6 @@ class MeanIoU(StreamingMetric):
 
     A class that occurs in neither is left out of the means.
 
-    Args:
-        num_labels: number of classes.
-
     Raises:
         ValueError: on adding an image: sizes differ, a map does not hold integers, or a label id does not exist.
 
@@ -33,10 +29,6 @@ class MeanIoU(StreamingMetric):
     >>> metric.compute()["miou"]
     ```
     """
-
-    def __init__(self, num_labels: int) -> None:
-        self.num_labels = num_labels
-        super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
         label_map = datasets.Array2D((None, None), "int64")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 
-from .label_maps import VOID, as_array, count_pairs
-from .streaming import State, StreamingMetric, mean
+from .streaming import VOID, State, StreamingMetric, as_array, count_pairs, mean
 
 
 class PanopticQuality(StreamingMetric):
@@ -28,10 +27,6 @@ class PanopticQuality(StreamingMetric):
     - an unmatched prediction is no false positive if more than half of it lies in void or in a crowd of its class;
     - a class without matched, missed or superfluous segments is left out of the means.
 
-    Args:
-        num_labels: number of classes.
-        stuff_classes: label ids of the classes that are not things.
-
     Raises:
         ValueError: on adding an image: sizes differ, or map, `segments_info` and `num_labels` contradict each other.
 
@@ -41,11 +36,6 @@ class PanopticQuality(StreamingMetric):
     >>> metric.compute()["pq"]
     ```
     """
-
-    def __init__(self, num_labels: int, stuff_classes: Iterable[int] = ()) -> None:
-        self.num_labels = num_labels
-        self.stuff_classes = frozenset(stuff_classes)
-        super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
         segment = {"id": datasets.Value("int64"), "label_id": datasets.Value("int64")}

@@ -9,9 +9,11 @@ from typing import Any
 
 import evaluate
 import numpy as np
+import torch
 
 
 State = dict[str, Any]
+VOID = -1  # in maps of segment ids or label ids: no segment, no class
 
 
 class StreamingMetric(evaluate.Metric):
@@ -21,9 +23,15 @@ class StreamingMetric(evaluate.Metric):
     stored here: each image is reduced to its statistics as it is added, and nothing touches the disk or the network.
 
     Several processes: each adds its own images, then one merges the others' `state()` and calls `compute()`.
+
+    Args:
+        num_labels: number of classes.
+        stuff_classes: label ids of the classes that are not things, for metrics that tell them apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_labels: int, stuff_classes: Iterable[int] = ()) -> None:
+        self.num_labels = num_labels
+        self.stuff_classes = frozenset(stuff_classes)
         super().__init__()
         self._state = self.empty_state()
 
@@ -94,3 +102,13 @@ def mean(values: Iterable[float]) -> float:
     """The mean, or NaN of nothing."""
     values = list(values)
     return sum(values) / len(values) if values else float("nan")
+
+
+def as_array(label_map: Any) -> np.ndarray:
+    """Converts an array, a tensor on any device or a nested list to an array."""
+    return label_map.cpu().numpy() if isinstance(label_map, torch.Tensor) else np.asarray(label_map)
+
+
+def count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Counts how often each pair of numbers occurs at the same position of two flat int64 arrays: `shape` int64."""
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)

@@ -17,7 +17,7 @@ from image_processing_eomt import draw_segmentation
 
 from ..data.samples import Sample
 from ..figures import as_segments, overlapping_segments, side_by_side
-from ..inputs import panoptic_reference
+from ..tasks import build_panoptic_reference
 from .records import Record, is_running
 
 
@@ -243,7 +243,7 @@ class PredictionFiles:
         found = overlapping_segments(result, picture.size) if self.task == "instance" else as_segments(result)
         if folder == OVERLAYS:
             return draw_segmentation(sample.image, found["segmentation"], found["segments_info"], self.id2label)
-        panels: dict[str, Any] = {"target": panoptic_reference(sample)} if self.has_targets else {}
+        panels: dict[str, Any] = {"target": build_panoptic_reference(sample)} if self.has_targets else {}
         return side_by_side(sample.image, {**panels, "prediction": found}, self.id2label)
 
     def _write_classes(self, file: TextIO) -> None:

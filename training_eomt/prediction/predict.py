@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ..comparison import model_settings, processor_settings
 from ..disk import check_writable
-from ..evaluation import not_finite, outputs_of
+from ..evaluation import run_model
+from ..finiteness import find_not_finite
 from ..inputs import ImageProcessor, collate
 from .names import safe_paths
 from .outputs import DEFAULT_OUTPUTS, ENDINGS, Picture, PredictionFiles
@@ -258,8 +259,8 @@ def _segment(
             pictures = inputs.pop("pictures")
             with torch.inference_mode():
                 pixel_values = inputs.pop("pixel_values").to(model.device, model.dtype)
-                model_outputs = outputs_of(model, pixel_values, len(pictures), **inputs)
-                failed = not_finite(model_outputs)
+                model_outputs = run_model(model, pixel_values, len(pictures), **inputs)
+                failed = find_not_finite(model_outputs)
                 for logits in (
                     (model_outputs.masks_queries_logits, model_outputs.class_queries_logits) if failed else ()
                 ):

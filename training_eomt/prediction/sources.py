@@ -10,8 +10,8 @@ from typing import Protocol
 
 from ..data.base import SegmentationDataset
 from ..data.files import FileTree
-from ..data.images import DEFAULT_READING, ImageReading
-from ..data.samples import Sample, picture_suffixes
+from ..data.images import DEFAULT_READING, ImageReading, list_image_suffixes
+from ..data.samples import Sample
 
 
 class PictureSource(Protocol):
@@ -152,7 +152,7 @@ class AnnotatedPictures:
 
 def is_picture(path: Path) -> bool:
     """Whether a path is a single picture, by its name."""
-    return path.is_file() and path.suffix.lower() in picture_suffixes()
+    return path.is_file() and path.suffix.lower() in list_image_suffixes()
 
 
 def _as_text(name: str) -> str:
@@ -173,7 +173,7 @@ def _stamp(path: Path) -> str | None:
 
 def _picture_names(root: str) -> list[str]:
     """The pictures in a folder and below it. Links are followed as `FileTree.below` follows them."""
-    suffixes = picture_suffixes()
+    suffixes = list_image_suffixes()
 
     def cannot_be_listed(error: OSError) -> None:
         raise error

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from configuration_eomt.text_eomt import terminal_text
-
 from ..json_files import read_json
+from ..text import terminal_text
 from .outputs import PredictionFiles
 from .records import FinishedPictures
 

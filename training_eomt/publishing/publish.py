@@ -1,4 +1,4 @@
-"""Exports a finished model: one folder with code, weights, image processor and a model card.
+"""Publishes a finished model: one folder with code, weights, image processor and a model card, and its upload.
 
     python -m training_eomt.publishing outputs/my_model my_model --license apache-2.0 --dataset my_data
 
@@ -7,31 +7,45 @@
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from transformers.dynamic_module_utils import get_relative_imports
-from transformers.utils import cached_file
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_eomt import EomtConfig
-from configuration_eomt.folders_eomt import draft_folder, publish
-from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, further_tags, read_metadata
-from configuration_eomt.sharing_eomt import CARD, is_export, push_folder, write_model_card
-from configuration_eomt.text_eomt import terminal_text
+from configuration_eomt.configuration_eomt import PIPELINE_CLASS
 from image_processing_eomt import TASKS, EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 from ..disk import MIN_FREE, check_room
 from ..evaluation_report import read_evaluation
+from ..folders import CONFIG, DRAFT, draft_folder, publish_draft
 from ..json_files import read_object
 from ..run_files import REPORT
+from ..text import terminal_text
+from .card import (
+    BY_PUBLISHING,
+    CARD,
+    find_hub_card,
+    is_generated,
+    read_card,
+    read_further_tags,
+    read_metadata,
+    read_text,
+    write_card,
+)
 from .published import published_checkpoints
 
 
+logger = logging.getLogger(__name__)
+
+PROCESSOR = "preprocessor_config.json"
 # Two models that differ in one of these are not the same model at two times.
 _IDENTITY = (
     "model_type",
@@ -51,7 +65,7 @@ _IDENTITY = (
 )
 
 
-def export_model(
+def publish_model(
     model: EomtForUniversalSegmentation,
     image_processor: Any,
     folder: str | PathLike,
@@ -65,121 +79,119 @@ def export_model(
     Writes a folder that loads with the `Auto` classes and `pipeline` where this project is not installed: code,
     weights, image processor and a model card.
 
-    The folder is new, empty or an earlier export of the same model, which is replaced; files that are not the
-    export's stay. Everything is written and checked beside the folder first: an export that fails there leaves
-    nothing behind. A new folder then appears at once; an earlier export is replaced file by file, its card last, and
-    has no `config.json` meanwhile, so that nobody loads half of it.
+    The folder is new, empty or an earlier publication of the same model, which is replaced; other files in it stay.
+    Everything is written to a draft and checked first: if that fails, nothing is changed. Then file by file takes its
+    place, the card last; meanwhile the folder has no `config.json`, so that nobody loads half of a model.
 
     Args:
         model: the model.
         image_processor: its image processor.
         folder: where to write.
         name: what the card calls the model and tells to load; by default the repository or the folder.
-        push_to_hub: a repository on the Hub to which the export is uploaded too, `"owner/name"`. A person's own card
-            there is left alone.
+        push_to_hub: a repository on the Hub to which the folder is uploaded too, `"owner/name"`. A card there that
+            somebody has changed stays.
         private: whether a new repository is private.
         facts: what the card says besides: `license`, `license_name`, `license_link`, `datasets`, `base_model`,
-            `results`, `results_source`, `tags`; see `card_metadata`.
+            `results`, `results_source`, `tags`; see [`model_card`].
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: the folder holds something else: another model, or one that was not exported.
+        FileExistsError: the folder holds something else: another model, or one that was not published.
         ValueError: what was written is not complete, such as for a class that does not bring its code along.
         OSError: the folder cannot be written, its disk is full, or the upload fails.
     """
     folder = Path(folder)
-    _check_target(folder, _as_stored(model.config), image_processor, facts.get("base_model"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    present = _check_target(folder, model.config, image_processor, facts.get("base_model"))
     check_room(
         folder, MIN_FREE + sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
     )
-    with draft_folder(folder.parent, f".{folder.name}-") as draft:
+    with draft_folder(folder) as draft:
         model.save_pretrained(draft)
         image_processor.save_pretrained(draft)
-        write_model_card(draft, name or push_to_hub or folder.as_posix(), written_by=WRITTEN_BY_EXPORT, **facts)
+        facts["tags"] = dict.fromkeys([*read_further_tags(present), *facts.get("tags", ())])
+        write_card(draft, name or push_to_hub or folder.as_posix(), marker=BY_PUBLISHING, **facts)
         _check_complete(draft)
         files = sorted(file.name for file in draft.iterdir())
-        publish(draft, folder, last=CARD)
+        publish_draft(draft, folder, last=CARD)
     if push_to_hub:
         _upload(folder, push_to_hub, files, private)
     return folder
 
 
 def _upload(folder: Path, repository: str, files: list[str], private: bool | None) -> None:
-    """Uploads an export. Raises an `OSError` where that fails, for whatever reason."""
-    card = (folder / CARD).read_text(encoding="utf-8")
+    """Uploads files of a folder. Raises an `OSError` where that fails, for whatever reason."""
+    api = HfApi()
     try:
-        push_folder(folder, repository, files=files, card=card, commit_message="Upload model", private=private)
+        repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        present = read_text(find_hub_card(repository))
+        if is_generated(present):
+            card = ModelCard.load(folder / CARD)
+            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *read_further_tags(present)]))
+            card.save(folder / CARD)
+        else:
+            files = [name for name in files if name != CARD]
+            logger.warning("%s: somebody has changed the card there; it stays.", repository)
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message="Upload model")
     except Exception as error:  # of several libraries: the Hub's, its HTTP client's, its file transfer's
         reason = terminal_text(" ".join(f"{type(error).__name__}: {error}".split()))
         raise OSError(f"{folder} is written, but it could not be uploaded to {repository}: {reason[:500]}") from error
 
 
-def _as_stored(config: EomtConfig) -> dict[str, Any]:
-    """A configuration as `config.json` has it."""
-    return json.loads(json.dumps(config.to_diff_dict(), default=str))
+def _check_target(folder: Path, config: EomtConfig, image_processor: Any, base_model: str | None) -> str | None:
+    """
+    Returns the card of an earlier publication of the same model in the folder, None if it is new or empty.
 
-
-def _check_target(folder: Path, config: Mapping[str, Any], image_processor: Any, base_model: str | None) -> None:
-    """Raises a `FileExistsError` unless the folder is new, empty or an earlier export of the same model."""
+    Raises:
+        FileExistsError: the folder holds something else.
+    """
     advice = "Choose another folder, or remove this one first."
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file. {advice}")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "config.json").is_file() and is_export(folder):
-        return  # a killed process left it so, between an earlier export and the next
-    if not (folder / "config.json").is_file():
+    if not folder.exists() or {path.name for path in folder.iterdir()} <= {DRAFT}:
+        return None
+    card = read_card(folder)
+    is_published = card is not None and is_generated(card, BY_PUBLISHING)
+    if not (folder / CONFIG).is_file():
+        if is_published:
+            return card  # a killed process left it so, between an earlier publication and the next
         raise FileExistsError(f"{folder} is not empty, and what it holds is no model. {advice}")
-    if not is_export(folder):
+    if card is None or not is_published:
         raise FileExistsError(
-            f"{folder} holds a model that is not an export, or whose {CARD} somebody made their own. {advice}"
+            f"{folder} holds a model that was not published there, or whose {CARD} somebody has changed. {advice}"
         )
-    stored = read_object(folder / "config.json")
-    differing = [field for field in _IDENTITY if stored.get(field) != config.get(field)]
-    processor_file = folder / "preprocessor_config.json"
-    if processor_file.is_file() and read_object(processor_file).get("task") != getattr(image_processor, "task", None):
+    stored, given = (read_object(folder / CONFIG), json.loads(json.dumps(config.to_diff_dict(), default=str)))
+    differing = [field for field in _IDENTITY if stored.get(field) != given.get(field)]
+    if (folder / PROCESSOR).is_file() and read_object(folder / PROCESSOR).get("task") != image_processor.task:
         differing.append("task")
-    stored_base = read_metadata((folder / CARD).read_text(encoding="utf-8", errors="replace")).base_model
+    stored_base = read_metadata(card).base_model
     if base_model and stored_base and base_model != stored_base:
         differing.append("base_model")
     if differing:
         raise FileExistsError(f"{folder} holds another model: {', '.join(differing)} differ. {advice}")
+    return card
 
 
 def _check_complete(folder: Path) -> None:
-    """Raises a `ValueError` if a file is missing that loading the folder needs."""
-    needed = {CARD, "config.json", "preprocessor_config.json"}
-    index = folder / "model.safetensors.index.json"
-    needed |= (
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if index.exists()
-        else {"model.safetensors"}
-    )
-    classes: list[str] = []
-    for settings in ("config.json", "preprocessor_config.json"):
-        auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
+    """Raises a `ValueError` if code is missing that the settings in a folder name."""
+    classes = [PIPELINE_CLASS]
+    for settings in (CONFIG, PROCESSOR):
+        auto_map = read_object(folder / settings).get("auto_map")
         if not auto_map:
-            raise ValueError(
-                f"The export is not complete: {settings} names no code. Is its class one of this project?"
-            )
-        for name in auto_map.values():
-            classes += name.values() if isinstance(name, dict) else [name]
-    modules = {name.split(".")[0] for name in classes}
-    while modules:
-        files = [folder / f"{module}.py" for module in modules]
-        needed |= {file.name for file in files}
-        imported = {name for file in files if file.is_file() for name in get_relative_imports(file)}
-        modules = {name for name in imported if f"{name}.py" not in needed}
-    if missing := sorted(name for name in needed if not (folder / name).is_file()):
-        raise ValueError(f"The export is not complete: {', '.join(missing)} missing.")
+            raise ValueError(f"What was written is not complete: {settings} names no code. Is its class our own?")
+        for names in auto_map.values():
+            classes += names.values() if isinstance(names, dict) else [names]
+    try:
+        for name in classes:
+            get_relative_import_files(folder / f"{name.split('.')[0]}.py")
+    except FileNotFoundError as error:
+        raise ValueError(f"What was written is not complete: {Path(error.filename).name} is missing.") from error
 
 
 def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
     """
-    The model and the image processor of a folder or a repository on the Hub.
+    Loads the model and the image processor of a folder or a repository on the Hub.
 
     Args:
         source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote.
@@ -194,7 +206,7 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
     if not isinstance(kind, str) or kind not in classes:
         raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
     model = classes[kind].from_pretrained(source)
-    if _find(source, "preprocessor_config.json") or _find(source, "processor_config.json"):
+    if _find(source, PROCESSOR) or _find(source, "processor_config.json"):
         return model, EomtImageProcessor.from_pretrained(source, **settings)
     if "task" not in settings:
         raise ValueError(f"{source} has no image processor: say with --task what the model is for.")
@@ -202,27 +214,30 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
 
 
 def _find(source: str, name: str) -> Path | None:
-    """A file of a folder or of a repository on the Hub; None if it is not there."""
-    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    return Path(path) if path else None
+    """Returns the path of a file in a folder or in a repository on the Hub, None if it is not there."""
+    if Path(source).is_dir():
+        return Path(source, name) if Path(source, name).is_file() else None
+    try:
+        return Path(HfApi().hf_hub_download(source, name))
+    except EntryNotFoundError:
+        return None
 
 
-def exported_facts(source: str, task: str | None = None) -> dict[str, Any]:
+def read_facts(source: str, task: str | None = None) -> dict[str, Any]:
     """
-    What the card of an export says about its model, see `card_metadata`; nothing if the source is no export.
+    Returns what the card of a published model says about it, see [`model_card`]; nothing if it was not published.
 
     Args:
         source: a folder, or a repository on the Hub.
         task: what the model is for now; results for another task are left out.
     """
-    path = _find(source, CARD)
-    card = path.read_text(encoding="utf-8", errors="replace") if path else ""
-    if WRITTEN_BY_EXPORT not in card:
+    card = read_text(_find(source, CARD))
+    if card is None or not is_generated(card, BY_PUBLISHING):
         return {}
     metadata = read_metadata(card)
     facts = {name: getattr(metadata, name) for name in ("license", "license_name", "license_link", "base_model")}
     facts["datasets"] = [metadata.datasets] if isinstance(metadata.datasets, str) else metadata.datasets
-    facts["tags"] = further_tags(metadata)
+    facts["tags"] = read_further_tags(card)
     results = [
         result for result in metadata.eval_results or [] if task is None or result.task_name == f"{task} segmentation"
     ]
@@ -236,14 +251,14 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m training_eomt.publishing",
-        description="Exports a finished model: a folder with code, weights, image processor and a model card.",
+        description="Publishes a finished model: a folder with code, weights, image processor and a model card.",
     )
     parser.add_argument(
         "source",
         help="folder that training or save_pretrained wrote, or a model on the Hub; with --published also the "
         "authors' file",
     )
-    parser.add_argument("target", help="folder to write: new, empty or an earlier export of the same model")
+    parser.add_argument("target", help="folder to write: new, empty or an earlier publication of the same model")
     parser.add_argument("--name", help="what the card calls the model; default: the repository or the target")
     parser.add_argument("--license", help="licence as the Hub calls it, such as apache-2.0, or other")
     parser.add_argument("--license-name", help="name of the other licence")
@@ -267,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_room(Path(options.target), MIN_FREE + _size_of_weights(Path(options.source)))
         facts = _facts(options)
         model, image_processor = _load(options)
-        folder = export_model(
+        folder = publish_model(
             model,
             image_processor,
             options.target,
@@ -288,8 +303,8 @@ def _size_of_weights(source: Path) -> int:
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
-    """What the card says, from the command line."""
-    facts: dict[str, Any] = {} if Path(options.source).is_file() else exported_facts(options.source, options.task)
+    """Returns what the card says, from the command line."""
+    facts: dict[str, Any] = {} if Path(options.source).is_file() else read_facts(options.source, options.task)
     if options.published:
         facts |= published_checkpoints()[options.published].facts
     if options.results:
@@ -312,13 +327,13 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
-    """Model and image processor, from the command line."""
+    """Loads model and image processor, from the command line."""
     published = published_checkpoints()[options.published] if options.published else None
     if Path(options.source).is_file():
         if published is None:
             raise ValueError(
                 f"{options.source} is a file: say with --published which checkpoint it is, or convert it with "
-                "python -m modeling_eomt.convert_official and export the folder."
+                "python -m modeling_eomt.convert_official and publish the folder."
             )
         if options.task or options.stuff_classes:
             raise ValueError(f"Leave out --task and --stuff-classes: they are known of {options.published}.")

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from configuration_eomt import EOMT_SIZES
+from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation, convert_official_checkpoint
 from modeling_eomt.backbones_eomt import read_weight_file
@@ -28,14 +28,15 @@ class PublishedCheckpoint:
 
     Args:
         name: its name on the Hub, without the owner.
-        data_set: "coco", "ade20k" or "cityscapes".
+        dataset: "coco", "ade20k" or "cityscapes".
+        dataset_title: the dataset's name in texts.
         task: "panoptic", "instance" or "semantic".
         backbone: what it was trained from, for people.
         size: key of `EOMT_SIZES`.
         image_size: height and width of the training images in pixels; for semantic segmentation, of the windows.
         num_queries: number of queries.
         metric, value: the authors' result on the validation set, in per cent.
-        speed: the authors' measurement, pictures per second.
+        speed: the authors' measurement, images per second.
         licence: the Hub's `license`, for "other" with `license_name` and `license_link`.
         base_backbone: the backbone on the Hub to which the weights are a difference; None: they are complete.
         pretrained_on_coco: whether training started from a model for COCO panoptic segmentation.
@@ -44,7 +45,8 @@ class PublishedCheckpoint:
     """
 
     name: str
-    data_set: str
+    dataset: str
+    dataset_title: str
     task: str
     backbone: str
     size: str
@@ -65,16 +67,21 @@ class PublishedCheckpoint:
         return f"tue-mps/{self.name}"
 
     @property
-    def num_blocks(self) -> int:
-        """Number of query blocks."""
-        return EOMT_SIZES[self.size]["num_blocks"]
+    def config(self) -> EomtConfig:
+        """The configuration of the converted model."""
+        return (EomtDinov3Config if self.base_backbone else EomtConfig)(
+            **EOMT_SIZES[self.size],
+            image_size=self.image_size,
+            num_queries=self.num_queries,
+            id2label=dict(enumerate(self.labels)),
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a model card says about it, see `card_metadata`."""
+        """What a model card says about it, see [`model_card`]."""
         return {
             **self.licence,
-            "datasets": [self.data_set],
+            "datasets": [self.dataset],
             "base_model": self.repository,
             "results": {self.metric: self.value},
             "results_source": AUTHORS,
@@ -82,7 +89,7 @@ class PublishedCheckpoint:
 
     @property
     def processor_settings(self) -> dict[str, Any]:
-        """What its image processor has to know."""
+        """The settings of its image processor that are not defaults."""
         return {
             "size": self.image_size,
             "stuff_classes": list(self.stuff_classes) or None,
@@ -93,7 +100,7 @@ class PublishedCheckpoint:
         self, checkpoint: str | PathLike, base_backbone: str | PathLike | None = None
     ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
         """
-        The model and the image processor of the authors' file.
+        Converts the authors' file to a model and its image processor.
 
         Args:
             checkpoint: the file, `pytorch_model.bin`.
@@ -103,13 +110,9 @@ class PublishedCheckpoint:
             ValueError: the file holds another model.
         """
         weights = read_weight_file(checkpoint)
-        labels = dict(enumerate(self.labels))
-        config = infer_config(
-            weights, self.image_size, id2label=labels, label2id={name: index for index, name in labels.items()}
-        )
-        expected = {**EOMT_SIZES[self.size], "num_queries": self.num_queries}
+        config = infer_config(weights, self.image_size, id2label=dict(enumerate(self.labels)))
+        expected = {**EOMT_SIZES[self.size], "num_queries": self.num_queries, "number of classes": len(self.labels)}
         found = {field: getattr(config, field, None) for field in expected}
-        expected["number of classes"] = len(self.labels)
         found["number of classes"] = len(weights["network.class_head.bias"]) - 1
         if differing := [field for field in expected if expected[field] != found[field]]:
             raise ValueError(
@@ -123,16 +126,17 @@ class PublishedCheckpoint:
 
 @cache
 def published_checkpoints() -> dict[str, PublishedCheckpoint]:
-    """All published checkpoints by name, from `published_checkpoints.json` beside this file."""
+    """Reads all published checkpoints, by name, from `published_checkpoints.json` beside this file."""
     table = json.loads(Path(__file__).with_name("published_checkpoints.json").read_text(encoding="utf-8"))
     checkpoints = {}
     for entry in table["checkpoints"]:
-        data_set = table["data_sets"][entry["data_set"]]
-        labels, stuff = data_set["labels"], data_set["stuff_classes"]
+        dataset = table["datasets"][entry["dataset"]]
+        labels, stuff = dataset["labels"], dataset["stuff_classes"]
         if entry["task"] == "instance":
             labels = [name for index, name in enumerate(labels) if index not in stuff]
         checkpoints[entry["name"]] = PublishedCheckpoint(
             **{**entry, "licence": table["licences"][entry["licence"]]},
+            dataset_title=dataset["title"],
             labels=tuple(labels),
             stuff_classes=tuple(stuff) if entry["task"] == "panoptic" else (),
         )

@@ -1,6 +1,5 @@
-"""The model card of a training run: data, settings, curves and results, from what the run has recorded."""
+"""What a training run adds to a model card: data, settings, curves and results, from what the run has recorded."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
-from configuration_eomt.sharing_eomt import update_model_card
-from configuration_eomt.text_eomt import markdown_text
-
 from ..disk import write_whole
-from ..evaluation import HEADLINES
+from ..evaluation import select_results
 from ..run_files import CONFUSION_PNG, CURVES
+from ..tasks import TASKS
+from ..text import markdown_text
 from ..training_arguments import EomtTrainingArguments
+from .card import write_card
 
 
 _TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
@@ -50,7 +49,7 @@ def write_run_card(
     dataset: str | None,
 ) -> None:
     """
-    Writes the curves and the card of a training into the folder of its model. A person's own card stays.
+    Writes the curves and the card of a training into the folder of its model. A card that a person changed stays.
 
     Args:
         folder: the output folder, where the model was saved.
@@ -64,60 +63,37 @@ def write_run_card(
         base_model: what the training started from; None for nothing.
         dataset: what the data are called.
     """
-    has_curves = draw_curves(state.log_history, task, folder / CURVES)
-    results = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_")
-        and isinstance(value, float)
-        and math.isfinite(value)
-        and not name.endswith(("_loss", "_runtime", "_per_second", "_time"))
+    run = {
+        "data": data_reports,
+        "training": describe_training(state, arguments, num_blocks, base_model),
+        "headline": TASKS[task].headline,
+        "curves": CURVES if draw_curves(state.log_history, task, folder / CURVES) else None,
+        "per_class": per_class,
+        "columns": [name for name, value in next(iter(per_class.values()), {}).items() if isinstance(value, float)],
+        "confusion_matrix": CONFUSION_PNG if (folder / CONFUSION_PNG).is_file() else None,
     }
-    sections = [
-        data_section(data_reports),
-        training_section(state, arguments, num_blocks, base_model),
-        f"![Loss and {HEADLINES[task]} over the training]({CURVES})" if has_curves else "",
-        per_class_section(per_class),
-        f"![Of which classes the pixels of each class were found to be]({CONFUSION_PNG})"
-        if per_class and (folder / CONFUSION_PNG).is_file()
-        else "",
-    ]
     is_on_hub = base_model is not None and not Path(base_model).exists()
-    update_model_card(
+    write_card(
         folder,
         arguments.hub_model_id,
-        results=results or None,
+        results=select_results(metrics) or None,
         base_model=base_model if is_on_hub else None,
         datasets=[dataset] if dataset else [],
-        sections=sections,
+        run=run,
     )
 
 
-def data_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Pictures and segments of each part of the data."""
-    if not reports:
-        return ""
-    rows = []
-    for part, report in reports.items():
-        empty, counted = report["empty_pictures"], report["counted_on"]
-        of = f" of {counted} counted" if counted < report["pictures"] else ""
-        rows.append(f"| {part} | {report['pictures']} | {empty}{of} | {len(report['left_out'])} |")
-    header = "| | Pictures | Without segments | Left out (pictures and parts) |"
-    return "\n".join(["## Data", "", header, "|---|---|---|---|", *rows])
-
-
-def training_section(
+def describe_training(
     state: TrainerState, arguments: EomtTrainingArguments, num_blocks: int, base_model: str | None
-) -> str:
-    """How the model was trained."""
-    total_batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+) -> dict[str, Any]:
+    """Returns the rows of the table about a training: field -> value."""
     rows: dict[str, Any] = {
         "Started from": markdown_text(base_model) if base_model else "nothing",
         "Steps": state.global_step,
         "Epochs": f"{state.epoch or 0:.2f}",
-        "Pictures per step": total_batch,
+        "Images per step": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "Devices": arguments.world_size * max(1, arguments.n_gpu),
-        "Warm-up": "{} steps of what is new, then {} of the ViT".format(*arguments.warmup_stages(state.max_steps)),
+        "Warm-up": "{} steps of new parameters, then {} of the ViT".format(*arguments.warmup_stages(state.max_steps)),
     }
     if arguments.mask_annealing:
         starts, ends = arguments.annealing_schedule(state.max_steps, num_blocks)
@@ -127,42 +103,25 @@ def training_section(
     if runtime is not None:
         is_resumed = str(arguments.resume_from_checkpoint or "false").lower() != "false"
         rows["Time since it was resumed" if is_resumed else "Time"] = f"{runtime / 60:.1f} minutes"
-    rows |= {f"`{name}`": getattr(arguments, name) for name in _ARGUMENTS if getattr(arguments, name) is not None}
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"## Training\n\n| | |\n|---|---|\n{table}"
-
-
-def per_class_section(per_class: Mapping[str, Mapping[str, Any]]) -> str:
-    """The results of each class, folded away."""
-    if not per_class:
-        return ""
-    columns = [name for name, value in next(iter(per_class.values())).items() if isinstance(value, float)]
-    lines = [f"| Class | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        f"| {markdown_text(name)} | {' | '.join(_figure(values[column]) for column in columns)} |"
-        for name, values in per_class.items()
-    ]
-    return "<details>\n<summary>Results per class</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
-
-
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return rows | {
+        f"`{name}`": getattr(arguments, name) for name in _ARGUMENTS if getattr(arguments, name) is not None
+    }
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool:
     """
-    Draws the loss terms and, where the training was evaluated, the task's figure over the steps.
+    Draws the loss terms and, where the training was evaluated, the task's headline metric over the steps.
 
     Args:
         log: of the Trainer.
-        task: chooses the figure.
+        task: chooses the metric.
         path: PNG file to write.
 
     Returns:
         Whether there was anything to draw.
     """
     losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
-    headline = f"eval_{HEADLINES[task]}"
+    headline = f"eval_{TASKS[task].headline}"
     evaluations = [entry for entry in log if headline in entry]
     if not losses:
         return False
@@ -176,6 +135,6 @@ def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool
         if evaluations:
             steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
             axes[1].plot(steps, values, marker="o")
-            axes[1].set(xlabel="step", ylabel=HEADLINES[task], ylim=(0, None))
+            axes[1].set(xlabel="step", ylabel=TASKS[task].headline, ylim=(0, None))
         write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
     return True

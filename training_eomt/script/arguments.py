@@ -4,20 +4,12 @@ Nothing here imports torch until the arguments are known to be right: whoever as
 answered at once.
 """
 
-import dataclasses
 import json
-import typing
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from ..argument_ranges import check_ranges
-from ..recipe_files import check_names, find_recipe, read_recipe
-from . import argument_outline
-from .argument_outline import Argument
-from .command_line import parser, with_underscores
+from ..argument_checks import check_ranges
 
 
 # Written out, since the modules that have them take seconds to import; a test holds them together.
@@ -42,6 +34,29 @@ _OF_TRAINING = (
     "attention_dropout",
     "drop_path_rate",
 )
+
+
+class Argument(NamedTuple):
+    """
+    An argument of the script.
+
+    Args:
+        name: without dashes.
+        kind: of its values: bool, int, float, str or dict.
+        is_list: whether it takes several.
+        default: None also if only its class knows.
+        help: for people.
+        choices: the values to choose from; None for any.
+        alone: its value if it is given without one; None if it needs one.
+    """
+
+    name: str
+    kind: type
+    is_list: bool = False
+    default: Any = None
+    help: str = ""
+    choices: tuple[str, ...] | None = None
+    alone: Any = None
 
 
 @dataclass
@@ -76,7 +91,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_ranges(vars(self))
         if isinstance(self.model_config, str):
-            self.model_config = _json("model_config", self.model_config)
+            self.model_config = parse_json_object("model_config", self.model_config)
         if self.model_config is not None and not isinstance(self.model_config, dict):
             raise ValueError(f"model_config {self.model_config!r} is not an object of EomtConfig's fields.")
         if not self.model_config:
@@ -97,12 +112,8 @@ class ModelArguments:
                 raise ValueError(f"model_config sets {given[0]!r}, which comes from {owner}.")
 
 
-# What of the image processor's settings decides what becomes a segment, for each task.
-PREDICTION_SETTINGS = {
-    "panoptic": ("threshold", "mask_threshold", "overlap_mask_area_threshold"),
-    "instance": ("threshold", "mask_threshold", "top_k"),
-    "semantic": (),
-}
+# Settings of the image processor for do_predict.
+PREDICTION_SETTINGS = ("threshold", "mask_threshold", "overlap_mask_area_threshold", "top_k")
 
 
 @dataclass
@@ -274,17 +285,18 @@ class DataArguments:
         Raises:
             ValueError: one of them has no effect on the task.
         """
-        known, given = PREDICTION_SETTINGS[task], self.gives_prediction_settings
-        if unknown := [name for name in given if name not in known]:
+        from ..tasks import TASKS
+
+        known = [name for name in PREDICTION_SETTINGS if name in TASKS[task].settings]
+        if unknown := [name for name in self.given_prediction_settings if name not in known]:
             has = f"these have: {', '.join(known)}" if known else "nothing like it has"
             raise ValueError(f"--{unknown[0]} has no effect on {task} segmentation; {has}. Leave it out.")
-        return {name: getattr(self, name) for name in given}
+        return {name: getattr(self, name) for name in self.given_prediction_settings}
 
     @property
-    def gives_prediction_settings(self) -> list[str]:
+    def given_prediction_settings(self) -> list[str]:
         """Names of the settings for prediction that are given."""
-        names = dict.fromkeys(name for names in PREDICTION_SETTINGS.values() for name in names)
-        return [name for name in names if getattr(self, name) is not None]
+        return [name for name in PREDICTION_SETTINGS if getattr(self, name) is not None]
 
     @property
     def pixels(self) -> int | tuple[int, int] | None:
@@ -294,7 +306,7 @@ class DataArguments:
         return self.image_size[0], self.image_size[1]
 
 
-def _json(name: str, text: str) -> Any:
+def parse_json_object(name: str, text: str) -> Any:
     """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -311,133 +323,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# What a run does comes first in the help.
-_RUN = {
-    "do_train": "Train a model.",
-    "do_eval": "Evaluate it on the validation data.",
-    "do_predict": "Segment the pictures of predict_data.",
-    "output_dir": "Where the model, its checkpoints and all results go.",
-    "resume_from_checkpoint": "true: go on with a training from its last checkpoint. Or the folder of a checkpoint.",
-}
 ScriptArguments = tuple[ModelArguments, DataArguments, Any]  # the last [`EomtTrainingArguments`]
-
-
-class GivenArguments(NamedTuple):
-    """Arguments as they were read.
-
-    Args:
-        model, data: the script's own.
-        training: every argument of training by name, those that were not given with their defaults.
-        given: the arguments of training that were given.
-        warnings: what is odd and not wrong.
-    """
-
-    model: ModelArguments
-    data: DataArguments
-    training: Any
-    given: dict[str, Any]
-    warnings: list[str]
-
-
-def parse_arguments(words: Sequence[str]) -> ScriptArguments:
-    """
-    Arguments of the command line, on top of those of the recipes that `--recipe` names.
-
-    Args:
-        words: the command line's words.
-
-    Raises:
-        OSError: a recipe cannot be read.
-        ValueError: a recipe or the command line sets something that does not exist or cannot be.
-        SystemExit: the command line gives a value of the wrong kind, or asks for help.
-    """
-    return complete(read_arguments(words))
-
-
-def read_arguments(words: Sequence[str]) -> GivenArguments:
-    """As `parse_arguments`, without what needs torch: `complete` does that."""
-    groups = _groups()
-    known = {name: found for group in groups.values() for name, found in group.items()}
-    words = [with_underscores(word) for word in words]
-    namespace, unknown = parser(groups).parse_known_args(words)
-    command_line = vars(namespace)
-    recipes = command_line.pop("recipe", [])
-    if unknown:
-        flags = [word.removeprefix("--").split("=")[0] for word in unknown if word.startswith("--")]
-        check_names(dict.fromkeys(flags), known, "The command line")
-        raise ValueError(f"The command line: {' '.join(unknown)} belongs to no argument.")
-    values: dict[str, Any] = {}
-    for recipe in recipes:
-        values |= read_recipe(find_recipe(recipe), known)
-    for name, value in command_line.items():
-        if known[name].kind is dict and value.startswith("{"):
-            _json(name, value)  # who takes it apart later expects no surprises
-    values |= command_line
-    check_ranges(values)
-    own: list[Any] = []
-    for kind in (ModelArguments, DataArguments):
-        names = [field.name for field in dataclasses.fields(kind)]
-        own.append(kind(**{name: values.pop(name) for name in names if name in values}))
-    defaults = {
-        name: found.default for group in argument_outline.training_arguments() for name, found in group.items()
-    }
-    training = SimpleNamespace(**{**defaults, **values})
-    training.names_output_dir = training.output_dir is not None
-    training.evaluates_by_default = training.eval_strategy is None
-    times = Counter(word.removeprefix("--").split("=")[0] for word in words if word.startswith("--"))
-    warnings = [
-        f"--{name} is given {number} times: the last one counts."
-        for name, number in times.items()
-        if number > 1 and name != "recipe"
-    ]
-    return GivenArguments(own[0], own[1], training, values, warnings)
-
-
-def complete(arguments: GivenArguments) -> ScriptArguments:
-    """
-    The arguments as the Trainer takes them.
-
-    Raises:
-        ImportError: a library that they ask for is not installed.
-        ValueError: the arguments of training do not fit each other or this machine.
-    """
-    from configuration_eomt import EomtConfig
-
-    from ..training_arguments import EomtTrainingArguments
-
-    model, data, _, given, _ = arguments
-    described: Any = model.model_config
-    if described:
-        check_names(described, {field.name: field for field in dataclasses.fields(EomtConfig)}, "model_config")
-    if data.check_data:  # what a recipe says about the training may need another machine
-        given = {name: value for name, value in given.items() if name in _OF_CHECKS}
-    return model, data, EomtTrainingArguments(**given)
-
-
-_OF_CHECKS = ("output_dir", "seed", "use_cpu", "dataloader_num_workers", "disable_tqdm")
-
-
-def _groups() -> dict[str, dict[str, Argument]]:
-    """All arguments by name, in the groups of the help."""
-    ours, theirs = argument_outline.training_arguments()
-    training = {**theirs, **ours}
-    return {
-        "what to do": {name: training[name]._replace(help=text) for name, text in _RUN.items()},
-        "model": _of_dataclass(ModelArguments),
-        "data": _of_dataclass(DataArguments),
-        "training": {name: found for name, found in ours.items() if name not in _RUN},
-        "of every Transformers Trainer": {name: found for name, found in theirs.items() if name not in _RUN},
-    }
-
-
-def _of_dataclass(kind: Any) -> dict[str, Argument]:
-    hints = typing.get_type_hints(kind)
-    return {
-        field.name: argument_outline.argument(
-            field.name,
-            str(hints[field.name]),
-            None if field.default is dataclasses.MISSING else field.default,
-            dict(field.metadata),
-        )
-        for field in dataclasses.fields(kind)
-    }

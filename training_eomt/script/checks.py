@@ -1,13 +1,17 @@
 """What can be known to be wrong with a run before anything is loaded; nothing here needs torch."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from ..disk import check_writable
 from ..run_files import REPORT
 from .arguments import DataArguments, ModelArguments
-from .given_paths import check_exists
+
+
+# What may be a repository on the Hub, with or without its owner; whether it is one, only the Hub can say.
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def evaluates(training_args: Any) -> bool:
@@ -52,8 +56,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         check_exists("model_name_or_path", model_args.model_name_or_path)
     if not training_args.names_output_dir:
         raise ValueError("--output_dir is missing.")
-    if data_args.gives_prediction_settings and not training_args.do_predict:
-        raise ValueError(f"--{data_args.gives_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
+    if data_args.given_prediction_settings and not training_args.do_predict:
+        raise ValueError(f"--{data_args.given_prediction_settings[0]} is for --do_predict: add that, or leave it out.")
     if not training_args.do_train and model_args.model_name_or_path is None:
         raise ValueError("Without --do_train there is no model yet: --model_name_or_path names one.")
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
@@ -96,3 +100,18 @@ def resume_choice(training_args: Any) -> str | Literal[True] | None:
     if given is None or str(given).lower() == "false":
         return None
     return True if str(given).lower() == "true" else given
+
+
+def check_exists(argument: str, given: str, may_be_on_hub: bool = True) -> None:
+    """
+    Raises a `FileNotFoundError` for what is neither a file or folder, nor in a zip, nor may be a name on the Hub.
+
+    Args:
+        argument: the name of the argument, for the message.
+        given: its value.
+        may_be_on_hub: whether it may be a name on the Hub at all.
+    """
+    path = Path(given)
+    is_there = path.exists() or any(parent.is_file() for parent in path.parents)
+    if not is_there and not (may_be_on_hub and HUB_NAME.fullmatch(given)):
+        raise FileNotFoundError(f"--{argument} {given}: there is no such file or folder.")

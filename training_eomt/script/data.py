@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ..data import NoDatasetError, SegmentationDataset, open_dataset, split_dataset, without
+from ..data import NoDatasetError, SegmentationDataset, leave_out, open_dataset, split_dataset
 from ..data.images import ImageReading
-from ..data.report import check_samples, has_targets, listed, report
-from ..data.subsets import Subset, drawn
+from ..data.report import check_samples, has_targets, list_reasons, report
+from ..data.subsets import Subset, draw_samples
 from ..prediction.sources import PictureFolder, is_picture
 from .arguments import DataArguments
 
@@ -148,20 +148,20 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
     reports: dict[str, Any] = {}
     for name, dataset in data._asdict().items():
         if dataset is not None and (number := limits[name]) is not None:
-            dataset = drawn(dataset, number)
+            dataset = draw_samples(dataset, number)
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
             share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
             found = check_samples(share, num_workers, show_progress=state.is_main_process)
             bad = list(dict.fromkeys([*dataset.bad_samples, *gather_object(found)]))
             if bad and not arguments.skip_bad_samples:
-                lines = "\n".join(listed(bad))
+                lines = "\n".join(list_reasons(bad))
                 raise ValueError(
                     f"{dataset.where}: {len(bad)} samples, or parts of them, cannot be used. Mend them, or leave them "
                     f"out with --skip_bad_samples:\n{lines}"
                 )
-            dataset = without(dataset, bad)
+            dataset = leave_out(dataset, bad)
             if not len(dataset):
-                raise ValueError("\n".join([f"No sample of {dataset.where} can be used.", *listed(bad)]))
+                raise ValueError("\n".join([f"No sample of {dataset.where} can be used.", *list_reasons(bad)]))
         parts[name] = dataset
         if dataset is None:
             continue

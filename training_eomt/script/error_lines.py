@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Collection
 
-from configuration_eomt.text_eomt import terminal_text
+from ..text import terminal_text
 
 
 _CAUGHT_IN_WORKER = re.compile(

@@ -7,12 +7,10 @@ from pathlib import Path
 import configuration_eomt
 import image_processing_eomt
 import modeling_eomt
-from configuration_eomt.folders_eomt import CONFIG
-from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT, WRITTEN_BY_SAVE
-from configuration_eomt.sharing_eomt import CARD
 
 from ..disk import draft_path
-from ..folders import DRAFT, discard
+from ..folders import CONFIG, DRAFT, discard
+from ..publishing.card import CARD, is_generated, read_card
 from ..run_files import CONFUSION_CSV, CONFUSION_PNG, CURVES, DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 
@@ -49,11 +47,9 @@ def written_by_a_run(output_dir: Path) -> Iterator[Path]:
     packages = (configuration_eomt, modeling_eomt, image_processing_eomt)
     names = {code.name for package in packages for code in Path(str(package.__file__)).parent.glob("*_eomt.py")}
     yield from sorted(output_dir / name for name in names if (output_dir / name).is_file())
-    card = output_dir / CARD
-    if card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        if WRITTEN_BY_SAVE in text or WRITTEN_BY_EXPORT in text:
-            yield card
+    card = read_card(output_dir)
+    if card is not None and is_generated(card):
+        yield output_dir / CARD
 
 
 def check_not_needed(output_dir: Path, inputs: Iterable[str | None]) -> None:

@@ -11,14 +11,13 @@ from torch import nn
 from transformers import set_seed
 
 from configuration_eomt.configuration_eomt import as_pair
-from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
 from ..augmentation import SegmentationAugmentation
 from ..data import SegmentationDataset
 from ..disk import check_room, write_whole
-from ..evaluation import new_metric
+from ..evaluation import measured_names
 from ..evaluation_report import evaluation_text, write_evaluation
 from ..folders import disk_errors
 from ..inputs import EvaluationInputs, TrainingInputs
@@ -27,6 +26,8 @@ from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
 from ..saved_checkpoints import bytes_needed
+from ..tasks import TASKS
+from ..text import terminal_text
 from ..trainer import EomtTrainer
 from .arguments import ScriptArguments
 from .checks import evaluates, resume_choice
@@ -35,9 +36,6 @@ from .decisions import evaluate_now_and_then, last_evaluation, odd_settings
 from .error_lines import warn
 from .former_run import remove_former_run
 from .starting_model import load_model, stored_labels, stored_task
-
-
-SCALE_RANGES = {"panoptic": (0.1, 2.0), "instance": (0.1, 2.0), "semantic": (0.5, 2.0)}  # as published
 
 
 def run(arguments: ScriptArguments) -> dict[str, float]:
@@ -111,7 +109,8 @@ def load_model_for(
         model, image_processor = load_model(model_args, data_args, data_args.task, None)
     else:
         model, image_processor = load_model(model_args, data_args, data.train.task, data.train.label_space)
-    if image_processor.task == "panoptic" and image_processor.stuff_classes is None and data.validation is not None:
+    has_stuff = "stuff_classes" in TASKS[str(image_processor.task)].settings
+    if has_stuff and image_processor.stuff_classes is None and data.validation is not None:
         # as in checkpoints that Transformers' own processor wrote
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
     return model, image_processor
@@ -124,7 +123,7 @@ def build_trainer(
     _, data_args, training_args = arguments
     augmentation = None
     if data_args.augmentation:
-        smallest, largest = data_args.scale_range or SCALE_RANGES[str(image_processor.task)]
+        smallest, largest = data_args.scale_range or TASKS[str(image_processor.task)].scale_range
         augmentation = SegmentationAugmentation(
             as_pair(model.config.image_size), (smallest, largest), color_jitter=data_args.color_jitter
         )
@@ -172,7 +171,7 @@ def evaluate(trainer: EomtTrainer) -> dict[str, float]:
 def check_best_metric(training_args: Any, task: str) -> None:
     """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
     given = training_args.metric_for_best_model
-    measured = [*(name for name in new_metric(task, 1, []).compute() if name != "per_class"), "loss"]
+    measured = measured_names(task)
     if given is not None and given.removeprefix("eval_") not in measured:
         raise ValueError(
             f"--metric_for_best_model {given} is not measured for {task} segmentation, but {', '.join(measured)} are."

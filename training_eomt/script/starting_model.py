@@ -8,12 +8,13 @@ from accelerate import PartialState
 from torch import nn
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
-from configuration_eomt.text_eomt import terminal_text
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
 
 from ..data.samples import LabelSpace
 from ..saved_checkpoints import last_complete
+from ..tasks import TASKS
+from ..text import terminal_text
 from .arguments import DataArguments, ModelArguments
 
 
@@ -82,7 +83,8 @@ def load_model(
     settings: dict[str, Any] = {} if task is None else {"task": task}
     labels: dict[str, Any] = {}
     if label_space is not None:
-        settings["stuff_classes"] = label_space.stuff_classes if task == "panoptic" else None
+        has_stuff = task is not None and "stuff_classes" in TASKS[task].settings
+        settings["stuff_classes"] = label_space.stuff_classes if has_stuff else None
         label2id = {name: label_id for label_id, name in label_space.id2label.items()}
         labels = {"id2label": label_space.id2label, "label2id": label2id}
     given = {"num_queries": model_args.num_queries, "num_blocks": model_args.num_blocks}

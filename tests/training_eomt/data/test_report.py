@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training_eomt.data import BadSample, open_dataset, without
+from training_eomt.data import BadSample, leave_out, open_dataset
 from training_eomt.data.report import DataReport, check_samples, report
 from training_eomt.shapes import generate_shapes_dataset
 
@@ -79,7 +79,7 @@ def test_every_bad_sample_is_found_by_reading_it_and_can_be_left_out(maps, num_w
     bad = check_samples(dataset, num_workers, show_progress=False)
     assert [sample.name for sample in bad] == [str(path), str(maps / "images" / "4.jpg")]
     assert "cannot be decoded" in bad[0].reason and "must have the same size" in bad[1].reason
-    rest = without(dataset, bad)
+    rest = leave_out(dataset, bad)
     assert len(rest) == 4 and check_samples(rest, show_progress=False) == []
     found = report(rest, show_progress=False)
     assert found.bad_samples == bad and "left out: 2" in str(found)
@@ -97,7 +97,7 @@ def test_annotations_that_are_left_out_when_read_are_found_in_workers_too(coco_s
     dataset = open_dataset(tmp_path, skip_bad_samples=True)
     bad = check_samples(dataset, num_workers=1, show_progress=False)
     assert len(bad) == 1 and "annotation 5 of" in bad[0].reason
-    assert len(without(dataset, bad)) == 2, "only the annotation is left out"
+    assert len(leave_out(dataset, bad)) == 2, "only the annotation is left out"
 
 
 def test_the_share_of_void_is_counted_where_annotations_cover_the_image(maps):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training_eomt.data import BadSample, open_dataset, split_dataset, without
+from training_eomt.data import BadSample, leave_out, open_dataset, split_dataset
 from training_eomt.data.base import SegmentationDataset
 from training_eomt.data.samples import Category
 from training_eomt.shapes import generate_shapes_dataset
@@ -33,7 +33,7 @@ def test_an_empty_part_is_an_error(dataset, share):
 
 def test_bad_samples_are_left_out_and_listed(dataset):
     bad = BadSample(dataset.name(1), "too dark")
-    rest = without(dataset, [bad])
+    rest = leave_out(dataset, [bad])
     assert rest.indices == [0, *range(2, 20)] and rest.bad_samples == [bad]
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,10 @@ from PIL import Image
 from transformers import pipeline
 
 from configuration_eomt import EomtConfig
-from configuration_eomt.model_card_eomt import WRITTEN_BY_EXPORT
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.publishing.publish import export_model, main
+from training_eomt.publishing.card import BY_PUBLISHING
+from training_eomt.publishing.publish import main, publish_model
 
 
 @pytest.fixture
@@ -72,29 +73,13 @@ def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, cap
     assert list(target.parent.iterdir()) == [target]  # no drafts
 
 
-def test_saving_into_an_export_keeps_its_card(source, processor, tmp_path):
-    main([str(source), str(tmp_path / "pets"), "--license", "mit"])
-    card = (tmp_path / "pets" / "README.md").read_text()
-    processor.save_pretrained(tmp_path / "pets")
-    assert (tmp_path / "pets" / "README.md").read_text() == card
-
-
-def test_saving_another_model_into_an_export_takes_its_results_away(model, processor, tiny_config, tmp_path):
-    export_model(model, processor, tmp_path / "pets", license="mit", results={"pq": 0.9})
-    other = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), "id2label": {0: "car", 1: "bus"}}))
-    other.save_pretrained(tmp_path / "pets")
-    card = (tmp_path / "pets" / "README.md").read_text()
-    assert "0.9" not in card and "mit" not in card and "car, bus" in card
-    refuses(model, processor, tmp_path / "pets", "not an export")
-
-
 def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_path):
     folder = tmp_path / "pets"
-    export_model(model, processor, folder)
+    publish_model(model, processor, folder)
     (folder / "notes.txt").write_text("mine")
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"of a larger export")
     torch.nn.init.zeros_(model.query.weight)
-    export_model(model, processor, folder, license="mit")
+    publish_model(model, processor, folder, license="mit")
     assert ModelCard.load(folder / "README.md").data.license == "mit"
     assert not EomtForUniversalSegmentation.from_pretrained(folder).query.weight.any()
     assert (folder / "notes.txt").read_text() == "mine"
@@ -103,35 +88,35 @@ def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_p
 
 def test_what_is_not_the_exports_stays(model, processor, tmp_path):
     folder = tmp_path / "pets"
-    export_model(model, processor, folder)
+    publish_model(model, processor, folder)
     stale = ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
     kept = ("my_lora.safetensors", "model.fp16.safetensors", "other.safetensors.index.json")
     for name in (*stale, *kept):
         (folder / name).write_text("{}")
-    export_model(model, processor, folder)
+    publish_model(model, processor, folder)
     assert all((folder / name).exists() for name in kept) and not any((folder / name).exists() for name in stale)
 
 
 def test_a_folder_in_the_way_is_noticed_before_anything_is_replaced(model, processor, tmp_path):
     folder = tmp_path / "pets"
-    export_model(model, processor, folder)
+    publish_model(model, processor, folder)
     (folder / "vit_eomt.py").unlink()
     (folder / "vit_eomt.py").mkdir()
     refuses(model, processor, folder, r"folders where the model has files: vit_eomt\.py", license="mit")
 
 
 def test_the_card_is_replaced_last(model, processor, tmp_path, monkeypatch):
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     moved = []
     monkeypatch.setattr(Path, "replace", lambda self, target: (moved.append(target.name), os.replace(self, target)))
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     assert moved[0] == "model.safetensors" and moved[-1] == "README.md"
 
 
 def refuses(model, processor, folder, match, **facts):
     before = contents(folder) if folder.is_dir() else None
     with pytest.raises(FileExistsError, match=match):
-        export_model(model, processor, folder, **facts)
+        publish_model(model, processor, folder, **facts)
     assert before is None or contents(folder) == before
 
 
@@ -144,50 +129,50 @@ def refuses(model, processor, folder, match, **facts):
     ],
 )
 def test_another_models_export_is_not_overwritten(model, processor, tiny_config, tmp_path, change, field):
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     other = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), **change}))
     refuses(other, processor, tmp_path / "pets", f"another model: {field}.*Choose another folder")
 
 
 def test_another_familys_export_is_not_overwritten(model, processor, tiny_dinov3_config, tmp_path):
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     other = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
     refuses(other, processor, tmp_path / "pets", "another model: model_type")
 
 
 def test_an_export_for_another_task_is_not_overwritten(model, processor, tmp_path):
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
     (tmp_path / "pets" / "preprocessor_config.json").write_text(json.dumps({**settings, "task": "semantic"}))
     refuses(model, processor, tmp_path / "pets", "another model: task")
 
 
 def test_an_export_with_another_base_model_is_not_overwritten(model, processor, tmp_path):
-    export_model(model, processor, tmp_path / "pets", base_model="me/base")
+    publish_model(model, processor, tmp_path / "pets", base_model="me/base")
     refuses(model, processor, tmp_path / "pets", "another model: base_model", base_model="you/base")
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
 
 
 def test_what_is_no_export_is_not_overwritten(source, model, processor, tmp_path):
-    refuses(model, processor, source, "not an export")  # the same model, as training left it
+    refuses(model, processor, source, "not published there")  # the same model, as training left it
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "picture.jpg").write_bytes(b"")
     refuses(model, processor, tmp_path / "data", "is no model")
     refuses(model, processor, tmp_path / "data" / "picture.jpg", "is a file")
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     card = tmp_path / "pets" / "README.md"
-    card.write_text(card.read_text().replace(WRITTEN_BY_EXPORT, ""))
-    refuses(model, processor, tmp_path / "pets", "made their own")
+    card.write_text(card.read_text().replace(BY_PUBLISHING, ""))
+    refuses(model, processor, tmp_path / "pets", "somebody has changed")
 
 
 def test_an_empty_folder_is_filled(model, processor, tmp_path):
     (tmp_path / "pets").mkdir()
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     assert (tmp_path / "pets" / "model.safetensors").exists()
 
 
 def test_an_export_that_fails_leaves_everything_as_it_was(model, processor, tmp_path, monkeypatch):
-    export_model(model, processor, tmp_path / "pets")
+    publish_model(model, processor, tmp_path / "pets")
     before = contents(tmp_path / "pets")
 
     def fail(*args, **kwargs):
@@ -196,7 +181,7 @@ def test_an_export_that_fails_leaves_everything_as_it_was(model, processor, tmp_
     monkeypatch.setattr(processor, "save_pretrained", fail, raising=False)
     for folder in ("pets", "new"):
         with pytest.raises(OSError, match="disk full"):
-            export_model(model, processor, tmp_path / folder)
+            publish_model(model, processor, tmp_path / folder)
     assert contents(tmp_path / "pets") == before
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
@@ -204,7 +189,7 @@ def test_an_export_that_fails_leaves_everything_as_it_was(model, processor, tmp_
 def test_a_class_that_does_not_bring_its_code_is_refused(model, processor, tmp_path, monkeypatch):
     monkeypatch.setattr(EomtImageProcessor, "_auto_class", None)
     with pytest.raises(ValueError, match=r"not complete: .*image_processing_eomt\.py.* missing"):
-        export_model(model, processor, tmp_path / "pets")
+        publish_model(model, processor, tmp_path / "pets")
     assert not any(tmp_path.iterdir())
 
 
@@ -219,7 +204,7 @@ def test_an_export_of_an_export_says_what_it_said(model, processor, tmp_path):
         "results_source": ("The authors", "https://example.org"),
         "tags": ["animals"],
     }
-    export_model(model, processor, tmp_path / "pets", **facts)
+    publish_model(model, processor, tmp_path / "pets", **facts)
 
     def exported(target, *options):
         main([str(tmp_path / "pets"), str(tmp_path / target), *options])
@@ -250,11 +235,23 @@ def test_results_that_are_older_than_the_weights_are_left_out(source, tmp_path, 
     assert ModelCard.load(tmp_path / "pets" / "README.md").data.eval_results is not None
 
 
+def test_a_card_that_somebody_changed_stays_on_the_hub_and_tags_of_others_are_kept(source, hub, tmp_path, caplog):
+    main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets"])
+    hub.files["README.md"] = hub.files["README.md"].replace(b"- eomt\n", b"- eomt\n- mine\n")
+    main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--license", "mit"])
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.license == "mit" and card.data.tags == ["eomt", "panoptic-segmentation", "mine"]
+    assert ModelCard.load(tmp_path / "pets" / "README.md").data.tags == card.data.tags and not caplog.records
+    hub.files["README.md"] = b"# M\xfcll\n"
+    main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets"])
+    assert hub.files["README.md"] == b"# M\xfcll\n" and "it stays" in caplog.text
+
+
 def test_an_export_goes_to_the_hub_with_its_card(source, hub, tmp_path):
     (tmp_path / "pets").mkdir()
     main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--private"])
     assert hub.files == contents(tmp_path / "pets")
-    assert hub.calls[0] == ("create_repo", "me/pets", {"private": True, "token": None, "exist_ok": True})
+    assert hub.calls[0] == ("create_repo", "me/pets", {"private": True, "exist_ok": True})
     card = ModelCard(hub.files["README.md"].decode())
     assert card.data.eval_results[0].metric_value == 0.5
     assert 'model="me/pets"' in card.text
@@ -291,7 +288,7 @@ def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "mask2former"}')
     for arguments, message in (
-        ([source, source], "not an export"),
+        ([source, source], "not published there"),
         ([tmp_path / "other", tmp_path / "pets"], "model_type='mask2former'"),
         ([source, tmp_path / "pets", "--results", tmp_path / "report.json"], "no results"),
         ([source / "model.safetensors", tmp_path / "pets"], "--published"),
@@ -324,7 +321,7 @@ def test_a_kill_between_two_exports_leaves_the_old_one_the_new_one_or_none(
     """And the next export takes what it left away."""
     folder = tmp_path / "pets"
     model.query.weight.data.fill_(1.0)
-    export_model(model, processor, folder)
+    publish_model(model, processor, folder)
     model.query.weight.data.fill_(2.0)
     model.config.class_weight = 3.0
 
@@ -345,31 +342,26 @@ def test_a_kill_between_two_exports_leaves_the_old_one_the_new_one_or_none(
     with monkeypatch.context() as patches:
         patches.setattr(Path, "replace", stop(Path.replace))
         patches.setattr(Path, "unlink", stop(Path.unlink))
-        patches.setattr("tempfile.TemporaryDirectory.cleanup", lambda self: self._finalizer.detach())
-        try:
-            export_model(model, processor, folder)
-            killed = False
-        except Killed:
-            killed = True
+        patches.setattr("training_eomt.folders.shutil.rmtree", lambda path: None)
+        with suppress(Killed):
+            publish_model(model, processor, folder)
     if (folder / "config.json").is_file():
         loaded = EomtForUniversalSegmentation.from_pretrained(folder)
         assert (loaded.query.weight.mean().item(), loaded.config.class_weight) in ((1.0, 2.0), (2.0, 3.0))
     else:
         with pytest.raises(OSError, match=r"config\.json"):
             EomtForUniversalSegmentation.from_pretrained(folder)
-    if killed:
-        assert len(list(tmp_path.iterdir())) == 2
-    export_model(model, processor, folder)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} <= {".draft"}
+    publish_model(model, processor, folder)
     assert list(tmp_path.iterdir()) == [folder]
     assert EomtForUniversalSegmentation.from_pretrained(folder).query.weight.mean() == 2.0
 
 
-def test_only_drafts_are_taken_away(model, processor, tmp_path):
-    (tmp_path / ".pets-settings").mkdir()
-    (tmp_path / ".pets-settings" / "mine.txt").write_text("mine")
-    (tmp_path / ".pets-abcd1234" / "export").mkdir(parents=True)
-    export_model(model, processor, tmp_path / "pets")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".pets-settings", "pets"]
+def test_what_a_killed_process_left_is_taken_away(model, processor, tmp_path):
+    (tmp_path / "pets" / ".draft").mkdir(parents=True)
+    (tmp_path / "pets" / ".draft" / "model.safetensors").write_text("half")
+    publish_model(model, processor, tmp_path / "pets")
+    assert not (tmp_path / "pets" / ".draft").exists() and (tmp_path / "pets" / "model.safetensors").exists()
 
 
 def test_a_full_or_read_only_disk_is_said_before_the_model_is_loaded(source, tmp_path, capsys, monkeypatch):

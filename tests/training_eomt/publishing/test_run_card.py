@@ -51,7 +51,7 @@ def test_the_card_says_what_was_done_and_found(folder):
         "| train | 8 | 1 | 1 |",
         "| validation | 2000 | 3 of 1000 counted | 0 |",
         "| Started from | me/base |",
-        "| Pictures per step | 6 |",
+        "| Images per step | 6 |",
         "| Masks fade out in steps | 100-200, 400-500 |",
         "| Time | 1.5 minutes |",
         "| `learning_rate` | 0.0001 |",

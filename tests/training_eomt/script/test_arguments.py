@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training_eomt.script.arguments import parse_arguments, read_arguments
+from training_eomt.script.command_line import parse_arguments, read_arguments
 
 
 RECIPES = sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.yaml"))

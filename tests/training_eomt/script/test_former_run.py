@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from configuration_eomt.model_card_eomt import WRITTEN_BY_SAVE
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
+from training_eomt.publishing.card import BY_TRAINING, write_card
 from training_eomt.script.former_run import check_not_needed, remove_former_run
 
 
@@ -16,6 +16,7 @@ def output(tmp_path, tiny_config) -> Path:
     output = tmp_path / "output"
     EomtForUniversalSegmentation(tiny_config).save_pretrained(output)
     EomtImageProcessor(size=64).save_pretrained(output)
+    write_card(output)
     for folder in ("checkpoint-5", "predictions/overlays", "runs/Nov26", "evaluation_pictures/step-1", ".draft"):
         (output / folder).mkdir(parents=True)
     for name in (
@@ -35,7 +36,7 @@ MINE = {"keepsake.txt", "checkpoint-notes.txt", "checkpoint-5.tar", "checkpoint-
 
 
 def test_everything_that_a_run_wrote_goes_and_nothing_else(output):
-    assert WRITTEN_BY_SAVE in (output / "README.md").read_text()
+    assert BY_TRAINING in (output / "README.md").read_text()
     remove_former_run(output)
     assert {path.name for path in output.iterdir()} == MINE
     remove_former_run(output)

@@ -100,19 +100,6 @@ def test_model_and_image_processor_get_the_same_size(stored, tmp_path, pixels, c
     assert EomtImageProcessor.from_pretrained(folder).size == EomtImageProcessor(size=pixels).size
 
 
-def test_sizes_that_differ_are_said_at_saving(model, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("configuration_eomt.sharing_eomt.logger.warning", lambda *words: said.append(words))
-    processor = EomtImageProcessor(size=64)
-    for part in (model, processor):
-        part.save_pretrained(tmp_path)
-    assert not said
-    model.set_image_size(128)
-    model.save_pretrained(tmp_path)
-    (words,) = said
-    assert words[1:3] == (tmp_path, 128) and "set_image_size" in words[0]
-
-
 @pytest.mark.parametrize(
     "content",
     [

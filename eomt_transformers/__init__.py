@@ -1,0 +1,59 @@
+"""EoMT for Hugging Face Transformers: the one name to import from.
+
+Re-exports the public names of `configuration_eomt`, `modeling_eomt`, `image_processing_eomt` and `training_eomt`, and
+loads a package when the first of its names is used: this import alone loads neither torch nor Transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from configuration_eomt import *  # noqa: F403
+    from image_processing_eomt import *  # noqa: F403
+    from modeling_eomt import *  # noqa: F403
+    from training_eomt import *  # noqa: F403
+    from training_eomt.metrics import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+_PACKAGES = {
+    "configuration_eomt": ("EOMT_SIZES", "EomtConfig", "EomtDinov3Config"),
+    "modeling_eomt": (
+        "EomtDinov3ForUniversalSegmentation",
+        "EomtForUniversalSegmentation",
+        "EomtForUniversalSegmentationOutput",
+        "EomtLoss",
+        "EomtPreTrainedModel",
+        "NonFinitePredictionsError",
+        "convert_official_checkpoint",
+        "count_items",
+        "official_parameter_name",
+    ),
+    "image_processing_eomt": (
+        "EomtImageProcessor",
+        "EomtImageProcessorKwargs",
+        "EomtImageProcessorPil",
+        "EomtImageSegmentationPipeline",
+        "class_color",
+        "draw_segmentation",
+        "instance_segments",
+        "panoptic_segments",
+        "semantic_classes",
+    ),
+    "training_eomt": ("EomtTrainer", "EomtTrainingArguments"),
+    "training_eomt.metrics": ("MaskAveragePrecision", "MeanIoU", "PanopticQuality"),
+}
+_PACKAGE_BY_NAME = {name: package for package, names in _PACKAGES.items() for name in names}
+
+__all__ = ["__version__", *_PACKAGE_BY_NAME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PACKAGE_BY_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PACKAGE_BY_NAME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,265 @@
+"""Model cards: all that training and publishing write come from one template, `model_card.md` beside this file.
+
+A card is built from the settings in `config.json` and `preprocessor_config.json`. Its second line of text says who may
+write it again; a card without that line belongs to a person, and stays.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from yaml import YAMLError
+
+from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt.configuration_eomt import as_pair
+
+from ..text import markdown_text, terminal_text
+
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+BY_TRAINING = "<!-- Training writes this card again with every save. Delete this line to keep your changes. -->"
+BY_PUBLISHING = (
+    "<!-- Publishing to this folder writes this card and the files beside it again. "
+    "Delete this line to protect them. -->"
+)
+
+_TEMPLATE = Path(__file__).with_name("model_card.md")
+_TASKS = ("panoptic", "instance", "semantic")
+_MANY_CLASSES = 20  # are folded away
+_METRIC_TITLES = {  # of the authors' figures
+    "PQ": "panoptic quality (PQ), validation data",
+    "mIoU": "mean intersection over union (mIoU), validation data",
+    "mAP": "mask AP (pycocotools), validation data",
+}
+
+
+def model_card(
+    config: EomtConfig,
+    processor: Mapping[str, Any] | None,
+    name: str,
+    *,
+    marker: str = BY_TRAINING,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    datasets: Iterable[str] = (),
+    base_model: str | None = None,
+    results: Mapping[str, float] | None = None,
+    results_source: tuple[str, str] | None = None,
+    tags: Iterable[str] = (),
+    run: Mapping[str, Any] | None = None,
+    checkpoint: Any = None,
+) -> ModelCard:
+    """
+    Builds the card of a model. Its metadata, https://huggingface.co/docs/hub/model-cards, hold only what is given.
+
+    Args:
+        config: the model's configuration.
+        processor: its image processor's settings, as `preprocessor_config.json` has them; None: not known yet.
+        name: the folder or the name on the Hub that the card tells to load.
+        marker: [`BY_TRAINING`], [`BY_PUBLISHING`] or another comment that says who writes the card.
+        license: as the Hub calls it, such as "apache-2.0"; "other" comes with a `license_name` and a link.
+        datasets: what the model was trained on, named as on the Hub.
+        base_model: the model on the Hub that this one was made from.
+        results: metric -> value, measured on the first of `datasets`.
+        results_source: name and URL of who measured them, if it was not done here.
+        tags: further tags.
+        run: tables and figures of a training, see [`describe_run`].
+        checkpoint: the [`PublishedCheckpoint`] that the card is about.
+    """
+    settings, datasets = processor or {}, list(datasets)
+    task = settings["task"] if settings.get("task") in _TASKS else None
+    title = terminal_text(Path(name).name or Path(name).resolve().name)
+    source_name, source_url = results_source or (None, None)
+    measured_on = datasets[0] if datasets else "validation data"
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["eomt", *([f"{task}-segmentation"] if task else []), *tags],
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        datasets=datasets or None,
+        base_model=base_model,
+        model_name=title if results else None,
+        eval_results=[
+            EvalResult(
+                task_type="image-segmentation",
+                task_name=f"{task} segmentation" if task else None,
+                dataset_type=measured_on,
+                dataset_name=measured_on,
+                metric_type=metric,
+                metric_value=value,
+                source_name=source_name,
+                source_url=source_url,
+            )
+            for metric, value in (results or {}).items()
+        ]
+        or None,
+    )
+    fields = _describe_model(config, settings, task, checkpoint)
+    if datasets:
+        fields["Trained on"] = ", ".join(datasets)
+    if license:
+        fields["Licence"] = license_name or license
+    is_link = source_url is not None and source_url.startswith(("https://", "http://"))
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(_TEMPLATE),
+        escape=markdown_text,
+        marker=marker,
+        title=title,
+        quoted_name=json.dumps(name, ensure_ascii=not name.isprintable()),
+        kind=f"{task} segmentation" if task else "image segmentation",
+        processor=processor,
+        fields=fields,
+        **_describe_classes(config.id2label, settings.get("stuff_classes")),
+        results=results,
+        results_source=results_source,
+        source_link=quote(str(source_url), safe="/:?=&%#+,;@~") if is_link else None,
+        metric_titles=_METRIC_TITLES,
+        run=run,
+        checkpoint=checkpoint,
+    )
+
+
+def _describe_model(
+    config: EomtConfig, settings: Mapping[str, Any], task: str | None, checkpoint: Any
+) -> dict[str, str]:
+    """Returns the rows of the table about the model: field -> text."""
+    backbone = checkpoint.backbone if checkpoint else "ViT"
+    placement = "windows of" if settings.get("do_split_image") else "fitted into"
+    fields = {
+        "Backbone": f"{backbone}, {config.num_hidden_layers} blocks of width {config.hidden_size} with "
+        f"{config.num_attention_heads} heads",
+        "Positions": "rotary" if config.model_type == "eomt_dinov3" else "learned",
+        "Patches": f"{_format_size(config.patch_size)} pixels",
+        "Queries": f"{config.num_queries}, in the last {config.num_blocks} blocks",
+        "Images": f"{placement} {_format_size(config.image_size)} pixels",
+    }
+    fields["Model class"] = config.own_auto_map()["AutoModel"].split(".")[1]
+    if checkpoint and checkpoint.pretrained_on_coco:
+        fields["Pre-training"] = "COCO panoptic segmentation"
+    if task:
+        fields["Task"] = f"{task} segmentation"
+    thresholds = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
+    if task == "panoptic" and all(name in settings for name in thresholds):
+        fields["Thresholds of class score, mask and overlap"] = ", ".join(str(settings[name]) for name in thresholds)
+    return fields
+
+
+def _format_size(size: Any) -> str:
+    height, width = as_pair(size)
+    return f"{height}x{width}"
+
+
+def _describe_classes(id2label: Any, stuff_classes: Iterable[int] | None) -> dict[str, Any]:
+    """Returns the number and the names of the classes."""
+    names = [markdown_text(name or f"LABEL_{index}") for index, name in sorted(id2label.items())]
+    stuff = set(stuff_classes or [])
+    count = f"{len(names)} classes" + (f", {len(stuff)} of them stuff" if stuff else "")
+    if all(name == markdown_text(f"LABEL_{index}") for index, name in enumerate(names)):
+        return {"class_count": f"{count}, without names", "class_names": "", "folds_classes": False}
+    listed = ", ".join(f"{name} (stuff)" if index in stuff else name for index, name in enumerate(names))
+    return {"class_count": count, "class_names": listed, "folds_classes": len(names) > _MANY_CLASSES}
+
+
+def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) -> None:
+    """
+    Writes the card of the model in a folder. A card that belongs to a person stays; further tags of another one are
+    kept.
+
+    Args:
+        folder: a folder that holds `config.json` and perhaps `preprocessor_config.json`.
+        name: what the card calls the model and tells to load; by default the folder as given.
+        facts: see [`model_card`].
+
+    Raises:
+        OSError: the folder has no `config.json`.
+    """
+    folder = Path(folder)
+    kind = EomtConfig.get_config_dict(folder)[0].get("model_type")
+    config = (EomtDinov3Config if kind == "eomt_dinov3" else EomtConfig).from_pretrained(folder)
+    settings = folder / "preprocessor_config.json"
+    processor = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
+    _compare_sizes(folder, config.image_size, processor or {})
+    present = read_card(folder)
+    if is_generated(present):
+        tags = dict.fromkeys([*read_further_tags(present), *facts.pop("tags", ())])
+        model_card(config, processor, name or folder.as_posix(), tags=tags, **facts).save(folder / CARD)
+
+
+def read_card(folder: Path) -> str | None:
+    """Returns the text of a folder's card, None if it has none."""
+    return read_text(folder / CARD)
+
+
+def read_text(card: Path | None) -> str | None:
+    """Returns the text of a card, None if there is no such file."""
+    return card.read_text(encoding="utf-8", errors="replace") if card is not None and card.is_file() else None
+
+
+def find_hub_card(repo_id: str, token: str | None = None) -> Path | None:
+    """Downloads the card of a repository on the Hub and returns its path, None if it has none."""
+    try:
+        return Path(HfApi().hf_hub_download(repo_id, CARD, token=token))
+    except RemoteEntryNotFoundError:
+        return None
+
+
+def keep_hub_card(folder: Path, repo_id: str, token: str | None = None) -> None:
+    """Copies the card of a repository into the folder that will be uploaded there if it belongs to a person."""
+    card = find_hub_card(repo_id, token)
+    if card is not None and not is_generated(read_text(card)) and is_generated(read_card(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(card, folder / CARD)
+
+
+def is_generated(card: str | None, *markers: str) -> bool:
+    """Whether a card is missing, or has one of the markers (by default either of them): it may be written again."""
+    return card is None or any(marker in card for marker in markers or (BY_TRAINING, BY_PUBLISHING))
+
+
+def read_metadata(card: str) -> ModelCardData:
+    """
+    Returns the metadata at the top of a card.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    try:
+        return ModelCard(card).data  # type: ignore[return-value]
+    except YAMLError as error:
+        raise ValueError(f"The metadata at the top of the card cannot be read: {error}") from error
+
+
+def read_further_tags(card: str | None) -> list[str]:
+    """Returns the tags of a card that [`model_card`] does not give by itself; none if its metadata cannot be read."""
+    try:
+        tags = read_metadata(card).tags if card else None
+    except ValueError:
+        return []
+    return [tag for tag in tags or [] if tag not in ("eomt", *(f"{task}-segmentation" for task in _TASKS))]
+
+
+def _compare_sizes(folder: Path, image_size: Any, processor: Mapping[str, Any]) -> None:
+    """Warns if the image processor does not make the images for which the model was set."""
+    size = processor.get("size")
+    edges = set(size.values()) - {None} if isinstance(size, Mapping) else {size} - {None}
+    if edges and not edges & set(as_pair(image_size)):
+        logger.warning(
+            "%s: the model is set to images of %s pixels, the image processor makes images of %s. After "
+            "set_image_size give the processor the same size.",
+            folder,
+            image_size,
+            size,
+        )
