@@ -1,7 +1,7 @@
 """Image processors of EoMT for both of Transformers' backends, torchvision and PIL: images in, pixel values out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -92,11 +92,11 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
 
     def __init__(self, **kwargs: Any) -> None:
         """
-        Takes every setting, and what a stored file holds beside them. None stands for the default, but for
-        `ignore_index` (no id is ignored) and `top_k` (all pairs are looked at).
+        Takes every setting, and the other entries of stored files. None stands for the default, except for
+        `ignore_index` (no id is ignored) and `top_k` (all pairs are candidates).
 
         Raises:
-            ValueError: a setting is unknown or not what it must be.
+            ValueError: a setting is unknown or out of range.
         """
         check_names((name for name in kwargs if not _is_provenance(name)), self._setting_names(), type(self).__name__)
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name in MAY_BE_NONE}
@@ -111,35 +111,24 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        As Transformers' own.
+        Loads a processor as Transformers' own do.
 
         Raises:
-            ValueError: a stored setting, or one given in its place, is not what it must be, or nearly has the name of
-                another. Other names are the loader's, and stored ones that are no settings are warned of.
+            ValueError: a setting, stored or given in its place, is out of range, or one given nearly has the name of
+                another. Other names are the loader's; stored ones that are not settings get a warning.
             OSError: there is no such file, or it cannot be read.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:  # the last two of JSON that is not settings
             where = f"{pretrained_model_name_or_path} (preprocessor_config.json)"
-            raise ValueError(f"Image processor of {where}: {error}") from error
-
-    @classmethod
-    def get_image_processor_dict(
-        cls, pretrained_model_name_or_path: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As Transformers' own, which does not look at what the file holds."""
-        try:
-            settings, kwargs = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
-        except (TypeError, RecursionError, UnicodeDecodeError) as error:
-            raise ValueError(f"the file holds no settings: {error}") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"the file must hold an object of settings, got {settings!r:.100}.")
-        return settings, kwargs
+            raise ValueError(f"{where} cannot be read as an image processor: {error}") from error
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """A processor from stored settings; a `task` among `kwargs` brings its splitting and padding along."""
+        """Makes a processor of stored settings; a `task` among `kwargs` brings its splitting and padding along."""
+        if not isinstance(image_processor_dict, dict):
+            raise ValueError(f"the file must hold an object of settings, got {image_processor_dict!r:.100}.")
         names = cls._setting_names()
         check_spelling(kwargs, names, cls.__name__)
         unknown = [name for name in image_processor_dict if name not in names and not _is_provenance(name)]
@@ -152,36 +141,20 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
                 image_processor_dict = {**image_processor_dict, "size": height}
         return super().from_dict(image_processor_dict, **_with_settings_of_task(kwargs))
 
-    def _standardize_kwargs(  # type: ignore[override]
-        self,
-        size: Any = None,
-        task: str | None = None,
-        do_split_image: bool | None = None,
-        do_pad: bool | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        kwargs = check_settings(
-            {**kwargs, "size": size, "task": task, "do_split_image": do_split_image, "do_pad": do_pad}
-        )
-        size, task, do_split_image, do_pad = (
-            kwargs.pop(name) for name in ("size", "task", "do_split_image", "do_pad")
-        )
-        if task is None:
-            task = next(name for name, each in TASKS.items() if each.do_split_image == bool(do_split_image))
-        if do_split_image is None:
-            do_split_image = TASKS[task].do_split_image
-        if do_pad is None:
-            do_pad = not do_split_image
-        height, width = parse_size(size)
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        settings = check_settings({**dict.fromkeys(("size", "task", "do_split_image", "do_pad")), **kwargs})
+        if settings["task"] is None:
+            is_split = bool(settings["do_split_image"])
+            settings["task"] = next(task.name for task in TASKS.values() if task.do_split_image == is_split)
+        if settings["do_split_image"] is None:
+            settings["do_split_image"] = TASKS[settings["task"]].do_split_image
+        if settings["do_pad"] is None:
+            settings["do_pad"] = not settings["do_split_image"]
+        height, width = parse_size(settings["size"])
         # Transformers' own processor makes an image cover a size that has no longest edge, as splitting wants it.
-        covers = do_split_image and has_one_edge(size)
-        return super()._standardize_kwargs(
-            size=SizeDict(shortest_edge=height, longest_edge=None if covers else width),
-            task=task,
-            do_split_image=do_split_image,
-            do_pad=do_pad,
-            **kwargs,
-        )
+        covers = settings["do_split_image"] and has_one_edge(settings["size"])
+        settings["size"] = SizeDict(shortest_edge=height, longest_edge=None if covers else width)
+        return super()._standardize_kwargs(**settings)
 
     def preprocess(
         self,
@@ -219,7 +192,7 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
             one less.
 
         Raises:
-            ValueError: a setting is unknown or not what it must be, an image is none or cannot be taken, the maps do
+            ValueError: a setting is unknown or out of range, an input is not an image or cannot be read, the maps do
                 not fit the images, or an id has no class.
             OSError: a file or an address cannot be read.
         """
@@ -241,8 +214,8 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
         **_: Any,
     ) -> Any:
         """
-        An image of any kind as `(channels, height, width)` in the backend's kind of array, see `as_pixels`; of 8 bits
-        where it is to be rescaled.
+        Returns an image of any kind as `(channels, height, width)` in the backend's kind of array, see `as_pixels`; of
+        8 bits where it is to be rescaled.
         """
         pixels = as_pixels(image, bool(do_convert_rgb), input_data_format)
         pixels = as_grey_levels(pixels) if do_rescale else pixels
@@ -283,19 +256,15 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
                 offsets if return_tensors is None else [torch.tensor(offset) for offset in offsets]
             )
         if segmentation_maps is not None:
-            batch["mask_labels"], batch["class_labels"] = self._targets(
-                arrays,
-                views,
-                as_label_maps(segmentation_maps),
-                instance_id_to_semantic_id,
-                pixel_values[0].device,
-                settings["ignore_index"],
-                settings["do_reduce_labels"],
+            sizes = [(array.shape[-2], array.shape[-1]) for array in arrays]
+            targets = self._targets(
+                sizes, views, segmentation_maps, instance_id_to_semantic_id, pixel_values[0].device, settings
             )
+            batch["mask_labels"], batch["class_labels"] = map(list, zip(*targets))
         return batch
 
     def _pixel_values(self, array: Any, view: View, *, resample: Any, **settings: Any) -> list[Tensor]:
-        """`(3, height, width)` in the backend's kind of array to the resized, padded, normalised inputs it makes."""
+        """Returns the inputs that `(3, height, width)` makes: resized, padded or cut into windows, normalised."""
         height, width = view.content_size
         if view.content_size != tuple(array.shape[-2:]):
             array = self.resize(array, size=SizeDict(height=height, width=width), resample=resample)
@@ -303,63 +272,53 @@ class _EomtImageProcessor(EomtPostProcessing, BaseImageProcessor):
         # as / 255, to the last bit
         image = image / (1 / settings["rescale_factor"]) if settings["do_rescale"] else image.float()
         if settings["do_normalize"]:
-            mean, std = (
-                torch.as_tensor(settings[name], device=image.device).reshape(-1, 1, 1)
-                for name in ("image_mean", "image_std")
-            )
-            for name, values in (("image_mean", mean), ("image_std", std)):
+            statistics = []
+            for name in ("image_mean", "image_std"):
+                values = torch.as_tensor(settings[name], device=image.device).reshape(-1, 1, 1)
                 if len(values) not in (1, len(image)) and len(image) > 1:
                     raise ValueError(f"{name} has {len(values)} numbers, and the image {len(image)} channels.")
-            image = (image - mean).div_(std)
+                statistics.append(values)
+            image = (image - statistics[0]).div_(statistics[1])
         return [view.crop(image, index).contiguous() for index in range(len(view.windows))]
 
     @staticmethod
     def _targets(
-        arrays: Sequence[Any],
+        sizes: Sequence[tuple[int, int]],
         views: Sequence[View],
-        label_maps: Sequence[Tensor],
-        mapping: Mapping[int, int] | Sequence[Mapping[int, int]] | None,
+        segmentation_maps: Any,
+        mapping: Any,
         device: torch.device,
-        ignore_index: int | None,
-        do_reduce_labels: bool,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """`mask_labels` and `class_labels` of a batch."""
-        if len(label_maps) != len(views):
-            raise ValueError(f"Got {len(views)} images but {len(label_maps)} segmentation maps.")
-        for each in mapping if isinstance(mapping, list | tuple) else [mapping]:
-            if each is not None and not isinstance(each, Mapping):
+        settings: Mapping[str, Any],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the masks and the classes of each input in a batch."""
+        label_maps = as_label_maps(segmentation_maps)
+        mappings = mapping if isinstance(mapping, list | tuple) else [mapping] * len(views)
+        for name, given in (("segmentation maps", label_maps), ("mappings of instance ids to classes", mappings)):
+            if len(given) != len(views):
+                raise ValueError(f"Got {len(views)} images but {len(given)} {name}.")
+        for index, (size, view, label_map, id_to_class) in enumerate(zip(sizes, views, label_maps, mappings)):
+            if id_to_class is not None and not isinstance(id_to_class, Mapping):
                 raise ValueError(
-                    f"instance_id_to_semantic_id must map ids to classes, or be a list of mappings, got {each!r:.100}."
+                    f"instance_id_to_semantic_id must map ids to classes, or list such mappings, got {mapping!r:.100}."
                 )
-        if isinstance(mapping, Sequence) and len(mapping) != len(views):
-            raise ValueError(f"Got {len(views)} images but {len(mapping)} mappings of instance ids to classes.")
-        mask_labels, class_labels = [], []
-        for index, (array, view, label_map) in enumerate(zip(arrays, views, label_maps)):
-            image_size = (array.shape[-2], array.shape[-1])
-            if tuple(label_map.shape[-2:]) != image_size:
-                raise ValueError(
-                    f"Segmentation map {index} is {tuple(label_map.shape[-2:])}, its image {image_size} (height, "
-                    "width)."
-                )
+            found = tuple(label_map.shape[-2:])
+            if found != size:
+                raise ValueError(f"Segmentation map {index} is {found}, its image {size} (height, width).")
             resized = resize_nearest(label_map.to(device), view.content_size)
             for window in range(len(view.windows)):
+                cropped = view.crop(resized, window)
                 try:
                     masks, classes = masks_and_classes(
-                        view.crop(resized, window),
-                        mapping[index] if isinstance(mapping, Sequence) else mapping,
-                        ignore_index,
-                        do_reduce_labels,
+                        cropped, id_to_class, settings["ignore_index"], settings["do_reduce_labels"]
                     )
                 except KeyError as error:
                     raise ValueError(
                         f"Id {error} of segmentation map {index} has no class in instance_id_to_semantic_id."
                     ) from error
-                mask_labels.append(view.pad(masks))
-                class_labels.append(classes)
-        return mask_labels, class_labels
+                yield view.pad(masks), classes
 
     def to_dict(self) -> dict[str, Any]:
-        """The stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
+        """Returns the stored settings, with the names of both backends' classes for `AutoImageProcessor`."""
         return {
             **super().to_dict(),
             "auto_map": {
@@ -380,7 +339,7 @@ def _is_provenance(name: Any) -> bool:
 
 
 def _with_settings_of_task(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are given; with a task among them, those that follow from it are open again."""
+    """Returns the given settings; with a task among them, those that follow from it are open again."""
     return {"do_split_image": None, "do_pad": None, **given} if given.get("task") is not None else given
 
 
@@ -394,7 +353,7 @@ class EomtImageProcessor(_EomtImageProcessor, TorchvisionBackend):
         super().__init__(**kwargs)
 
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """`(channels, height, width)` at another size; of one pixel, where PyTorch fails, a channel at a time."""
+        """Resizes `(channels, height, width)`; to one pixel, where PyTorch fails, a channel at a time."""
         if size.height * size.width > 1:
             return super().resize(image, size, resample, **kwargs)
         return torch.cat([super(EomtImageProcessor, self).resize(c, size, resample, **kwargs) for c in image.split(1)])
@@ -406,7 +365,7 @@ class EomtImageProcessorPil(_EomtImageProcessor, PilBackend):
     valid_kwargs = EomtImageProcessorKwargs
 
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """`(channels, height, width)` at another size; Transformers' own takes 8-bit colours only."""
+        """Resizes `(channels, height, width)`; Transformers' own takes 8-bit colours only."""
         if image.dtype == np.uint8 and len(image) in (1, 3, 4):
             return super().resize(image, size, resample, **kwargs)
         return np.stack(
@@ -414,7 +373,7 @@ class EomtImageProcessorPil(_EomtImageProcessor, PilBackend):
         )
 
 
-# `save_pretrained` then copies the code: this file and what it imports, which is why the pipeline is imported here.
+# `save_pretrained` then copies the code: this file and its imports, which is why the pipeline is imported here.
 EomtImageProcessor.register_for_auto_class()
 EomtImageProcessorPil.register_for_auto_class()
 

@@ -103,7 +103,7 @@ DAMAGED = {
     "{": OSError,
     "null": OSError,
     "[1, 2]": "must hold an object",
-    "[" * 100_000: "holds no settings",
+    "[" * 100_000: "cannot be read as an image processor",
     '{"image_std": [0, 0, 0]}': "image_std must be a finite number above 0",
     '{"image_mean": NaN}': "image_mean must be",
     '{"size": {"a": {"b": 1}}}': "size must be",
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_an_error_that_names_it_and_the_setting(backend, tmp_p
 
 def test_a_file_that_is_no_text_is_an_error_that_names_it(backend, tmp_path):
     (tmp_path / "preprocessor_config.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"preprocessor_config\.json.*holds no settings"):
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json.*cannot be read as an image processor"):
         backend.from_pretrained(tmp_path)
 
 
