@@ -18,7 +18,7 @@ from .geometry_eomt import (
     split_rows,
     upsample_masks,
 )
-from .settings_eomt import STORED, TASKS, check_names, check_outputs, check_settings, check_target_sizes
+from .settings_eomt import STORED, TASKS, check_finite, check_names, check_outputs, check_settings, check_target_sizes
 
 
 VOID = -1  # in a map of segment ids: no segment
@@ -74,7 +74,7 @@ def segment_panoptic(
     num_kept = len(kept)
     device = mask_logits.device
     mask_logits = mask_logits[kept]
-    _check_finite(scores, mask_logits)
+    check_finite(scores, mask_logits)
     if num_kept == 0:
         return {"segmentation": torch.full(output_size, VOID, dtype=torch.int32, device=device), "segments_info": []}
     scores, labels = scores[kept], labels[kept]
@@ -169,7 +169,7 @@ def segment_instances(
     labels = pairs % num_classes
     queries, query_of_pair = torch.unique(pairs // num_classes, return_inverse=True)  # one mask per query
     mask_logits = mask_logits[queries]
-    _check_finite(class_scores, mask_logits)
+    check_finite(class_scores, mask_logits)
     mask_threshold = torch.tensor(mask_threshold, dtype=torch.float64).logit().item()
 
     probability_sum = torch.zeros(len(queries), device=device)
@@ -231,8 +231,7 @@ def segment_semantic(
     Args:
         mask_logits: `(num_windows, num_queries, height / 4, width / 4)`, or a tensor for each window.
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
-        view: the model's view of the image.
-        output_size: `(height, width)` of the result in pixels.
+        view, output_size: as for `segment_panoptic`, but the image may be split.
         return_segmentation_scores: whether to return the scores too.
 
     Returns:
@@ -247,7 +246,7 @@ def segment_semantic(
     class_scores = class_logits.float().softmax(dim=-1)[..., :-1].transpose(1, 2).contiguous()
     num_queries, num_classes = class_scores.shape[2], class_scores.shape[1]
     for logits, classes in zip(mask_logits, class_scores):
-        _check_finite(classes, logits)
+        check_finite(classes, logits)
     (input_height, input_width), (content_height, content_width) = view.input_size, view.content_size
 
     def content_scores(rows: Tensor) -> Tensor:
@@ -280,16 +279,6 @@ def segment_semantic(
         return segmentation
     data = {"segmentation": segmentation, "segmentation_scores": all_scores}
     return SemanticSegmentationPostProcessorOutput(data)
-
-
-def _check_finite(class_scores: Tensor, mask_logits: Tensor) -> None:
-    """Raises a `ValueError` for predictions that are not finite: those of a model with broken weights or inputs."""
-    # The sum of what is not finite is not finite. One question to the device, and one pass over the masks.
-    if not (class_scores.sum(dtype=torch.float32) + mask_logits.sum(dtype=torch.float32)).isfinite():
-        raise ValueError(
-            "The model's predictions are not finite (NaN or infinite): its weights may be damaged, overflow in half "
-            "precision (use bfloat16 or float32), or it was given pixels that are not finite."
-        )
 
 
 class Occupancy:
@@ -342,7 +331,7 @@ def bounding_box(edges: Sequence[Sequence[int]]) -> list[int]:
 
 class TaskMethod:
     """
-    The post-processing method of image processors for a task.
+    The post-processing method of image processors for a task; its arguments are the task's settings.
 
     A processor has the method unless its own task comes earlier in `TASKS`: Transformers' own pipeline, which takes
     the first that it finds, then takes that of the processor's task.
@@ -374,18 +363,18 @@ class TaskMethod:
     def __init__(self, task: str, segment: Callable[..., Any]):
         self.task, self.segment = TASKS[task], segment
         stored, forms = ([name for name in self.task.settings if (name in STORED) == is_in] for is_in in (True, False))
-        names = ["outputs", "target_sizes", *stored, "size", *forms]
+        names = ["target_sizes", *stored, "size", *forms]
         if self.task.has_segments and "overlap_mask_area_threshold" not in names:
             names.append("overlap_mask_area_threshold")  # not used; Transformers' own pipeline passes it to any method
-        parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in names]
-        self.signature = Signature([parameters[0].replace(default=Parameter.empty), *parameters[1:]])
+        kind = Parameter.POSITIONAL_OR_KEYWORD
+        optional = [Parameter(name, kind, default=None) for name in names]
+        self.signature = Signature([Parameter("self", kind), Parameter("outputs", kind), *optional])
 
-        def method(processor: Any, *args: Any, **kwargs: Any) -> list[Any]:
-            return self(processor, *args, **kwargs)
+        def method(*args: Any, **kwargs: Any) -> list[Any]:
+            return self.run(*args, **kwargs)
 
-        own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
         method.__name__ = self.task.method
-        method.__signature__ = Signature([own, *self.signature.parameters.values()])  # type: ignore[attr-defined]
+        method.__signature__ = self.signature  # type: ignore[attr-defined]
         method.__doc__ = self.DOCUMENTATION.format(segment=segment.__name__, settings=", ".join(self.task.settings))
         self.method = method
 
@@ -400,9 +389,10 @@ class TaskMethod:
             )
         return MethodType(self.method, processor)
 
-    def __call__(self, processor: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        check_names(kwargs, self.signature.parameters, self.task.method)
-        arguments = check_settings(self.signature.bind(*args, **kwargs).arguments)
+    def run(self, processor: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Checks the arguments and segments the images."""
+        check_names(kwargs, [*self.signature.parameters][1:], self.task.method)
+        arguments = check_settings(self.signature.bind(processor, *args, **kwargs).arguments)
         settings = {}
         for name, setting in self.task.settings.items():
             settings[name] = arguments.get(name)
@@ -425,12 +415,10 @@ class TaskMethod:
             )
         results, first = [], 0
         for view, output_size in views:
-            inputs = slice(first, first + len(view.windows))
-            masks, classes = outputs.masks_queries_logits[inputs], outputs.class_queries_logits[inputs]
-            if self.task.has_segments:
-                masks, classes = masks[0], classes[0]
-            results.append(self.segment(masks, classes, view, output_size, **settings))
-            first = inputs.stop
+            inputs: Any = first if self.task.has_segments else slice(first, first + len(view.windows))
+            logits = outputs.masks_queries_logits[inputs], outputs.class_queries_logits[inputs]
+            results.append(self.segment(*logits, view, output_size, **settings))
+            first += len(view.windows)
         return results
 
 
@@ -454,5 +442,5 @@ class EomtPostProcessing:
         """
         name = check_settings({"task": self.task if task is None else task})["task"]
         # from the class, which has the methods of all tasks
-        results: list[Any] = getattr(type(self), TASKS[name].method)(self, outputs, target_sizes, **kwargs)
-        return results
+        method: Callable[..., list[Any]] = getattr(type(self), TASKS[name].method)
+        return method(self, outputs, target_sizes, **kwargs)

@@ -312,6 +312,16 @@ def _are_masks(logits: Any, num_queries: int) -> bool:
     return is_tensor and len(logits) == num_queries and min(logits.shape[1:]) > 0
 
 
+def check_finite(class_scores: Tensor, mask_logits: Tensor) -> None:
+    """Raises a `ValueError` for predictions that are not finite: those of a model with broken weights or inputs."""
+    # The sum of what is not finite is not finite. One question to the device, and one pass over the masks.
+    if not (class_scores.sum(dtype=torch.float32) + mask_logits.sum(dtype=torch.float32)).isfinite():
+        raise ValueError(
+            "The model's predictions are not finite (NaN or infinite): its weights may be damaged, overflow in half "
+            "precision (use bfloat16 or float32), or it was given pixels that are not finite."
+        )
+
+
 def check_target_sizes(target_sizes: Any) -> list[tuple[int, int]]:
     """
     Returns one `(height, width)` per image.

@@ -6,6 +6,7 @@ import torch
 
 from image_processing_eomt.settings_eomt import (
     TASKS,
+    check_finite,
     check_names,
     check_outputs,
     check_settings,
@@ -167,3 +168,15 @@ def test_sizes_are_pairs_of_whole_numbers(sizes):
 def test_other_sizes_are_errors(sizes):
     with pytest.raises(ValueError, match=r"arget.sizes? .*must be"):
         check_target_sizes(sizes)
+
+
+def test_predictions_that_are_no_numbers_are_errors():
+    scores, masks = torch.rand(5), torch.randn(3, 4, 4)
+    check_finite(scores, masks)
+    check_finite(scores, masks[:0])
+    check_finite(scores, torch.full((200, 160, 160), 60_000.0).half())  # the sum of which is beyond half precision
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for broken in ((scores.clone(), masks), (scores, masks.clone())):
+            broken[0 if broken[1] is masks else 1].view(-1)[2] = value
+            with pytest.raises(ValueError, match="predictions are not finite"):
+                check_finite(*broken)
