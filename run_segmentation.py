@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from training_eomt.script.arguments import ScriptArguments
 from training_eomt.script.checks import check_arguments
 from training_eomt.script.command_line import complete_arguments, parse_arguments, read_arguments
-from training_eomt.script.error_lines import error_line, shown, warn
+from training_eomt.script.error_lines import describe_error, escape_lines, warn
 
 
-# Nothing above needs torch: a mistake in the arguments is said before the seconds that importing it takes.
+# Nothing above needs torch: a mistake in the arguments is reported before the seconds that importing it takes.
 
 __all__ = ["command", "main", "parse_arguments"]
 
 
 def main(arguments: ScriptArguments) -> dict[str, float]:
-    """Runs what the arguments ask for and returns the metrics of the evaluation."""
+    """Runs what the arguments ask for, and returns the metrics of the evaluation."""
     check_arguments(*arguments)
     from training_eomt.script.run import run
 
@@ -39,7 +39,7 @@ def command(words: Sequence[str] | None = None) -> None:
         words: of the command line. Default: of this process.
     """
     trackers: list[str] = []
-    # Transformers imports torchao where it is installed, which warns of what nobody here can change.
+    # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         arguments = read_arguments(sys.argv[1:] if words is None else words)
@@ -59,11 +59,11 @@ def command(words: Sequence[str] | None = None) -> None:
         print(f"\n{str(stop) or message}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_status", 130))
     except Exception as error:
-        line = error_line(error, trackers)
+        line = describe_error(error, trackers)
         if line is None:
             raise
         # On a line of its own, below a progress bar; at once, before other processes notice that this one is gone.
-        print(f"\nerror: {shown(line)}", file=sys.stderr, flush=True)
+        print(f"\nerror: {escape_lines(line)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

@@ -42,9 +42,8 @@ from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data.label_maps import LabelMapDataset
 from training_eomt.data.samples import Sample
 from training_eomt.figures import as_segments, side_by_side
-from training_eomt.inputs import EvaluationInputs, TrainingInputs, collate
+from training_eomt.inputs import DrawSampler, EvaluationInputs, TrainingInputs, collate
 from training_eomt.optimization import two_stage_warmup_poly
-from training_eomt.sampling import DrawSampler
 from training_eomt.tasks import build_panoptic_reference
 
 

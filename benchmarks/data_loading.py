@@ -39,8 +39,7 @@ from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data import Sample, SegmentationDataset, open_dataset
 from training_eomt.data.subsets import Subset
-from training_eomt.inputs import TrainingInputs, collate
-from training_eomt.sampling import DrawSampler
+from training_eomt.inputs import DrawSampler, TrainingInputs, collate
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
 

@@ -3,72 +3,27 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108.
 """
 
-import math
 import os
 import shutil
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .fields_eomt import check_field, is_integer, numbered_labels, shown
+from .fields_eomt import (
+    EOMT_SIZES,
+    as_pair,
+    check_field,
+    default_num_blocks,
+    default_num_upscale_blocks,
+    number_labels,
+    patch_grid,
+    shorten,
+)
 
-
-# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, and `EomtDinov3Config(**...)` for those of
-# DINOv3. Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's.
-# "7b" is Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes are those of
-# https://arxiv.org/abs/2508.10104.
-EOMT_SIZES: dict[str, dict[str, Any]] = {
-    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_blocks": 4},
-    "giant": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 24,
-        "num_blocks": 5,
-        "use_swiglu_ffn": True,
-    },
-    "7b": {
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_blocks": 5,
-        "num_register_tokens": 0,
-        "use_swiglu_ffn": True,
-    },
-}
-_DINOV3_SIZES: dict[str, dict[str, Any]] = {
-    "dinov3_small": {**EOMT_SIZES["small"], "intermediate_size": 1536},
-    "dinov3_small_plus": {**EOMT_SIZES["small"], "intermediate_size": 1536, "use_gated_mlp": True},
-    "dinov3_base": {**EOMT_SIZES["base"], "intermediate_size": 3072},
-    "dinov3_large": {**EOMT_SIZES["large"], "intermediate_size": 4096},
-    "dinov3_huge_plus": {
-        "hidden_size": 1280,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 20,
-        "num_blocks": 5,
-        "intermediate_size": 5120,
-        "use_gated_mlp": True,
-    },
-    "dinov3_7b": {
-        "hidden_size": 4096,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 32,
-        "num_blocks": 5,
-        "intermediate_size": 8192,
-        "use_gated_mlp": True,
-        "query_bias": False,
-        "value_bias": False,
-    },
-}
-for _size in _DINOV3_SIZES.values():
-    _size["hidden_act"] = "silu" if _size.get("use_gated_mlp") else "gelu"
-    _size["layer_norm_eps"] = 1e-5
-EOMT_SIZES.update(_DINOV3_SIZES)
 
 # Which class of the files that travel with a checkpoint answers to which Auto class. `pipeline("image-segmentation")`
 # asks for AutoModelForImageSegmentation first: without that entry it would silently use Transformers' own class.
@@ -76,7 +31,7 @@ _AUTO_MODELS = ("AutoModel", "AutoModelForUniversalSegmentation", "AutoModelForI
 
 
 class _CustomPipelines(dict):
-    """Gives copies: `pipeline` writes classes into what it gets, with which the next `pipeline` could not begin."""
+    """Returns copies: `pipeline` writes classes into what it gets, and the next one could not start from these."""
 
     def __getitem__(self, task: str) -> dict[str, Any]:
         return dict(super().__getitem__(task))
@@ -93,48 +48,7 @@ _CUSTOM_PIPELINES = _CustomPipelines(
 )
 
 
-def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """`(height, width)` of a size given as one int (square) or as a pair."""
-    if is_integer(size):
-        return int(size), int(size)  # type: ignore[arg-type]
-    if not isinstance(size, (list, tuple)) or len(size) != 2:
-        raise ValueError(f"{shown(size)} is no size: expected one number of pixels, or height and width.")
-    height, width = size
-    return int(height), int(width)
-
-
-def patch_grid(
-    image_size: int | list[int] | tuple[int, int], patch_size: int | list[int] | tuple[int, int]
-) -> tuple[int, int]:
-    """
-    `(rows, columns)` of patches in an image; sizes in pixels, one int for a square or `(height, width)`.
-
-    Raises:
-        ValueError: the patch size does not divide the image size, or one of them is no size.
-    """
-    check_field("image_size", image_size)
-    check_field("patch_size", patch_size)
-    (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(patch_size)
-    if height % patch_height or width % patch_width:
-        raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}.")
-    return height // patch_height, width // patch_width
-
-
-def default_num_blocks(num_hidden_layers: int) -> int:
-    """Number of query blocks of the published model that is at least as deep."""
-    check_field("num_hidden_layers", num_hidden_layers)
-    published = {size["num_hidden_layers"]: size["num_blocks"] for size in EOMT_SIZES.values()}
-    deep_enough = [depth for depth in sorted(published) if depth >= num_hidden_layers]
-    return min(published[deep_enough[0] if deep_enough else max(published)], num_hidden_layers)
-
-
-def default_num_upscale_blocks(patch_size: int | list[int] | tuple[int, int]) -> int:
-    """Number of 2x upscalings that bring patch tokens to a quarter of the image's resolution, section 3.2."""
-    check_field("patch_size", patch_size)
-    return max(1, int(math.log2(max(as_pair(patch_size)))) - 2)
-
-
-def _numbers_of(id2label: dict[Any, Any]) -> dict[str, int]:
+def _invert(id2label: dict[Any, Any]) -> dict[str, int]:
     return {label: number for number, label in id2label.items()}
 
 
@@ -215,6 +129,7 @@ class EomtConfig(PreTrainedConfig):
     """
 
     model_type = "eomt"
+    uses_rope: ClassVar[bool] = False  # rotary position embeddings in the attention, instead of learned ones
     _model_class = "EomtForUniversalSegmentation"
 
     hidden_size: int = 1024
@@ -248,18 +163,18 @@ class EomtConfig(PreTrainedConfig):
         """Checks a field; the names of the classes are numbered from 0, and `label2id` is their inverse."""
         check_field(name, value)
         if name == "id2label" and value is not None:
-            value = numbered_labels(value)
+            value = number_labels(value)
         if name == "label2id" and value is not None:
             value = {label: int(number) for label, number in value.items()}
         super().__setattr__(name, value)
         if name == "id2label" and value is not None:
-            self.label2id = _numbers_of(value)
+            self.label2id = _invert(value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         comes_with_code = "auto_map" in kwargs
         kind = kwargs.get("model_type", self.model_type)
         if kind != self.model_type:
-            raise ValueError(f"model_type={shown(kind)}: {type(self).__name__} is for {self.model_type!r} models.")
+            raise ValueError(f"model_type={shorten(kind)}: {type(self).__name__} is for {self.model_type!r} models.")
         for name, value in kwargs.items():
             check_field(name, value)
         try:
@@ -267,8 +182,8 @@ class EomtConfig(PreTrainedConfig):
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of Transformers' own settings
             raise ValueError(f"The configuration has a setting that cannot be: {error}") from error
         if self.id2label is not None:  # a `label2id` may have been given too
-            self.label2id = _numbers_of(self.id2label)
-        # What is read from a folder may be code that lies elsewhere; what is saved, see `own_auto_map`, is this code.
+            self.label2id = _invert(self.id2label)
+        # A folder may name code that lies elsewhere; what is saved, see `own_auto_map`, names this code.
         self.auto_map: dict[str, str] = {**self.own_auto_map(), **getattr(self, "auto_map", {})}
         if comes_with_code:
             # Read from a folder that also holds the code, so `pipeline` finds the class named here in it.
@@ -276,7 +191,7 @@ class EomtConfig(PreTrainedConfig):
         self._check_sizes()
 
     def own_auto_map(self) -> dict[str, str]:
-        """Which classes of this project's files, that are saved with a model, answer to which Auto classes."""
+        """Returns which class of the files that are saved with a model belongs to which Auto class."""
         return {
             "AutoConfig": f"configuration_eomt.{type(self).__name__}",
             **dict.fromkeys(_AUTO_MODELS, f"modeling_eomt.{self._model_class}"),
@@ -321,15 +236,17 @@ class EomtConfig(PreTrainedConfig):
         """
         for name in ("self", "attribute_map"):
             if name in config_dict:  # of Transformers' own code
-                raise ValueError(f"{name}={shown(config_dict[name])} is no setting of a model.")
+                raise ValueError(f"{name}={shorten(config_dict[name])} is no setting of a model.")
         given = kwargs.get("label2id")
         loaded = super().from_dict(config_dict, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._check_sizes()
         if config.id2label is not None:
-            config.label2id = _numbers_of(config.id2label)
+            config.label2id = _invert(config.id2label)
             if given is not None and {label: int(number) for label, number in given.items()} != config.label2id:
-                raise ValueError(f"label2id={shown(given)} is not the inverse of id2label={shown(config.id2label)}.")
+                raise ValueError(
+                    f"label2id={shorten(given)} is not the inverse of id2label={shorten(config.id2label)}."
+                )
         return loaded
 
     @classmethod
@@ -365,7 +282,7 @@ class EomtConfig(PreTrainedConfig):
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
         if not isinstance(settings, dict):
-            raise ValueError(f"{json_file} holds {shown(settings)}: expected a configuration, a dictionary.")
+            raise ValueError(f"{json_file} holds {shorten(settings)}: expected a configuration, a dictionary.")
         if "configuration_files" in settings:  # which Transformers reads instead
             check_field("configuration_files", settings["configuration_files"])
         return settings
@@ -385,11 +302,6 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden layer at hidden_size={self.hidden_size}.")
 
     @property
-    def uses_rope(self) -> bool:
-        """Whether positions are rotary embeddings in the attention; otherwise they are learned and added."""
-        return False
-
-    @property
     def uses_gated_mlp(self) -> bool:
         """Whether the blocks' MLPs have a gate: three linear layers instead of two."""
         return self.use_swiglu_ffn
@@ -407,7 +319,7 @@ class EomtConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """
-        The configuration as stored in `config.json`: without `custom_pipelines`. Stored there, it would make
+        Returns the configuration as stored in `config.json`: without `custom_pipelines`. Stored there, it would make
         `pipeline("image-segmentation", model=folder)` without `trust_remote_code` fail, where it should fall back to
         Transformers' own classes.
         """
@@ -419,7 +331,7 @@ class EomtConfig(PreTrainedConfig):
 class EomtDinov3Config(EomtConfig):
     r"""
     Configuration of an [`EomtDinov3ForUniversalSegmentation`], EoMT on a DINOv3 backbone. Field names, meanings and
-    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are those of [`EomtConfig`];
+    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
     `mlp_ratio` and `use_swiglu_ffn` mean nothing here.
 
     Args:
@@ -461,6 +373,7 @@ class EomtDinov3Config(EomtConfig):
     """
 
     model_type = "eomt_dinov3"
+    uses_rope = True
     default_theta = 100.0
     _model_class = "EomtDinov3ForUniversalSegmentation"
 
@@ -486,10 +399,6 @@ class EomtDinov3Config(EomtConfig):
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
         if rope_type != "default":
             raise ValueError(f'rope_type={rope_type!r} is not supported, only "default" is.')
-
-    @property
-    def uses_rope(self) -> bool:
-        return True
 
     @property
     def uses_gated_mlp(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the fields of a configuration may be: they come from files and command lines."""
+"""The fields of a configuration: what they may be, as they come from files and command lines, and the named sizes."""
 
 import math
 import re
@@ -11,15 +11,17 @@ import torch
 from transformers.activations import ACT2FN
 
 
-MOST_CLASSES = 2**16
+Size = int | list[int] | tuple[int, int]  # in pixels: one number for a square, or height and width
 
-_shortened = reprlib.Repr()
-_shortened.maxstring = _shortened.maxother = 80
+MAX_CLASSES = 2**16
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 80
 
 
-def shown(value: Any) -> str:
-    """A value as it would be written in Python, shortened."""
-    return _shortened.repr(value)
+def shorten(value: Any) -> str:
+    """Returns a value as it would be written in Python, shortened."""
+    return _repr.repr(value)
 
 
 def is_integer(value: Any) -> bool:
@@ -30,6 +32,59 @@ def is_integer(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a number, which True and nan are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, `EomtDinov3Config(**...)` for DINOv3's.
+# Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's.
+# "7b" is Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes are from
+# https://arxiv.org/abs/2508.10104.
+EOMT_SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_blocks": 4},
+    "giant": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 24,
+        "num_blocks": 5,
+        "use_swiglu_ffn": True,
+    },
+    "7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_blocks": 5,
+        "num_register_tokens": 0,
+        "use_swiglu_ffn": True,
+    },
+}
+EOMT_SIZES |= {
+    "dinov3_small": {**EOMT_SIZES["small"], "intermediate_size": 1536},
+    "dinov3_small_plus": {**EOMT_SIZES["small"], "intermediate_size": 1536, "use_gated_mlp": True},
+    "dinov3_base": {**EOMT_SIZES["base"], "intermediate_size": 3072},
+    "dinov3_large": {**EOMT_SIZES["large"], "intermediate_size": 4096},
+    "dinov3_huge_plus": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "num_blocks": 5,
+        "intermediate_size": 5120,
+        "use_gated_mlp": True,
+    },
+    "dinov3_7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_blocks": 5,
+        "intermediate_size": 8192,
+        "use_gated_mlp": True,
+        "query_bias": False,
+        "value_bias": False,
+    },
+}
+for _name, _settings in EOMT_SIZES.items():
+    if _name.startswith("dinov3_"):
+        _settings |= {"hidden_act": "silu" if "use_gated_mlp" in _settings else "gelu", "layer_norm_eps": 1e-5}
 
 
 def _integer(low: int, high: int) -> tuple[str, Callable[[Any], bool]]:
@@ -121,7 +176,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_queries": _integer(1, 2**16),
     "num_register_tokens": _integer(0, 2**12),
     "label2id": _or_none(("a dictionary from names of classes to numbers", _are_numbers)),
-    "num_labels": _integer(1, MOST_CLASSES),
+    "num_labels": _integer(1, MAX_CLASSES),
     "intermediate_size": _integer(1, 2**20),
     "rope_parameters": _or_none(("a dictionary with rope_theta, a number above 0", _is_rope)),
     **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp"), _FLAG),
@@ -159,12 +214,12 @@ def check_field(name: str, value: Any) -> None:
     if name in _RULES:
         expected, is_as_expected = _RULES[name]
         if not is_as_expected(value):
-            raise ValueError(f"{name}={shown(value)}: expected {expected}.")
+            raise ValueError(f"{name}={shorten(value)}: expected {expected}.")
 
 
-def numbered_labels(id2label: Any) -> dict[int, str]:
+def number_labels(id2label: Any) -> dict[int, str]:
     """
-    Names of classes under their numbers, in order.
+    Puts the names of classes under their numbers, in order.
 
     Args:
         id2label: number -> name. JSON files have the numbers as texts.
@@ -173,19 +228,19 @@ def numbered_labels(id2label: Any) -> dict[int, str]:
         ValueError: something else, named.
     """
     if not isinstance(id2label, Mapping):
-        raise ValueError(f"id2label={shown(id2label)}: expected a dictionary from numbers of classes to names.")
+        raise ValueError(f"id2label={shorten(id2label)}: expected a dictionary from numbers of classes to names.")
     labels: dict[int, str] = {}
     for key, name in id2label.items():
         is_text = isinstance(key, str) and re.fullmatch("0|[1-9][0-9]{0,8}", key)
         if not (is_text or is_integer(key)):
-            raise ValueError(f"id2label has the key {shown(key)}: expected the number of a class.")
+            raise ValueError(f"id2label has the key {shorten(key)}: expected the number of a class.")
         if not isinstance(name, str):
-            raise ValueError(f"id2label[{shown(key)}] is {shown(name)}: expected the name of a class, a text.")
+            raise ValueError(f"id2label[{shorten(key)}] is {shorten(name)}: expected the name of a class, a text.")
         if int(key) in labels:
             raise ValueError(f"id2label has class {int(key)} twice.")
         labels[int(key)] = name
-    if not 1 <= len(labels) <= MOST_CLASSES:
-        raise ValueError(f"id2label has {len(labels)} classes: expected 1 to {MOST_CLASSES}.")
+    if not 1 <= len(labels) <= MAX_CLASSES:
+        raise ValueError(f"id2label has {len(labels)} classes: expected 1 to {MAX_CLASSES}.")
     if out_of_range := sorted(number for number in labels if not 0 <= number < len(labels)):
         raise ValueError(
             f"id2label numbers {len(labels)} classes, but not from 0 to {len(labels) - 1}: there is "
@@ -194,4 +249,55 @@ def numbered_labels(id2label: Any) -> dict[int, str]:
     return dict(sorted(labels.items()))
 
 
-__all__ = ["check_field", "is_integer", "is_number", "numbered_labels", "shown"]
+def as_pair(size: Size) -> tuple[int, int]:
+    """Returns `(height, width)` of a size given as one int (square) or as a pair."""
+    if is_integer(size):
+        return int(size), int(size)  # type: ignore[arg-type]
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise ValueError(f"{shorten(size)} is no size: expected one number of pixels, or height and width.")
+    height, width = size
+    return int(height), int(width)
+
+
+def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
+    """
+    Returns `(rows, columns)` of patches in an image; sizes in pixels, one int for a square or `(height, width)`.
+
+    Raises:
+        ValueError: the patch size does not divide the image size, or one of them is no size.
+    """
+    check_field("image_size", image_size)
+    check_field("patch_size", patch_size)
+    (height, width), (patch_height, patch_width) = as_pair(image_size), as_pair(patch_size)
+    if height % patch_height or width % patch_width:
+        raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}.")
+    return height // patch_height, width // patch_width
+
+
+def default_num_blocks(num_hidden_layers: int) -> int:
+    """Returns the number of query blocks of the published model that is at least as deep."""
+    check_field("num_hidden_layers", num_hidden_layers)
+    published = {size["num_hidden_layers"]: size["num_blocks"] for size in EOMT_SIZES.values()}
+    deep_enough = [depth for depth in sorted(published) if depth >= num_hidden_layers]
+    return min(published[deep_enough[0] if deep_enough else max(published)], num_hidden_layers)
+
+
+def default_num_upscale_blocks(patch_size: Size) -> int:
+    """Returns how many 2x upscalings bring patch tokens to a quarter of the image's resolution, section 3.2."""
+    check_field("patch_size", patch_size)
+    return max(1, int(math.log2(max(as_pair(patch_size)))) - 2)
+
+
+__all__ = [
+    "EOMT_SIZES",
+    "Size",
+    "as_pair",
+    "check_field",
+    "default_num_blocks",
+    "default_num_upscale_blocks",
+    "is_integer",
+    "is_number",
+    "number_labels",
+    "patch_grid",
+    "shorten",
+]

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from image_processing_eomt import EomtImageProcessor
-from training_eomt.publishing.card import model_card
+from training_eomt.card import is_generated, model_card, read_text
 from training_eomt.publishing.published import AUTHORS, PublishedCheckpoint, published_checkpoints
 
 
-WRITTEN_BY = "<!-- Written by model_cards/write_cards.py from training_eomt/publishing/published_checkpoints.json. -->"
+AUTHOR = "model_cards/write_cards.py"
 
 
 def list_cards(checkpoints: dict[str, PublishedCheckpoint]) -> str:
@@ -22,7 +22,7 @@ def list_cards(checkpoints: dict[str, PublishedCheckpoint]) -> str:
         for name, checkpoint in checkpoints.items()
     ]
     table = "\n".join(rows)
-    return f"""{WRITTEN_BY}
+    return f"""<!-- Written by {AUTHOR} from training_eomt/publishing/published_checkpoints.json. -->
 
 # Published checkpoints
 
@@ -36,14 +36,15 @@ One card per checkpoint that EoMT's authors publish, with how to convert and run
 
 
 def write_cards(folder: Path) -> None:
-    """Writes all cards and their list into a folder."""
+    """Writes all cards and their list into a folder. A card that somebody has changed stays."""
     checkpoints = published_checkpoints()
     for name, checkpoint in checkpoints.items():
         processor = EomtImageProcessor(**checkpoint.processor_settings).to_dict()
-        card = model_card(
-            checkpoint.config, processor, name, marker=WRITTEN_BY, checkpoint=checkpoint, **checkpoint.facts
-        )
-        card.save(folder / f"{name}.md")
+        path = folder / f"{name}.md"
+        if is_generated(read_text(path)):
+            model_card(
+                checkpoint.config, processor, name, author=AUTHOR, checkpoint=checkpoint, **checkpoint.facts
+            ).save(path)
     (folder / "README.md").write_text(list_cards(checkpoints), encoding="utf-8")
 
 

@@ -1,19 +1,20 @@
 """What an EoMT model does: the ViT, the mask module, the loss, checkpoint conversion."""
 
-from typing import Any
-
+from .checkpoints_eomt import official_parameter_name
 from .configuration_eomt import EomtConfig, EomtDinov3Config
-from .loss_eomt import EomtLoss, count_items
-from .matching_eomt import NonFinitePredictionsError
+from .loss_eomt import EomtLoss, NonFinitePredictionsError, count_items
 from .modeling_eomt import (
+    MODEL_CLASSES,
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     EomtForUniversalSegmentationOutput,
     EomtPreTrainedModel,
 )
+from .official_checkpoints import convert_official_checkpoint
 
 
 __all__ = [
+    "MODEL_CLASSES",
     "EomtConfig",
     "EomtDinov3Config",
     "EomtDinov3ForUniversalSegmentation",
@@ -26,14 +27,3 @@ __all__ = [
     "count_items",
     "official_parameter_name",
 ]
-
-_OF_CONVERSION = ("convert_official_checkpoint", "official_parameter_name")
-
-
-def __getattr__(name: str) -> Any:
-    # On first use, so that `python -m modeling_eomt.convert_official` does not import its module a second time.
-    if name in _OF_CONVERSION:
-        from . import convert_official
-
-        return getattr(convert_official, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

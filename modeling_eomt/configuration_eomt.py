@@ -4,23 +4,4 @@ On the Hub all files of a checkpoint lie in one folder and may import only each 
 model imports its configuration as a sibling. `save_pretrained` writes the real file over this one.
 """
 
-from configuration_eomt.configuration_eomt import (
-    EOMT_SIZES,
-    EomtConfig,
-    EomtDinov3Config,
-    as_pair,
-    default_num_blocks,
-    default_num_upscale_blocks,
-    patch_grid,
-)
-
-
-__all__ = [
-    "EOMT_SIZES",
-    "EomtConfig",
-    "EomtDinov3Config",
-    "as_pair",
-    "default_num_blocks",
-    "default_num_upscale_blocks",
-    "patch_grid",
-]
+from configuration_eomt.configuration_eomt import *  # noqa: F403

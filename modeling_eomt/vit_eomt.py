@@ -17,9 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig, as_pair
-from .linear_eomt import EomtLinear
+from .kernels_eomt import EomtLinear, recomputed
 from .positions_eomt import EomtPositionEmbeddings
-from .recomputation_eomt import without_keeping
 
 
 class EomtPatchProjection(nn.Conv2d):
@@ -99,8 +98,12 @@ class EomtMLP(nn.Module):
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        up, down = getattr(self, self.input_name), getattr(self, self.output_name)
-        return without_keeping(self.activation, down, (up(tokens),))
+        fc1, fc2 = getattr(self, self.input_name), getattr(self, self.output_name)
+        return fc2(self.act(fc1(tokens)))
+
+    @recomputed
+    def act(self, hidden: Tensor) -> Tensor:
+        return self.activation(hidden)
 
 
 class EomtGatedMLP(nn.Module):
@@ -110,17 +113,18 @@ class EomtGatedMLP(nn.Module):
 
     def __init__(self, config: EomtConfig):
         super().__init__()
-        bias = getattr(config, "mlp_bias", True)
+        bias = getattr(config, "mlp_bias", True)  # which is DINOv3's
         self.gate_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return without_keeping(self.gated, self.down_proj, (self.gate_proj(tokens), self.up_proj(tokens)))
+        return self.down_proj(self.act(self.gate_proj(tokens), self.up_proj(tokens)))
 
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        return self.activation(gate) * up
+    @recomputed
+    def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
+        return self.activation(gate) * hidden
 
 
 class EomtLayerScale(nn.Module):
@@ -168,7 +172,7 @@ class EomtLayer(GradientCheckpointingLayer):
         self.attention = EomtAttention(config)
         self.layer_scale1 = EomtLayerScale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
+        self.mlp: EomtGatedMLP | EomtMLP = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
         self.layer_scale2 = EomtLayerScale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
 

@@ -15,7 +15,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
-from training_eomt.publishing import publish as export
+from training_eomt.publishing.__main__ import main
 from training_eomt.publishing.published import published_checkpoints
 
 
@@ -178,9 +178,9 @@ def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monke
     download, convert = (shlex.split(line) for line in blocks(name, "bash")[0].splitlines())
     assert download[:4] == ["hf", "download", f"tue-mps/{name}", "pytorch_model.bin"]
     assert os.path.join(download[download.index("--local-dir") + 1], "pytorch_model.bin") == convert[3]
-    assert convert[:3] == ["python", "-m", export.__package__]
+    assert convert[:3] == ["python", "-m", "training_eomt.publishing"]
     local = ["--base-backbone", "original/backbone"] if checkpoint.base_backbone else []
-    export.main(convert[3:] + local)
+    main(convert[3:] + local)
 
     exported = type(model).from_pretrained(name)
     for parameter, weight in model.state_dict().items():
@@ -209,6 +209,6 @@ def test_a_file_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
         ("coco_panoptic_eomt_giant_640", "hidden_size is 64, not 1536"),
     ):
         with pytest.raises(SystemExit):
-            export.main([file, str(tmp_path / "model"), "--published", name])
+            main([file, str(tmp_path / "model"), "--published", name])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()

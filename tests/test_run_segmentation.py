@@ -178,9 +178,9 @@ def test_data_are_checked_on_top_of_a_published_recipe(shapes, capsys):
         "coco_panoptic_eomt_large_640_dinov2",
     ]  # fp16, evaluation after each epoch, a model of the Hub
     run([*recipe, "--check_data", "--train_data", str(shapes / "train")])
-    assert "4 pictures for panoptic segmentation" in capsys.readouterr().out
+    assert "4 images for panoptic segmentation" in capsys.readouterr().out
     run_segmentation.command([*recipe, "--check_data", "--dataset", str(shapes)])
-    assert "2 pictures for panoptic segmentation" in capsys.readouterr().out
+    assert "2 images for panoptic segmentation" in capsys.readouterr().out
 
 
 def test_what_is_odd_is_said_before_the_first_step(words, tmp_path, capsys):
@@ -372,8 +372,8 @@ def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):
     steps = [*words, "--do_train", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     steps += ["--max_steps", "3"]
     run(steps)
-    (tmp_path / "output" / "checkpoint-2" / "INCOMPLETE").touch()
-    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-2" / "trainer_state.json").unlink()
+    (tmp_path / "output" / "checkpoint-3" / "trainer_state.json").write_text("{")
     capsys.readouterr()
     run([*steps, "--resume_from_checkpoint", "true"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and line.startswith("step")]
@@ -434,7 +434,7 @@ def test_killed_while_a_checkpoint_is_written_the_next_start_says_so_and_goes_on
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "checkpoint-2 is not complete: the training was killed while it was being written" in resumed.stderr
     assert "step 1/3" not in resumed.stdout and "step 2/3" in resumed.stdout
-    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
+    assert (tmp_path / "output" / "checkpoint-2" / "trainer_state.json").is_file()
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("never_stopped", "output")]
     for name, expected in weights[0].items():
         assert weights[1][name].equal(expected), name
@@ -574,7 +574,7 @@ def test_pictures_none_of_which_can_be_read_are_an_error(words, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
     again = ["--model_name_or_path", str(tmp_path / "output"), "--predict_data", str(tmp_path / "pictures")]
-    with pytest.raises(ValueError, match=r"No picture could be segmented[\s\S]*broken.jpg"):
+    with pytest.raises(ValueError, match=r"No image could be segmented[\s\S]*broken.jpg"):
         run([*again, "--output_dir", str(tmp_path / "found"), "--use_cpu", "true", "--do_predict"])
 
 
@@ -625,7 +625,7 @@ def test_a_prediction_that_is_stopped_says_that_it_can_go_on(words, tmp_path, mo
 def test_the_data_can_be_looked_at_without_training(words, photographs, tmp_path, capsys):
     run(["--dataset", str(photographs), "--check_data", "--use_cpu", "true"])
     printed = capsys.readouterr().out
-    assert "5 pictures for semantic segmentation" in printed and "roof" in printed
+    assert "5 images for semantic segmentation" in printed and "roof" in printed
     assert not (tmp_path / "output").exists()
 
 
@@ -663,7 +663,7 @@ def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(wo
     with pytest.raises(ValueError, match=r"1 samples.* cannot be used[\s\S]*images/2\.png cannot be decoded"):
         run(check)
     run([*check, "--skip_bad_samples"])
-    assert re.search(r"4 pictures.*left out: 1\n.*images/2\.png cannot be decoded", capsys.readouterr().out, re.DOTALL)
+    assert re.search(r"4 images.*left out: 1\n.*images/2\.png cannot be decoded", capsys.readouterr().out, re.DOTALL)
     words = without(words, "train_data", "validation_data", "predict_data")
     run([*words, "--dataset", str(photographs), "--skip_bad_samples", "--do_train"])
 

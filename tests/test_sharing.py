@@ -17,9 +17,9 @@ from transformers.dynamic_module_utils import get_relative_imports
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from training_eomt.card import write_card
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
-from training_eomt.publishing.card import write_card
 from training_eomt.shapes import generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments

@@ -1,4 +1,4 @@
-"""How an EoMT model learns: data sets, augmentation, metrics, optimisation, annealing and the Trainer."""
+"""How an EoMT model learns: datasets, augmentation, metrics, optimisation, annealing and the Trainer."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _MODULES = {"EomtTrainer": ".trainer", "EomtTrainingArguments": ".training_argum
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the Trainer when it is asked for: a metric or a data set alone does not wait for its imports."""
+    """Imports the Trainer on first use: a metric or a dataset alone does not wait for it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name], __name__), name)

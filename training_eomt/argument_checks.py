@@ -1,10 +1,19 @@
-"""The range of every numeric argument, whether it comes from a command line, a recipe or Python."""
+"""How arguments are declared, and which names and numbers are right: on a command line, in a recipe, in Python."""
 
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from typing import Any, NamedTuple
+
+
+def argument(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
+    """Declares an argument, a field of a dataclass."""
+    metadata = {"help": help, **({"choices": list(choices)} if choices else {})}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Range(NamedTuple):
@@ -30,7 +39,7 @@ def _whole(low: int, high: int) -> Range:
 
 
 def _is_step(value: float) -> bool:
-    """Whether it is a fraction of training or a number of steps."""
+    """Returns whether a number is a fraction of training or a number of steps."""
     return 0 <= value < 1 or (1 <= value <= MAX_STEPS and value == int(value))
 
 
@@ -44,7 +53,9 @@ _EVERY = Range(
     lambda value: value > 0 and _is_step(value),
 )
 _BATCH = _whole(1, 2**20)
+_SAMPLES = _whole(1, 10**12)
 _BETA = Range("it must be a number from 0 to below 1", lambda value: 0 <= value < 1)
+_UP_TO_1 = Range("it must be a number above 0 and up to 1", lambda value: 0 < value <= 1)
 
 RANGES: dict[str, Range] = {
     # The model
@@ -54,30 +65,21 @@ RANGES: dict[str, Range] = {
     "image_size": _whole(1, MAX_PIXELS),
     "scale_range": Range("it must be a number above 0 and up to 100", lambda value: 0 < value <= 100),
     "train_val_split": Range(
-        "it must be a fraction below 1 or a number of pictures, and above 0",
+        "it must be a fraction below 1 or a number of images, and above 0",
         lambda value: 0 < value < 1 or (1 <= value <= 10**12 and value == int(value)),
     ),
     "ignore_index": _whole(-(2**31), 2**32 - 1),
-    "max_image_pixels": _whole(1, 10**12),
-    "max_train_samples": _whole(1, 10**12),
-    "max_eval_samples": _whole(1, 10**12),
+    **dict.fromkeys(("max_image_pixels", "max_train_samples", "max_eval_samples"), _SAMPLES),
     # Prediction
-    "threshold": _between(0, 1),
-    "mask_threshold": _between(0, 1),
-    "overlap_mask_area_threshold": _between(0, 1),
+    **dict.fromkeys(("threshold", "mask_threshold", "overlap_mask_area_threshold"), _between(0, 1)),
     "top_k": _whole(1, 10**6),
     # The optimisation
-    "learning_rate": _between(0, 100),
-    "weight_decay": _between(0, 100),
-    "adam_beta1": _BETA,
-    "adam_beta2": _BETA,
-    "adam_epsilon": Range("it must be a number above 0 and up to 1", lambda value: 0 < value <= 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power"), _between(0, 100)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BETA),
+    **dict.fromkeys(("adam_epsilon", "layer_decay"), _UP_TO_1),
     "max_grad_norm": Range("it must be a number from 0 (no clipping) to 1e9", lambda value: 0 <= value <= 1e9),
-    "layer_decay": Range("it must be a number above 0 and up to 1", lambda value: 0 < value <= 1),
-    "poly_power": _between(0, 100),
     "ema_decay": Range("it must lie between 0 and 1, both excluded", lambda value: 0 < value < 1),
     "freeze_layers": Range("it must be a whole number and cannot be negative", lambda value: 0 <= value <= 1000, True),
-    "label_smoothing_factor": _BETA,
     # Its length and steps
     "num_train_epochs": Range("it must be above 0 and up to 1e6", lambda value: 0 < value <= 1e6),
     "max_steps": Range(
@@ -86,26 +88,18 @@ RANGES: dict[str, Range] = {
         True,
     ),
     "total_batch_size": Range(
-        "it must be a whole number of pictures, at least 1: fewer cannot be shared evenly by the devices",
+        "it must be a whole number of images, at least 1: fewer cannot be shared evenly by the devices",
         lambda value: 1 <= value <= 2**20,
         True,
     ),
-    "per_device_train_batch_size": _BATCH,
-    "per_device_eval_batch_size": _BATCH,
-    "gradient_accumulation_steps": _BATCH,
-    "new_parameters_warmup_steps": _STEP,
-    "backbone_warmup_steps": _STEP,
-    "warmup_steps": _STEP,
-    "mask_annealing_starts": _STEP,
-    "mask_annealing_ends": _STEP,
-    "early_stopping_patience": _whole(1, 10**6),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _BATCH),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), _BATCH),
+    **dict.fromkeys(("new_parameters_warmup_steps", "backbone_warmup_steps", "warmup_steps"), _STEP),
+    **dict.fromkeys(("mask_annealing_starts", "mask_annealing_ends"), _STEP),
     # What happens in between
-    "logging_steps": _EVERY,
-    "eval_steps": _EVERY,
-    "save_steps": _EVERY,
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), _EVERY),
     "eval_delay": _between(0, MAX_STEPS),
-    "save_total_limit": _whole(1, 10**6),
-    "eval_accumulation_steps": _BATCH,
+    **dict.fromkeys(("early_stopping_patience", "save_total_limit"), _whole(1, 10**6)),
     "torch_empty_cache_steps": _whole(1, MAX_STEPS),
     # The machine
     "seed": _whole(0, 2**32 - 1),
@@ -118,7 +112,8 @@ RANGES: dict[str, Range] = {
 
 def check_ranges(arguments: Mapping[str, Any]) -> None:
     """
-    Checks all arguments that have a range. None is what is not given; of a list, every item is checked.
+    Checks all arguments that have a range. None stands for an argument that is not given; lists are checked item by
+    item.
 
     Raises:
         ValueError: one is not a number, not finite or out of its range; the message names argument, value and range.
@@ -128,11 +123,11 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
             continue
         for value in given if isinstance(given, list | tuple) else [given]:
             if not _is_allowed(value, RANGES[name]):
-                raise ValueError(f"--{name} {_shown(value)}: {RANGES[name].says}.")
+                raise ValueError(f"--{name} {_format(value)}: {RANGES[name].says}.")
 
 
 def check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Refuses names that are not known, with a suggestion."""
+    """Raises a `ValueError` for the first name that is not known, with a suggestion."""
     for name in given:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)
@@ -147,8 +142,8 @@ def _is_allowed(value: Any, allowed: Range) -> bool:
     return bool(allowed.holds(value))  # type: ignore[arg-type]
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, at most a line of it."""
+def _format(value: Any) -> str:
+    """Formats a value for a message, in at most a line."""
     try:
         text = str(value)
     except ValueError:  # Python does not print numbers of thousands of digits

@@ -1,6 +1,6 @@
 """Training augmentation after the paper (section 4 and its appendix).
 
-Colour jitter where it is asked for, then flip, scale jitter, pad and random crop of picture and masks together.
+Colour jitter on request, then flip, scale jitter, pad and random crop of image and masks together.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class SegmentationAugmentation:
 
     Args:
         target_size: `(height, width)` of the result in pixels.
-        scale_range: smallest and largest size of the picture, as a fraction of the size at which it just fits into
+        scale_range: smallest and largest size of the image, as a fraction of the size at which it just fits into
             `target_size`.
-        horizontal_flip: mirror half of the pictures.
-        color_jitter: change brightness, contrast, saturation and hue at random, each for half of the pictures.
-        max_tries: crops to try when a crop holds no target although the picture has some; after the last one the
+        horizontal_flip: mirror half of the images.
+        color_jitter: change brightness, contrast, saturation and hue at random, each for half of the images.
+        max_tries: crops to try when a crop holds no target although the image has some; after the last one the
             example has no targets, which is legal.
     """
 
@@ -58,8 +58,8 @@ class SegmentationAugmentation:
     def __call__(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Returns:
-            The picture `(3, height, width)` uint8, the masks `(num_targets, height, width)` bool and their label ids
-            `(num_targets,)` int64. Targets that the crop leaves without a pixel are gone.
+            The image `(3, height, width)` uint8, the masks `(num_targets, height, width)` bool and their label ids
+            `(num_targets,)` int64. Targets without a pixel in the crop are left out.
         """
         image = tv_tensors.Image(F.pil_to_tensor(sample.image))
         if self.color_jitter is not None:

@@ -37,7 +37,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights for a while."""
+        """Puts the averaged weights into the model for a while."""
         self._swap()
         try:
             yield
@@ -52,17 +52,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def replace_weights(self) -> None:
-        """The model has the averaged weights from now on."""
+        """Puts the averaged weights into the model for good."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.average[name])
 
     @torch.no_grad()
     def load_trained(self, trained: Mapping[str, Tensor]) -> None:
         """
-        Goes on from where it was saved: the model has the average, and gets the weights that are trained.
+        Resumes a saved average, which the model has now; the model gets the weights that are trained.
 
         Raises:
-            ValueError: these are not the weights of this model that are trained, or not of its shapes, or not finite.
+            ValueError: weights are missing, too many, of another shape or not finite.
         """
         if trained.keys() != self.parameters.keys():
             names = sorted(trained.keys() ^ self.parameters.keys())

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from modeling_eomt import EomtForUniversalSegmentationOutput
 
+from .json_files import read_object
 from .tasks import TASKS
 
 
@@ -87,6 +90,24 @@ def select_results(logs: Mapping[str, Any]) -> dict[str, float]:
         and not isinstance(value, bool)
         and not math.isnan(value)
     }
+
+
+def read_evaluation(path: str | PathLike) -> dict[str, float]:
+    """
+    Reads the metrics from an `evaluation.json`, without times and the loss.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds no results.
+    """
+    report = read_object(Path(path))
+    results = select_results(report)
+    if not results:
+        raise ValueError(f"{path} holds no results.")
+    for name, value in results.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{path}: {name} is {value}, and must be a finite number. Evaluate again.")
+    return results
 
 
 def run_model(model: Any, pixel_values: torch.Tensor, num_images: int, **inputs: Any) -> Any:

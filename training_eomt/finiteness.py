@@ -30,8 +30,8 @@ def find_not_finite(outputs: Any) -> list[int]:
 class GradientNorms:
     """The norms of gradients that are not known to be finite yet.
 
-    A device computes a norm some time after it is asked to. It is therefore looked at when the next step has waited
-    for the device anyway, and before anything is saved or evaluated.
+    A device computes a norm some time after the call. It is therefore read when the next step has waited for the
+    device anyway, and before anything is saved or evaluated.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class GradientNorms:
         """
         Args:
             step: the first being 1.
-            images: names of those that the gradient is of.
+            images: names of the images of the step.
             norm: a number, or a tensor of one.
         """
         self._unchecked.append((step, images, norm))

@@ -1,19 +1,18 @@
-"""From samples to what the model takes: augmented for training, as deployed for evaluation."""
+"""From samples to the model's inputs: in whole steps and augmented for training, as deployed for evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
+from image_processing_eomt import VOID, EomtImageProcessor, EomtImageProcessorPil
 
 from .augmentation import SegmentationAugmentation
 from .data.base import SegmentationDataset
 from .data.samples import Sample
-from .metrics.streaming import VOID
 from .tasks import TASKS
 
 
@@ -22,7 +21,7 @@ ImageProcessor = EomtImageProcessor | EomtImageProcessorPil
 
 def process_sample(sample: Sample, image_processor: ImageProcessor, **settings: Any) -> dict[str, Any]:
     """
-    A sample prepared as pictures are at inference; crowds are left out.
+    Prepares a sample as images are prepared at inference; crowds are left out.
 
     Args:
         sample: the sample.
@@ -31,10 +30,10 @@ def process_sample(sample: Sample, image_processor: ImageProcessor, **settings: 
 
     Returns:
         `pixel_values` `(num_windows, 3, height, width)`, and for each window `mask_labels` and `class_labels`; where
-        pictures are split also `patch_offsets`.
+        images are split also `patch_offsets`.
 
     Raises:
-        ValueError: the image processor does not take the picture, which is named.
+        ValueError: the image processor does not take the image, which is named.
     """
     keep = [index for index, target in enumerate(sample.targets) if not target.iscrowd]
     try:
@@ -60,9 +59,9 @@ class TrainingInputs(Dataset):
     the number of workers and processes nor a run that was stopped and resumed changes anything.
 
     Args:
-        samples: data set of [`Sample`].
+        samples: dataset of [`Sample`].
         image_processor: normalises and, without augmentation, resizes and pads.
-        augmentation: random augmentation of a sample, or None to train on pictures as they are.
+        augmentation: random augmentation of a sample, or None to train on images as they are.
         seed: makes the randomness repeatable.
     """
 
@@ -85,7 +84,7 @@ class TrainingInputs(Dataset):
         sample = self.samples[draw % len(self.samples)]
         augmentation_seed, image_seed = np.random.SeedSequence([self.seed, draw]).generate_state(2).tolist()
         if self.augmentation is None:
-            # Training sees a picture as one input, where it would be split in use.
+            # Training sees an image as one input, where it would be split in use.
             whole = {"do_split_image": False, "do_pad": True} if self.image_processor.do_split_image else {}
             example = process_sample(sample, self.image_processor, **whole)
         else:
@@ -99,13 +98,53 @@ class TrainingInputs(Dataset):
         return {**example, "image_seeds": torch.tensor([image_seed]), "file_names": [sample.file_name]}
 
 
-class EvaluationInputs(Dataset):
-    """Samples as evaluation inputs: the windows that the processor makes of a picture, and what is to be found in it
-    at its own size.
+class DrawSampler(Sampler[int]):
+    """Numbers of draws for [`TrainingInputs`]: every epoch another random order of all samples, in whole batches.
+
+    Samples that do not fill a batch of the total size at the end of an epoch are left out, others each time. So every
+    step has the same number of samples, and they are the same however many processes and micro-batches share them.
+    A dataset smaller than one total batch is repeated until it fills one.
 
     Args:
-        samples: data set of [`Sample`].
-        image_processor: prepares pictures as at inference.
+        num_samples: number of samples.
+        total_batch_size: samples in an optimiser step, over all processes.
+        seed: makes the orders repeatable.
+
+    Raises:
+        ValueError: no samples.
+    """
+
+    def __init__(self, num_samples: int, total_batch_size: int, seed: int) -> None:
+        if num_samples < 1:
+            raise ValueError("There is no sample to train on.")
+        self.num_samples = num_samples
+        self.total_batch_size = total_batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Samples in an epoch, a multiple of the total batch size."""
+        return max(self.num_samples // self.total_batch_size, 1) * self.total_batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        rounds = -(-len(self) // self.num_samples)  # 1, or more for very small datasets
+        draws: list[int] = []
+        for number in range(self.epoch * rounds, (self.epoch + 1) * rounds):
+            order = np.random.default_rng([self.seed, number]).permutation(self.num_samples)
+            draws += (number * self.num_samples + order).tolist()
+        return iter(draws[: len(self)])
+
+    def start_at(self, step: int) -> None:
+        """Chooses the epoch that an optimiser step belongs to."""
+        self.epoch = step * self.total_batch_size // len(self)
+
+
+class EvaluationInputs(Dataset):
+    """Samples as evaluation inputs: the windows that the processor makes of an image, and its targets at its own size.
+
+    Args:
+        samples: dataset of [`Sample`].
+        image_processor: prepares images as at inference.
     """
 
     def __init__(self, samples: Sequence[Sample] | SegmentationDataset, image_processor: ImageProcessor):
@@ -131,11 +170,11 @@ class EvaluationInputs(Dataset):
 
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch: `pixel_values` of all windows, everything else in lists, since images differ in their targets."""
+    """Makes a batch: `pixel_values` of all windows, everything else in lists, since images differ in their targets."""
     batch: dict[str, Any] = {name: [value for example in examples for value in example[name]] for name in examples[0]}
     sizes = {tuple(pixel_values.shape) for pixel_values in batch["pixel_values"]}
     if len(sizes) > 1:
-        raise ValueError(f"Pictures of a batch must have one size, got {sorted(sizes)}: set the processor's do_pad.")
+        raise ValueError(f"Images of a batch must have one size, got {sorted(sizes)}: set the processor's do_pad.")
     for name in ("pixel_values", "image_seeds"):
         if name in batch:
             batch[name] = torch.stack(batch[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ import msgspec
 
 
 T = TypeVar("T")
+
+# Raised where content is not JSON or does not follow its schema.
+SCHEMA_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # A text, or what Python writes for numbers that JSON does not have.
 _TEXT_OR_NOT_FINITE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
@@ -55,6 +59,29 @@ def read_json(content: bytes, kind: type[T], where: str, what: str = "what is ex
             return msgspec.json.decode(_TEXT_OR_NOT_FINITE.sub(_finite, content), type=kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"{where} is not {what}: {describe_fault(error)}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+
+
+def read_unambiguous_json(text: str, where: str) -> Any:
+    """
+    Reads JSON in which no key comes twice in an object.
+
+    Raises:
+        ValueError: it is something else.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=once)
+        json.dumps(content, ensure_ascii=False).encode()  # which halves of characters, as "\\ud800", cannot become
+        return content
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 

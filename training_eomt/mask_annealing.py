@@ -5,18 +5,14 @@ query block starts with masks and loses them over a sixth of training, earliest 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
-if TYPE_CHECKING:
-    from .training_arguments import EomtTrainingArguments
-
-
 def default_schedule(total_steps: int, num_blocks: int) -> tuple[list[int], list[int]]:
     """
-    When each query block loses its masks: starts spread evenly from 1/6 to 4/6 of training, each lasting 1/6.
+    Returns when each query block loses its masks: starts spread evenly from 1/6 to 4/6 of training, each lasting 1/6.
 
     Args:
         total_steps: optimiser steps of the whole training.
@@ -37,7 +33,7 @@ def mask_probabilities(
     step: int, start_steps: Sequence[int], end_steps: Sequence[int], power: float = 0.9
 ) -> list[float]:
     """
-    Probability of masking per query block: 1 until its start, `(1 - progress) ** power` until its end, then 0.
+    Returns each query block's probability of masking: 1 until its start, `(1 - progress) ** power` to its end, then 0.
 
     Args:
         step: optimiser steps done so far.
@@ -75,7 +71,7 @@ class MaskAnnealingCallback(TrainerCallback):
         self._set(args, state, **kwargs)
 
     @staticmethod
-    def _set(args: "EomtTrainingArguments", state: TrainerState, model: Any = None, **kwargs: Any) -> None:
+    def _set(args: Any, state: TrainerState, model: Any = None, **kwargs: Any) -> None:
         model = getattr(model, "module", model)
         schedule = args.annealing_schedule(state.max_steps, model.config.num_blocks)
         model.set_mask_probabilities(mask_probabilities(state.global_step, *schedule))

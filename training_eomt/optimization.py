@@ -8,25 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-
-_BACKBONE = re.compile(r"(embeddings|layers|layernorm)\.")
-
-
-def is_backbone(name: str) -> bool:
-    """Whether a parameter belongs to the ViT and not to what EoMT adds to it."""
-    return _BACKBONE.match(name) is not None
+from modeling_eomt.checkpoints_eomt import is_backbone
 
 
 def layerwise_learning_rates(
     model: PreTrainedModel, learning_rate: float, layer_decay: float, decay_query_blocks: bool = True
 ) -> dict[str, float]:
     """
-    The base learning rate of every parameter.
+    Returns the base learning rate of every parameter.
 
     Block i of n has `learning_rate * layer_decay ** (n - 1 - i)`, the embeddings that of block 0; the final norm and
-    everything that is not ViT has `learning_rate`.
+    everything outside the ViT has `learning_rate`.
 
     Args:
         model: an EoMT model.
@@ -55,12 +51,12 @@ def two_stage_warmup_poly(
     step: int, total_steps: int, warmup_steps: tuple[int, int], power: float, is_backbone: bool
 ) -> float:
     """
-    What a base learning rate is multiplied with at a step.
+    Returns the factor on a base learning rate at a step. Another warm-up or decay replaces this function.
 
     Args:
         step: optimiser steps done so far.
         total_steps: optimiser steps of the whole training.
-        warmup_steps: length of the new parameters' linear warm-up, during which the ViT stands still, and of the
+        warmup_steps: lengths of the new parameters' linear warm-up, during which the ViT stands still, and of the
             ViT's, which follows.
         power: exponent of the polynomial decay to 0 that follows a warm-up.
         is_backbone: whether the parameter belongs to the ViT.
@@ -71,6 +67,15 @@ def two_stage_warmup_poly(
     if step < start + length:
         return (step - start) / length
     return (1.0 - min((step - start - length) / max(total_steps - start - length, 1), 1.0)) ** power
+
+
+def create_scheduler(optimizer: Optimizer, total_steps: int, warmup_steps: tuple[int, int], power: float) -> LambdaLR:
+    """Returns the schedule of the groups of [`parameter_groups`], after [`two_stage_warmup_poly`]."""
+
+    def create_multiplier(is_backbone: bool) -> Any:
+        return lambda step: two_stage_warmup_poly(step, total_steps, warmup_steps, power, is_backbone)
+
+    return LambdaLR(optimizer, [create_multiplier(group["is_backbone"]) for group in optimizer.param_groups])
 
 
 def freeze(model: PreTrainedModel, backbone: bool, num_layers: int) -> None:
@@ -95,7 +100,7 @@ def freeze(model: PreTrainedModel, backbone: bool, num_layers: int) -> None:
 
 def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: float) -> Iterator[dict[str, Any]]:
     """
-    Groups for an optimiser: parameters of the same learning rate and the same part of the model.
+    Groups the parameters for an optimiser: by their learning rate and the part of the model.
 
     Args:
         model: the model.
@@ -103,8 +108,8 @@ def parameter_groups(model: nn.Module, rates: dict[str, float], weight_decay: fl
         weight_decay: weight decay of all groups.
 
     Yields:
-        `params`, `lr`, `weight_decay`, `is_backbone` and `name` of each group: "new" for what is not ViT, else its
-        first part, such as "layers.3".
+        `params`, `lr`, `weight_decay`, `is_backbone` and `name` of each group: "new" outside the ViT, else its first
+        part, such as "layers.3".
     """
     groups: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():

@@ -1,27 +1,29 @@
-"""What a training says while it runs: a line for each log, a bar with the time that is left, TensorBoard."""
+"""The progress of a training: a line for each log, a bar with the remaining time, TensorBoard."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from .evaluation import select_results
 
 
+LOSS_TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}  # by their short names
+
+
 def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
     """
-    One readable line for an entry of the log; None for one that says nothing new. A mean over nothing is not in it.
+    Formats an entry of the log as a line; None for one that says nothing new. Means over nothing are left out.
 
     Args:
         state: of the Trainer.
-        logs: the entry: of a training step, or of an evaluation.
+        logs: the entry, of a training step or of an evaluation.
     """
     where = f"step {state.global_step}/{state.max_steps}"
     if "loss" in logs:
         parts = [f"loss {logs['loss']:.3f}"]
-        names = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
-        terms = [f"{short} {logs[name]:.3f}" for short, name in names.items() if name in logs]
+        terms = [f"{short} {logs[name]:.3f}" for short, name in LOSS_TERMS.items() if name in logs]
         parts += [f"({', '.join(terms)})"] if terms else []
         parts += [f"gradient {logs['grad_norm']:.2f}"] if "grad_norm" in logs else []
         rates = [value for name, value in logs.items() if name.startswith("learning_rate")]
@@ -38,30 +40,16 @@ def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
 class LogLine(TrainerCallback):
     """Prints a line for each entry of the log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         line = log_line(state, logs or {})
         if line and state.is_local_process_zero:
             tqdm.write(line)
 
 
 class ProgressBar(ProgressCallback):
-    """A bar with the time that is left and the current loss, below a line for each entry of the log."""
+    """Shows a bar with the remaining time and the current loss, below a line for each entry of the log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         line = log_line(state, logs or {})
@@ -72,6 +60,6 @@ class ProgressBar(ProgressCallback):
 
 
 def tensorboard_writer(callback_handler: Any) -> Any:
-    """The writer of Transformers' TensorBoard callback, if it is there and has begun."""
+    """Returns the writer of Transformers' TensorBoard callback; None if there is none yet."""
     writers = (getattr(callback, "tb_writer", None) for callback in callback_handler.callbacks)
     return next((writer for writer in writers if writer is not None), None)

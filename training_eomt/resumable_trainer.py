@@ -10,27 +10,36 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
-from . import resuming
-from . import saved_checkpoints as checkpoints
+from . import checkpoints
+from .card import write_card
+from .comparison import check_same_model, check_same_training, training_settings
 from .ema import WeightAverage
 from .finiteness import GradientNorms, check_finite_weights
 from .folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
-from .publishing.card import write_card
-from .sampling import DrawSampler
-from .stopping import StopRequest, let_workers_go_on
+from .inputs import DrawSampler
+from .stopping import StopRequest, ignore_signals
 from .training_arguments import EomtTrainingArguments
+
+
+# Arguments that a data loader takes under these names.
+_LOADER_ARGUMENTS = (
+    "num_workers",
+    "pin_memory",
+    "persistent_workers",
+    "prefetch_factor",
+    "multiprocessing_context",
+    "in_order",
+)
 
 
 class ResumableTrainer(Trainer):
     """
     A [`Trainer`] whose trainings may be stopped or killed at any moment, and go on as if they had not been.
 
-    What it takes is what `Trainer` takes, and:
+    It takes what `Trainer` takes, and:
         args: [`EomtTrainingArguments`].
         train_dataset: [`TrainingInputs`].
     """
@@ -42,47 +51,57 @@ class ResumableTrainer(Trainer):
         super().__init__(**kwargs)
         self.is_finished = False  # the training that is resumed is at its end
         self.gradient_norms = GradientNorms()
-        self.step_images: list[str] = []  # of this process, in the step that is under way
+        self.step_images: list[str] = []  # of this process, in the current step
         self.stop_request = StopRequest()
         self.asked_to_stop: torch.Tensor | None = None  # how many of several processes were, before this step
         self._sampler: DrawSampler | None = None
         self._average: WeightAverage | None = None
         self._resumed_from: Path | None = None
-        self._settings: dict[str, Any] = {}  # what a training must have in common with one that it goes on with
+        self._unfinished: Path | None = None  # the checkpoint that is being written
+        self._settings: dict[str, Any] = {}  # what a training must have in common with the one that it resumes
 
     def add_lifecycle_callbacks(self) -> None:
-        """To be called when all other callbacks are there."""
+        """Adds the callbacks that must come after all others."""
         self.add_callback(_Hooks(self))
         self.add_callback(self.stop_request)
 
     @property
     def bare_model(self) -> Any:
-        """The model without what Accelerate or a compiler put around it."""
+        """The model without the wrappers of Accelerate and of a compiler."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> DrawSampler:
-        total_batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        self._sampler = DrawSampler(len(dataset), total_batch_size, self.args.seed)
-        return self._sampler
-
     def get_train_dataloader(self) -> DataLoader:
-        loader = super().get_train_dataloader()
-        let_workers_go_on(loader)
-        return loader
+        """Returns a loader of whole steps, in an order that follows from the seed and the step alone."""
+        arguments, dataset = self.args, self.train_dataset
+        total_batch_size = self.get_total_train_batch_size(arguments)
+        self._sampler = DrawSampler(len(dataset), total_batch_size, arguments.seed)
+        options = {name: getattr(arguments, f"dataloader_{name}", None) for name in _LOADER_ARGUMENTS}
+        loader = DataLoader(
+            dataset,
+            batch_size=total_batch_size // (arguments.gradient_accumulation_steps * arguments.world_size),
+            sampler=self._sampler,
+            collate_fn=self.data_collator,
+            worker_init_fn=ignore_signals,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        return self.accelerator.prepare(loader)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if self.accelerator.scaler is None:  # which leaves out steps whose gradients overflow
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(model, *args, **kwargs)
+        # A scaler (fp16) leaves out steps whose gradients overflow.
+        if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
             self.gradient_norms.add(self.state.global_step + 1, self.step_images, norm)
-        return norm
+        return loss
 
     def train(  # type: ignore[override]
         self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
     ) -> Any:
         """
         As `Trainer.train`. `resume_from_checkpoint=True` goes on from the last complete checkpoint in the output
-        folder; what an interrupted run left of a later one is removed. A training that is at its end is left there.
+        folder; later ones, which a killed run did not complete, are removed. A training that is at its end is left
+        there.
 
         Raises:
             ValueError: there is nothing to resume from, or the checkpoint is not complete, damaged, or of another
@@ -91,19 +110,26 @@ class ResumableTrainer(Trainer):
             FloatingPointError: predictions, gradients or weights are not finite.
             Stopped: a signal has ended the training.
         """
-        checkpoint = self._checkpoint_to_resume_from(resume_from_checkpoint)
-        self._resumed_from, self.is_finished = checkpoint, False
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        self._resumed_from, self._unfinished, self.is_finished = checkpoint, None, False
         self.gradient_norms, self.asked_to_stop = GradientNorms(), None
-        with self.stop_request.listening(), resuming.without_hints_at_intervals():
-            result = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
+        with self.stop_request.listen(), checkpoints.without_hints_at_intervals():
+            try:
+                result = super().train(
+                    resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs
+                )
+            except Exception as error:
+                if self._unfinished is not None:
+                    checkpoints.fail_writing(self._unfinished, error, self.args.should_save)
+                raise
             self.gradient_norms.check()
         if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self._average.replace_weights()
         self._average = None
         return result
 
-    def _checkpoint_to_resume_from(self, given: str | bool | None) -> Path | None:
-        """The checkpoint that `train` was asked to resume from, if it can be; what a killed run left is removed."""
+    def _find_checkpoint(self, given: str | bool | None) -> Path | None:
+        """Returns the checkpoint that `train` was asked to resume from, if it can be; removes incomplete ones."""
         if not given:
             return None
         if given is True:
@@ -117,116 +143,86 @@ class ResumableTrainer(Trainer):
             self.accelerator.wait_for_everyone()
         else:
             last = Path(given)
-            if not checkpoints.is_complete(last):
+            if not (last / checkpoints.STATE).is_file():
                 raise ValueError(f"{last} is not a complete checkpoint.")
-        resuming.read_state(last)
-        resuming.check_same_model(last, self.bare_model.config)
+        state = checkpoints.read_state(last)
+        check_same_model(last, self.bare_model.config)
         if not self.is_deepspeed_enabled:
-            resuming.check_files(
+            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            for folder in [last] if best is None or not Path(best).is_dir() else [last, Path(best)]:
+                checkpoints.check_model(folder, self.bare_model, self.is_fsdp_enabled)
+            checkpoints.check_course(
                 last,
+                state.global_step,
                 num_processes=self.args.world_size,
                 process_index=self.args.process_index,
                 is_sharded=self.is_fsdp_enabled,
                 has_scaler=self.accelerator.scaler is not None,
             )
-        has_average = resuming.has_average(last)
+        has_average = checkpoints.has_average(last)
         if has_average != (self.args.ema_decay is not None):
             how = "with ema_decay: give it again" if has_average else "without ema_decay: leave it out"
-            raise ValueError(f"{last} was saved {how}, or start anew.")
+            raise ValueError(f"{last} was saved {how}, or start a new training.")
         return last
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
         values = super().set_initial_training_values(*args, **kwargs)
         total_steps = values[-1]
-        self._settings = resuming.settings_of(self, total_steps)
+        self._settings = training_settings(self, total_steps)
         if self._resumed_from is None:
             return values
-        state = resuming.read_state(self._resumed_from)
-        resuming.check_same_training(self._resumed_from, state, self._settings)
-        self.is_finished = state.global_step >= total_steps or resuming.was_ended(state)
+        state = checkpoints.read_state(self._resumed_from)
+        check_same_training(self._resumed_from, state, self._settings)
+        self.is_finished = state.global_step >= total_steps or checkpoints.was_ended(state)
         # Trainer would make one more step of a training that ends within an epoch.
         return (0, *values[1:]) if self.is_finished else values
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with resuming.loading("model", resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        with resuming.loading("best model", str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Nothing of a model is left as it was when a checkpoint is loaded."""
-        for what, names in (("missing", load_result.missing_keys), ("too many", load_result.unexpected_keys)):
-            if names:
-                raise ValueError(f"{len(names)} weights are {what}: {', '.join(names[:5])}, ...")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with resuming.loading("state of optimizer or scheduler", str(checkpoint)):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            # A scaler (fp16) leaves out steps.
-            if checkpoint is not None and isinstance(self.lr_scheduler, LambdaLR) and self.accelerator.scaler is None:
-                step, reached = self.state.global_step, self.lr_scheduler.last_epoch
-                if step != reached:
-                    raise ValueError(f"which is after step {reached}, while {resuming.STATE} is after step {step}")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with resuming.loading("random state", str(checkpoint)):
-            super()._load_rng_state(checkpoint)
-
     def begin_training(self) -> None:
-        """What comes when the model is ready and, if it was stopped before, loaded."""
+        """Is called when the model is ready and, if it was stopped before, loaded."""
         model = self.bare_model
         if self._resumed_from is not None:
             self.state.compute_steps(self.args, self.state.max_steps)  # how often to log and save may change
-            with resuming.loading("model", self._resumed_from):
+            with checkpoints.loading("model", self._resumed_from):
                 check_finite_weights(model.named_parameters())
         if self.args.ema_decay is None:
             return
         self._average = WeightAverage(model, self.args.ema_decay)
         if self._resumed_from is not None:  # the model that was loaded is the average, which is not what is trained
-            with resuming.loading("trained weights", self._resumed_from):
-                self._average.load_trained(safetensors.torch.load_file(self._resumed_from / resuming.TRAINED_WEIGHTS))
+            trained = self._resumed_from / checkpoints.TRAINED_WEIGHTS
+            with checkpoints.loading("trained weights", self._resumed_from):
+                self._average.load_trained(safetensors.torch.load_file(trained))
 
     def begin_epoch(self) -> None:
-        """Chooses the order of the pictures, from the step: not every wrapper passes the epoch on to the sampler."""
+        """Chooses the order of the images, from the step: not every wrapper passes the epoch on to the sampler."""
         if self._sampler is not None:
             self._sampler.start_at(self.state.global_step)
 
     def end_step(self) -> None:
-        """What comes after the optimiser's step."""
+        """Is called after the optimiser's step."""
         if self._average is not None:
             self._average.update(self.state.global_step)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.gradient_norms.check()
-        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        # Older checkpoints go when this one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            with checkpoints.writing(checkpoint, self.args.should_save):
-                if self.args.should_save:
-                    (checkpoint / resuming.SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            rotate_checkpoints(
-                str(checkpoint.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
-            )
+    def end_checkpoint(self) -> None:
+        """Is called when a checkpoint was written; it is complete when all processes have."""
+        self.accelerator.wait_for_everyone()
+        self._unfinished = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
         As `Trainer.save_model`; in training, the model as it is deployed and evaluated. Outside of checkpoints, which
-        are marked until they are complete, it takes the place of a former model when it is written to its end.
+        are not used before they are complete, it takes the place of a former model when it is written to its end.
 
         Raises:
             FloatingPointError: weights are not finite. Nothing is written.
             OSError: the disk is full, or cannot be written to. A former model stays.
         """
         folder = Path(output_dir or str(self.args.output_dir))
-        if checkpoints.is_being_written(folder):
+        if _internal_call and output_dir is not None:  # Trainer begins a checkpoint
+            self.gradient_norms.check()
+            self._unfinished = folder
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / checkpoints.SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
             self._write_model(folder)
         else:
             draft = folder / DRAFT
@@ -246,12 +242,13 @@ class ResumableTrainer(Trainer):
             super().save_model(str(folder), _internal_call=True)
         if self._average is not None and self.args.should_save:
             trained = {name: value.detach().contiguous() for name, value in self._average.parameters.items()}
-            safetensors.torch.save_file(trained, folder / resuming.TRAINED_WEIGHTS)
-            shutil.copymode(folder / CONFIG, folder / resuming.TRAINED_WEIGHTS)  # safetensors does not ask the umask
+            safetensors.torch.save_file(trained, folder / checkpoints.TRAINED_WEIGHTS)
+            # safetensors does not ask the umask
+            shutil.copymode(folder / CONFIG, folder / checkpoints.TRAINED_WEIGHTS)
 
     @contextmanager
     def _as_deployed(self) -> Iterator[None]:
-        """The model as it will be in use: without masks where they fade out, with averaged weights."""
+        """Makes the model what it will be in use: without masks where they fade out, with averaged weights."""
         model = self.bare_model
         probabilities = model.mask_probabilities
         if self.is_in_train and self.args.mask_annealing:
@@ -263,13 +260,13 @@ class ResumableTrainer(Trainer):
             model.set_mask_probabilities(probabilities)
 
     def check_last_step(self) -> None:
-        """What is cheap to ask the device when it was waited for anyway, as in the middle of every forward pass."""
+        """Does what is cheap when the device was waited for anyway, as in the middle of every forward pass."""
         self.gradient_norms.check()
         self.stop_request.is_agreed = self.asked_to_stop is not None and bool(self.asked_to_stop)
 
 
 class _Hooks(TrainerCallback):
-    """Where the Trainer's loop calls a [`ResumableTrainer`] back."""
+    """Calls a [`ResumableTrainer`] from the Trainer's loop."""
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self.trainer = trainer
@@ -282,3 +279,6 @@ class _Hooks(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.end_checkpoint()

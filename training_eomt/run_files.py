@@ -1,4 +1,4 @@
-"""Names of what a run leaves in its output folder."""
+"""Names of the files of a run in its output folder."""
 
 REPORT = "evaluation.json"
 CONFUSION_CSV, CONFUSION_PNG = "confusion_matrix.csv", "confusion_matrix.png"

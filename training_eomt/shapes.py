@@ -1,4 +1,4 @@
-"""A generated panoptic data set: circles, squares, triangles and stars on grass and water.
+"""A generated panoptic dataset: circles, squares, triangles and stars on grass and water.
 
 It is small, needs no download, and is written in COCO panoptic format, so training on it takes the same path as
 training on COCO. Each kind of shape has its family of colours, with neighbouring families close to each other.
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .data.colours import decode_rgb
 from .data.samples import Category
 
 
@@ -33,10 +34,10 @@ SATURATION, BRIGHTNESS = (0.55, 0.95), (0.55, 1.0)
 GRASS_COLOUR = np.array([85, 140, 60], dtype=np.float32)
 WATER_COLOUR = np.array([45, 105, 170], dtype=np.float32)
 
-SHAPES_PER_PICTURE = (2, 5)
-SHAPE_SIZE = (0.15, 0.45)  # of the picture's shorter side
+SHAPES_PER_IMAGE = (2, 5)
+SHAPE_SIZE = (0.15, 0.45)  # of the image's shorter side
 CIRCUMRADIUS = {"circle": 0.5, "square": 0.62, "triangle": 0.68, "star": 0.68}  # of the size: similar areas
-MIN_VISIBLE_AREA = 0.003  # of the picture
+MIN_VISIBLE_AREA = 0.003  # of the image
 MIN_VISIBLE_PART = 0.5  # of the shape as it was drawn
 PLACEMENT_TRIES = 20
 GENERATOR_VERSION = 1  # a folder written by another version is not reused
@@ -52,12 +53,12 @@ def generate_shapes_dataset(
 ) -> Path:
     """Writes `train/`, `validation/` and `test/`, each with `images/`, `panoptic/` and `panoptic.json`.
 
-    The same arguments give the same bytes. Picture `i` of a split depends on the seed, the split, `i` and `image_size`
-    only. A folder that already holds the data set with the same arguments is left as it is.
+    The same arguments give the same bytes. Image `i` of a split depends on the seed, the split, `i` and `image_size`
+    only. A folder that already holds the dataset with the same arguments is left as it is.
 
     Args:
-        image_size: side of the square pictures in pixels, or `(smallest, largest)`: height and width are then drawn
-            independently for every picture.
+        image_size: side of the square images in pixels, or `(smallest, largest)`: height and width are then drawn
+            independently for every image.
 
     Returns:
         The directory.
@@ -72,20 +73,20 @@ def generate_shapes_dataset(
         raise ValueError(f"image_size must be at least 32 pixels and (smallest, largest) in order, got {image_size}.")
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
     if min(counts.values()) < 0:
-        raise ValueError(f"Numbers of pictures cannot be negative, got {counts}.")
+        raise ValueError(f"Numbers of images cannot be negative, got {counts}.")
 
     arguments = {**counts, "image_size": [smallest, largest], "seed": seed, "version": GENERATOR_VERSION}
     if _holds_dataset(directory, arguments):
         return directory
 
-    # Written beside the directory and moved at the end: an interrupted run leaves no half data set behind.
+    # Written beside the directory and moved at the end: an interrupted run leaves no half dataset behind.
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as temporary:
         unfinished = Path(temporary) / "dataset"
         for split_index, split in enumerate(SPLITS):
             _write_split(unfinished / split, counts[split], (smallest, largest), seed, split_index)
         (unfinished / "shapes.json").write_text(json.dumps(arguments, indent=1))
-        # Another process may have finished the same data set in the meantime.
+        # Another process may have finished the same dataset in the meantime.
         if not _holds_dataset(directory, arguments):
             if directory.exists():
                 directory.rmdir()
@@ -94,20 +95,20 @@ def generate_shapes_dataset(
 
 
 def draw_image(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Draws one picture.
+    """Draws one image.
 
     Returns:
-        The picture `(height, width, 3)` uint8; a map of segment numbers `(height, width)` that start at 0; and the
+        The image `(height, width, 3)` uint8; a map of segment numbers `(height, width)` that start at 0; and the
         category id of every segment.
     """
     y, x = np.mgrid[:height, :width].astype(np.float32)
     grass = _grass_region(rng, y, x)
-    picture = np.where(grass[..., None], _grass(rng, height, width), _water(rng, y, x))
+    image = np.where(grass[..., None], _grass(rng, height, width), _water(rng, y, x))
     segments = np.where(grass, 0, 1)
     category_ids = [len(THINGS) + 1, len(THINGS) + 2]
     drawn_areas = [0.0, 0.0]
 
-    for _ in range(rng.integers(SHAPES_PER_PICTURE[0], SHAPES_PER_PICTURE[1] + 1)):
+    for _ in range(rng.integers(SHAPES_PER_IMAGE[0], SHAPES_PER_IMAGE[1] + 1)):
         kind = int(rng.integers(len(THINGS)))
         hue, saturation, brightness = (rng.uniform(*span) for span in (HUES[THINGS[kind]], SATURATION, BRIGHTNESS))
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, brightness))
@@ -121,13 +122,13 @@ def draw_image(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
                 category_ids.append(kind + 1)
                 drawn_areas.append(float(inside.sum()))
                 shade = 14 * direction + rng.normal(0, 7, inside.shape)
-                picture = np.where(inside[..., None], colour + shade[..., None], picture)
+                image = np.where(inside[..., None], colour + shade[..., None], image)
                 break
-    return picture.clip(0, 255).astype(np.uint8), segments, category_ids
+    return image.clip(0, 255).astype(np.uint8), segments, category_ids
 
 
 def _grass_region(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One side of a wavy line across the picture, `(height, width)` bool."""
+    """One side of a wavy line across the image, `(height, width)` bool."""
     height, width = y.shape
     angle = rng.uniform(0, 2 * np.pi)
     u, v = (x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5
@@ -184,19 +185,19 @@ def _inside_shape(kind: str, distance: np.ndarray, angle: np.ndarray) -> np.ndar
     return edge_x * point_y - edge_y * point_x >= 0
 
 
-def _write_split(directory: Path, num_pictures: int, image_size: tuple[int, int], seed: int, split_index: int) -> None:
+def _write_split(directory: Path, num_images: int, image_size: tuple[int, int], seed: int, split_index: int) -> None:
     (directory / "images").mkdir(parents=True)
     (directory / "panoptic").mkdir()
     images, annotations = [], []
-    for index in range(num_pictures):
+    for index in range(num_images):
         rng = np.random.default_rng([seed, split_index, index])
         height, width = (int(side) for side in rng.integers(image_size[0], image_size[1] + 1, 2))
-        picture, segments, category_ids = draw_image(rng, height, width)
+        image, segments, category_ids = draw_image(rng, height, width)
         # Ids spread over all 24 bits, as in COCO, so that neighbours differ in colour.
         segment_ids = (np.arange(1, len(category_ids) + 1) * 2654435) % 2**24
         file_name = f"{index:06d}.png"
-        Image.fromarray(picture).save(directory / "images" / file_name)
-        Image.fromarray(_ids_to_rgb(segment_ids[segments])).save(directory / "panoptic" / file_name)
+        Image.fromarray(image).save(directory / "images" / file_name)
+        Image.fromarray(decode_rgb(segment_ids[segments])).save(directory / "panoptic" / file_name)
         images.append({"id": index, "file_name": file_name, "height": height, "width": width})
         segments_info = [
             _segment_info(segments == number, int(segment_ids[number]), category_id)
@@ -220,22 +221,17 @@ def _segment_info(mask: np.ndarray, segment_id: int, category_id: int) -> dict[s
     }
 
 
-def _ids_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """COCO's encoding of segment ids as colours, `(height, width, 3)` uint8: id = R + 256 G + 65536 B."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-
-
 def _holds_dataset(directory: Path, arguments: dict[str, Any]) -> bool:
-    """Whether the directory already holds the data set with these arguments; False if it is empty or missing."""
+    """Whether the directory already holds the dataset with these arguments; False if it is empty or missing."""
     if not directory.exists() or not any(directory.iterdir()):
         return False
     settings = directory / "shapes.json"
     if not settings.is_file():
-        raise FileExistsError(f"{directory} is not empty and holds no shapes data set. Choose another directory.")
+        raise FileExistsError(f"{directory} is not empty and holds no shapes dataset. Choose another directory.")
     found = json.loads(settings.read_text(encoding="utf-8"))
     if found != arguments:
         raise FileExistsError(
-            f"{directory} holds a shapes data set made with {found}, asked for was {arguments}. "
+            f"{directory} holds a shapes dataset made with {found}, asked for was {arguments}. "
             "Delete it or choose another directory."
         )
     return True
@@ -244,7 +240,7 @@ def _holds_dataset(directory: Path, arguments: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training_eomt.shapes",
-        description="Write a generated panoptic data set (shapes on grass and water) in COCO format.",
+        description="Write a generated panoptic dataset (shapes on grass and water) in COCO format.",
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--num-train", type=int, default=2000)
@@ -263,7 +259,7 @@ def main() -> None:
         directory = generate_shapes_dataset(arguments.directory, *counts, image_size, arguments.seed)
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
-    print(f"Shapes data set in {directory}")
+    print(f"Shapes dataset in {directory}")
 
 
 if __name__ == "__main__":

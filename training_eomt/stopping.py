@@ -7,10 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
@@ -39,16 +37,16 @@ def _stop_now(number: int, frame: Any = None) -> None:
 
 
 def answer_sigterm() -> None:
-    """SIGTERM ends a run as SIGINT does, with a word; for the main thread of a command."""
+    """Makes SIGTERM end a run as SIGINT does, with a message; for the main thread of a command."""
     signal.signal(signal.SIGTERM, _stop_now)
 
 
 class StopRequest(TrainerCallback):
     """Ends a training after a step when a signal asks for it, with a checkpoint; it must come after other callbacks.
 
-    Between two steps, and while data are waited for, a signal is noted; at the end of the step, or of the epoch where
-    they are one, a checkpoint is written and [`Stopped`] is raised. Where no step is under way, in an evaluation or
-    while a checkpoint is loaded, and where the first signal is not soon enough, it is raised at once.
+    During a step a signal is noted; at the end of the step, or of the epoch if they coincide, a checkpoint is written
+    and [`Stopped`] is raised. Outside of steps, in an evaluation or while a checkpoint is loaded, and at a second
+    signal, it is raised at once.
 
     Attributes:
         number: the signal that this process got, None if there was none.
@@ -64,8 +62,8 @@ class StopRequest(TrainerCallback):
         self._stops_at_once = True
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals are answered as said above. Threads other than the main one cannot be asked to."""
+    def listen(self) -> Iterator[None]:
+        """Handles signals as described above, in the main thread; others cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -90,8 +88,8 @@ class StopRequest(TrainerCallback):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _FINISHING.encode())
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """No step is under way."""
+    def stop_at_once(self) -> Iterator[None]:
+        """Raises [`Stopped`] at once for a signal: no step is under way."""
         before, self._stops_at_once = self._stops_at_once, True
         try:
             yield
@@ -127,16 +125,10 @@ class StopRequest(TrainerCallback):
 _FINISHING = "\nStopping: the step is finished and a checkpoint is written. Once more stops at once.\n"
 
 
-def let_workers_go_on(loader: DataLoader) -> None:
-    """Processes that prepare data ignore signals, which a terminal sends to all; their parent ends them."""
-    loader.worker_init_fn = partial(_ignore_signals, loader.worker_init_fn)
-
-
-def _ignore_signals(worker_init: Any, worker: int) -> None:
+def ignore_signals(worker: int) -> None:
+    """Makes a process that loads data ignore signals, which a terminal sends to all processes; its parent ends it."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if worker_init is not None:
-        worker_init(worker)
 
 
 class EarlyStop(TrainerCallback):

@@ -6,24 +6,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eomt import count_items
+from modeling_eomt.random_eomt import StepRandomness
 
+from .card import keep_hub_card, write_card
 from .evaluation import RunningEvaluation, run_model
 from .figures import as_segments, side_by_side
 from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
-from .optimization import freeze, layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
+from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
-from .publishing.card import keep_hub_card, write_card
 from .resumable_trainer import ResumableTrainer
 from .run_files import DRAWINGS
 from .stopping import EarlyStop
@@ -31,22 +32,22 @@ from .tasks import TASKS, build_panoptic_reference
 from .training_arguments import EomtTrainingArguments
 
 
-NUM_DRAWN = 4  # pictures drawn in every evaluation during training
+NUM_DRAWN = 4  # images drawn in every evaluation during training
 
 
 class EomtTrainer(ResumableTrainer):
     """
-    Trains an EoMT model as the paper does, and measures it for its processor's task at the pictures' own size.
+    Trains an EoMT model as the paper does, and measures it for its processor's task at the images' own size.
 
-    - Steps consist of the same pictures, with the same random numbers, however many processes share them.
+    - Steps consist of the same images, with the same random numbers, however many processes share them.
     - While masks fade out in training, evaluation runs without them, as the finished model will. It keeps only the
-      statistics that the metric needs. Every evaluation in training draws its first pictures into the folder
+      statistics that the metric needs. Every evaluation in training draws its first images into the folder
       `evaluation_pictures/step-...` of the output, and for TensorBoard.
     - With `ema_decay` the averaged weights are what is evaluated and saved; a checkpoint holds both.
     - A checkpoint that was not written to its end is never resumed from, and neither is one of another training.
     - SIGINT and SIGTERM finish the step, write a checkpoint and raise [`Stopped`]; a second one raises it at once.
     - `load_best_model_at_end` means the best in PQ, AP or mIoU unless `metric_for_best_model` names something else.
-    - Predictions and gradients that are not finite end the training, with the names of the pictures. Weights that are
+    - Predictions and gradients that are not finite end the training, with the names of the images. Weights that are
       not finite are never saved.
 
     Args:
@@ -81,10 +82,11 @@ class EomtTrainer(ResumableTrainer):
         self.add_lifecycle_callbacks()
         self.per_class: dict[int, dict[str, float]] = {}  # of the last evaluation, by label id
         self.confusion_matrix: np.ndarray | None = None  # of the last evaluation
+        self._schedule: LRScheduler | None = None  # as it was created here
         self._terms: dict[str, Any] = {}  # loss terms since the last log, summed
         self._logged_at = 0  # step
 
-    # What is trained, and how
+    # Optimisation
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -98,17 +100,11 @@ class EomtTrainer(ResumableTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is None or self.lr_scheduler is self._schedule:  # of an earlier training
             optimizer = self.create_optimizer() if optimizer is None else optimizer
             warmup_steps = self.args.warmup_stages(num_training_steps)
-
-            def multiplier(is_backbone: bool) -> Any:
-                return lambda step: two_stage_warmup_poly(
-                    step, num_training_steps, warmup_steps, self.args.poly_power, is_backbone
-                )
-
-            self.lr_scheduler = LambdaLR(optimizer, [multiplier(g["is_backbone"]) for g in optimizer.param_groups])
-            self._created_lr_scheduler = True
+            self._schedule = create_scheduler(optimizer, num_training_steps, warmup_steps, self.args.poly_power)
+            self.lr_scheduler = self._schedule
         return self.lr_scheduler
 
     def get_batch_samples(
@@ -174,7 +170,7 @@ class EomtTrainer(ResumableTrainer):
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        # Without this, processes with fewer pictures would count some of the others' a second time.
+        # Without this, processes with fewer images would count some of the others' a second time.
         dataloader_config = self.accelerator.dataloader_config
         even_batches, dataloader_config.even_batches = dataloader_config.even_batches, False
         try:
@@ -194,7 +190,7 @@ class EomtTrainer(ResumableTrainer):
         self._evaluation = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
         self._num_drawn = 0
         self.gradient_norms.check()
-        with self._as_deployed(), self.stop_request.at_once():
+        with self._as_deployed(), self.stop_request.stop_at_once():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -215,7 +211,7 @@ class EomtTrainer(ResumableTrainer):
         """Adds a batch to the metric. Nothing is returned for `Trainer` to gather: predictions would not fit."""
         references, sizes, indices = (inputs.pop(name) for name in ("references", "target_sizes", "indices"))
         file_names = inputs.pop("file_names")
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         targets = [inputs.pop(name) for name in ("mask_labels", "class_labels", "image_seeds")]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = run_model(model, num_images=len(sizes), **inputs)
@@ -235,19 +231,15 @@ class EomtTrainer(ResumableTrainer):
 
     def _losses(self, outputs: Any, mask_labels: Any, class_labels: Any, image_seeds: torch.Tensor) -> list[float]:
         """Returns the loss of each input by itself, which does not depend on the batch that it is part of."""
-        losses = [
-            self.bare_model.compute_loss(
-                [(outputs.masks_queries_logits[index, None], outputs.class_queries_logits[index, None])],
-                [masks],
-                [labels],
-                image_seeds=seed[None],
-            )[0]
-            for index, (masks, labels, seed) in enumerate(zip(mask_labels, class_labels, image_seeds, strict=True))
-        ]
+        criterion, losses = self.bare_model.criterion, []
+        predictions = zip(outputs.masks_queries_logits.split(1), outputs.class_queries_logits.split(1), strict=True)
+        for prediction, masks, labels, seed in zip(predictions, mask_labels, class_labels, image_seeds, strict=True):
+            terms = criterion(*prediction, [masks], [labels], StepRandomness(seed[None], 1, seed.device))
+            losses.append(criterion.weighted_sum([terms])[0])
         return torch.stack(losses).tolist()
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
-        """Input, target and prediction of the first pictures that are evaluated."""
+        """Draws input, target and prediction of the first images that are evaluated."""
         dataset: Any = self.eval_dataset
         step = self.state.global_step
         results = self.image_processor.post_process(outputs, sizes)
@@ -278,7 +270,7 @@ class EomtTrainer(ResumableTrainer):
         dataset_args: str | list[str] | None = None,
     ) -> None:
         """
-        Writes this project's card into the output folder, where the model was saved; a person's own card stays.
+        Writes this project's card into the output folder, beside the model; a card that a person has changed stays.
 
         The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
         `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.

@@ -1,8 +1,8 @@
-"""What can be said about a training run beside what every `Trainer` knows."""
+"""The arguments of a training, and their defaults, beside those of every `Trainer`."""
 
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
@@ -12,18 +12,18 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import logging
 
-from .argument_checks import check_names, check_ranges
+from .argument_checks import argument, check_names, check_ranges
 from .mask_annealing import default_schedule
 
 
-# Arguments of every Trainer that would change nothing here, and what does.
+# Arguments of every Trainer that have no effect here, and what to do instead.
 _WITHOUT_EFFECT = {
     "warmup_steps": "use new_parameters_warmup_steps and backbone_warmup_steps",
     "lr_scheduler_type": "the learning rate decays with (1 - progress) ** poly_power",
     "lr_scheduler_kwargs": "the learning rate decays with (1 - progress) ** poly_power",
-    "data_seed": "seed also decides about the order of the pictures",
+    "data_seed": "seed also decides about the order of the images",
     "label_smoothing_factor": "the loss has no smoothed labels",
-    "train_sampling_strategy": "every epoch goes through the pictures in another random order",
+    "train_sampling_strategy": "every epoch goes through the images in another random order",
     "neftune_noise_alpha": "there are no embeddings of words",
 }
 
@@ -38,105 +38,81 @@ class EomtTrainingArguments(TrainingArguments):
             effect here.
     """
 
-    learning_rate: float = field(
-        default=1e-4, metadata={"help": "Learning rate of the last block and of everything new."}
+    learning_rate: float = argument(1e-4, "Learning rate of the last block and of everything new.")
+    weight_decay: float = argument(0.05, "Weight decay of every parameter.")
+    max_grad_norm: float = argument(0.01, "Norm to which gradients are clipped.")
+    layer_decay: float = argument(0.8, "Factor on the learning rate per block, from the last to the first.")
+    decay_query_blocks: bool = argument(True, "Whether the blocks that process the queries decay too.")
+    new_parameters_warmup_steps: float | None = argument(
+        None,
+        "Warm-up of everything new while the ViT stands still: steps, or a fraction of training below 1. Default: "
+        "500 steps, at most a twentieth of training.",
     )
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of every parameter."})
-    max_grad_norm: float = field(default=0.01, metadata={"help": "Norm to which gradients are clipped."})
-    layer_decay: float = field(
-        default=0.8, metadata={"help": "Factor on the learning rate per block, from the last to the first."}
+    backbone_warmup_steps: float | None = argument(
+        None,
+        "Warm-up of the ViT afterwards: steps, or a fraction of training below 1. Default: 1000 steps, at most a "
+        "tenth of training.",
     )
-    decay_query_blocks: bool = field(
-        default=True, metadata={"help": "Whether the blocks that process the queries decay too."}
+    poly_power: float = argument(0.9, "Exponent of the learning rate's polynomial decay.")
+    mask_annealing: bool = argument(
+        True,
+        "Whether masked attention fades out block by block; otherwise masks stay as in the model.",
     )
-    new_parameters_warmup_steps: float | None = field(
-        default=None,
-        metadata={
-            "help": "Warm-up of everything new while the ViT stands still: steps, or a fraction of training below 1. "
-            "Default: 500 steps, at most a twentieth of training."
-        },
+    mask_annealing_starts: list[float] | None = argument(
+        None,
+        "When each query block, earliest first, begins to lose its masks: steps, or fractions of training below 1. "
+        "Default: evenly from 1/6 to 4/6 of training.",
     )
-    backbone_warmup_steps: float | None = field(
-        default=None,
-        metadata={
-            "help": "Warm-up of the ViT afterwards: steps, or a fraction of training below 1. "
-            "Default: 1000 steps, at most a tenth of training."
-        },
+    mask_annealing_ends: list[float] | None = argument(
+        None,
+        "When each query block has lost its masks: steps, or fractions of training, 1 being its end. Default: a "
+        "sixth of training after its start.",
     )
-    poly_power: float = field(default=0.9, metadata={"help": "Exponent of the learning rate's polynomial decay."})
-    mask_annealing: bool = field(
-        default=True,
-        metadata={"help": "Whether masked attention fades out block by block; otherwise masks stay as in the model."},
+    total_batch_size: int | None = argument(
+        None,
+        "Images per optimiser step over all devices, accumulated where they do not fit at once: "
+        "per_device_train_batch_size then is the most that a device takes at a time. Default: "
+        "per_device_train_batch_size x gradient_accumulation_steps x devices.",
     )
-    mask_annealing_starts: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "When each query block, earliest first, begins to lose its masks: steps, or fractions of training "
-            "below 1. Default: evenly from 1/6 to 4/6 of training."
-        },
+    ema_decay: float | None = argument(
+        None,
+        "Keep a moving average of the weights with this decay, such as 0.999: what is evaluated and saved is the "
+        "average. Default: none.",
     )
-    mask_annealing_ends: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "When each query block has lost its masks: steps, or fractions of training, 1 being its end. "
-            "Default: a sixth of training after its start."
-        },
+    freeze_backbone: bool = argument(False, "Train only what EoMT adds to the ViT.")
+    freeze_layers: int = argument(0, "Do not train the ViT's embeddings and this many of its first blocks.")
+    dataloader_num_workers: int | None = argument(  # type: ignore[assignment]  # an int from `__post_init__` on
+        None,
+        "Processes per device that prepare images ahead of time. Default: on an accelerator as many as there are "
+        "cores for it, at most 8; on a CPU none, for they would take the model's cores.",
     )
-    total_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Pictures per optimiser step over all devices, accumulated where they do not fit at once: "
-            "per_device_train_batch_size then is the most that a device takes at a time. "
-            "Default: per_device_train_batch_size x gradient_accumulation_steps x devices."
-        },
+    early_stopping_patience: int | None = argument(
+        None,
+        "Stop after so many evaluations in a row without a better one, counted from when no masks are left in "
+        "training. Default: never.",
     )
-    ema_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Keep a moving average of the weights with this decay, such as 0.999: what is evaluated and saved "
-            "is the average. Default: none."
-        },
+    logging_steps: float = argument(
+        0.01,
+        "Log every so many steps, or, below 1, after each such fraction of training.",
     )
-    freeze_backbone: bool = field(default=False, metadata={"help": "Train only what EoMT adds to the ViT."})
-    freeze_layers: int = field(
-        default=0, metadata={"help": "Do not train the ViT's embeddings and this many of its first blocks."}
+    eval_strategy: str | None = argument(  # type: ignore[assignment]  # never None from `__post_init__` on
+        None,
+        "When to evaluate during training: no, steps or epoch. Default: run_segmentation.py evaluates after each "
+        "epoch with --do_eval, at most 20 times.",
     )
-    dataloader_num_workers: int | None = field(  # type: ignore[assignment]  # an int from `__post_init__` on
-        default=None,
-        metadata={
-            "help": "Processes per device that prepare pictures ahead of time. Default: on an accelerator as many as "
-            "there are cores for it, at most 8; on a CPU none, for they would take the model's cores."
-        },
+    report_to: None | str | list[str] = argument(  # noqa: RUF036 - the order that HfArgumentParser reads
+        "tensorboard",
+        "Where curves and images go: tensorboard, none, or what else Transformers reports to.",
     )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after so many evaluations in a row without a better one, counted from when no masks are "
-            "left in training. Default: never."
-        },
+    logging_nan_inf_filter: bool = argument(
+        False,
+        "Hide losses that are not finite. Here they end the training instead.",
     )
-    logging_steps: float = field(
-        default=0.01,
-        metadata={"help": "Log every so many steps, or, below 1, after each such fraction of training."},
+    ddp_find_unused_parameters: bool | None = argument(
+        False,
+        "Every parameter is used in every step, so there is nothing to look for.",
     )
-    eval_strategy: str | None = field(  # type: ignore[assignment]  # never None from `__post_init__` on
-        default=None,
-        metadata={
-            "help": "When to evaluate during training: no, steps or epoch. Default: run_segmentation.py evaluates "
-            "after each epoch with --do_eval, at most 20 times.",
-        },
-    )
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - the order that HfArgumentParser reads
-        default="tensorboard",
-        metadata={"help": "Where curves and pictures go: tensorboard, none, or what else Transformers reports to."},
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite. Here they end the training instead."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter is used in every step, so there is nothing to look for."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Has no effect: nothing is removed."})
+    remove_unused_columns: bool = argument(False, "Has no effect: nothing is removed.")
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
@@ -191,7 +167,7 @@ class EomtTrainingArguments(TrainingArguments):
             raise ValueError("ema_decay cannot be used with fsdp: the average is kept whole on every device.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is saved beside checkpoints: everything but the Hub's token."""
+        """Saves everything but the Hub's token beside checkpoints."""
         return {**vars(self), "hub_token": None}
 
     def _meet_other_processes(self) -> None:
@@ -208,7 +184,7 @@ class EomtTrainingArguments(TrainingArguments):
             ) from error
 
     def _divide_total_batch(self, total: int) -> None:
-        """Sets batch size and accumulation so that all devices together take `total` pictures in a step."""
+        """Sets batch size and accumulation so that all devices together take `total` images in a step."""
         if self.gradient_accumulation_steps != 1:
             raise ValueError("total_batch_size says how much is accumulated: leave out gradient_accumulation_steps.")
         devices = self.world_size * max(1, self.n_gpu)
@@ -221,8 +197,13 @@ class EomtTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size = at_once
         self.gradient_accumulation_steps = per_device // at_once
 
+    @property
+    def images_per_step(self) -> int:
+        """Images in an optimiser step, over all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
     def annealing_schedule(self, total_steps: int, num_blocks: int) -> tuple[list[int], list[int]]:
-        """First and last step of each query block's annealing in a training of that length, see `default_schedule`.
+        """Returns the first and last step of each query block's annealing in a training of that length.
 
         Raises:
             ValueError: not one start and one end for every query block.
@@ -239,7 +220,7 @@ class EomtTrainingArguments(TrainingArguments):
         return [_as_steps(start, total_steps) for start in starts], last_steps
 
     def warmup_stages(self, total_steps: int) -> tuple[int, int]:
-        """Steps of the two stages of the warm-up, the new parameters' and the ViT's, in a training of that length."""
+        """Returns the steps of the new parameters' warm-up and of the ViT's, in a training of that length."""
 
         def steps(given: float | None, published: int, at_most: float) -> int:
             if given is None:
@@ -250,11 +231,11 @@ class EomtTrainingArguments(TrainingArguments):
 
 
 def _cores_per_process(at_most: int) -> int:
-    """This machine's cores, shared by the training processes on it."""
+    """Returns the cores of this machine for each training process on it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(at_most, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _as_steps(given: float, total_steps: int) -> int:
-    """Steps, given as such or as a fraction of training below 1."""
+    """Converts steps, or a fraction of training below 1, to steps."""
     return round(total_steps * given) if given < 1 else int(given)

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
-from modeling_eomt.backbones_eomt import resample_patch_kernel
+from modeling_eomt.checkpoints_eomt import resample_patch_kernel
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}

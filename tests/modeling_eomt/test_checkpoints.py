@@ -115,10 +115,11 @@ def test_both_names_of_swiglu_layers_are_state_dicts_too():
 
 
 def test_another_weight_of_no_object_is_the_configurations(tmp_path):
-    random_model(OURS, "dinov2").save_pretrained(tmp_path)
-    model = EomtForUniversalSegmentation.from_pretrained(tmp_path, no_object_weight=0.5)
-    assert model.criterion.no_object_weight == 0.5
-    assert model.criterion.empty_weight.tolist() == [1.0, 1.0, 1.0, 0.5]
+    random_model(OURS, "dinov2").save_pretrained(tmp_path / "first")
+    model = EomtForUniversalSegmentation.from_pretrained(tmp_path / "first", no_object_weight=0.5)
+    assert model.criterion.config.no_object_weight == 0.5
+    model.save_pretrained(tmp_path / "second")
+    assert load_file(tmp_path / "second" / "model.safetensors")["criterion.empty_weight"].tolist() == [1, 1, 1, 0.5]
 
 
 def test_what_was_loaded_under_old_names_is_saved_under_those_of_the_installed_transformers(tmp_path):

@@ -16,7 +16,8 @@ from modeling_eomt import (
     convert_official_checkpoint,
     official_parameter_name,
 )
-from modeling_eomt.convert_official import infer_config, main
+from modeling_eomt.convert_official import main
+from modeling_eomt.official_checkpoints import infer_config
 
 
 MODELS = ["dinov2_gelu", "dinov2_swiglu_nonsquare", "dinov2_patch8", "dinov3", "dinov3_gated"]
@@ -131,7 +132,7 @@ def test_only_the_class_head_may_differ_and_it_is_said(golden, monkeypatch):
     config = golden_config(golden, "dinov2_gelu")
     config.id2label = {0: "thing", 1: "stuff"}
     said: list[str] = []
-    monkeypatch.setattr("modeling_eomt.convert_official.logger.warning", said.append)
+    monkeypatch.setattr("modeling_eomt.official_checkpoints.logger.warning", said.append)
     model = convert_official_checkpoint(weights, config)
     assert "10 classes" in said[0] and "class head" in said[0]
     assert model.class_predictor.weight.shape == (3, 64)

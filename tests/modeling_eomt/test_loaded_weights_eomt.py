@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from modeling_eomt.loaded_weights_eomt import not_finite
+from modeling_eomt.pretrained_eomt import find_not_finite
 
 
 def load(folder, **kwargs):
@@ -91,7 +91,7 @@ def test_weights_that_are_not_finite_are_named(folder, value, dtype):
 def test_large_finite_weights_are_finite():
     model = torch.nn.Linear(64, 64).to(torch.float16)
     torch.nn.init.constant_(model.weight, 60000.0)  # whose sum is no float16
-    assert not not_finite(model)
+    assert not find_not_finite(model)
 
 
 def test_other_classes_are_the_only_thing_that_may_be_new(folder, caplog):

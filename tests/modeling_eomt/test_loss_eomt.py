@@ -8,16 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from configuration_eomt import EomtConfig
 from modeling_eomt import (
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     EomtLoss,
     NonFinitePredictionsError,
 )
-from modeling_eomt.loss_eomt import count_items, flatten_targets
+from modeling_eomt.loss_eomt import Targets, count_items
+from modeling_eomt.random_eomt import StepRandomness
 
 
 NUM_SEEDS = 100
+
+
+def prediction(masks, classes):
+    return {"masks_queries_logits": masks, "class_queries_logits": classes}
+
+
+def randomness(*seeds):
+    return StepRandomness(torch.tensor(seeds), len(seeds), torch.device("cpu"))
 
 
 @pytest.fixture(params=["eomt", "eomt_dinov3"])
@@ -35,17 +45,17 @@ def golden_loss(golden):
         [inputs[f"mask_labels.{i}"] for i in range(3)],
         [inputs[f"class_labels.{i}"] for i in range(3)],
     )
-    loss = EomtLoss(
+    config = EomtConfig(
         num_labels=inputs["class_queries_logits"].shape[-1] - 1,
         class_weight=statistics["weights"]["loss_cross_entropy"],
         mask_weight=statistics["weights"]["loss_mask"],
         dice_weight=statistics["weights"]["loss_dice"],
         no_object_weight=statistics["no_object_weight"],
-        num_points=statistics["num_points"],
+        train_num_points=statistics["num_points"],
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
     )
-    return loss, arguments, statistics
+    return EomtLoss.from_config(config), arguments, statistics
 
 
 def test_terms_have_the_originals_mean_over_random_points(golden_loss):
@@ -66,12 +76,12 @@ def test_terms_have_the_originals_mean_over_random_points(golden_loss):
 
 def test_matched_pairs_are_the_originals(golden_loss):
     loss, (mask_logits, class_logits, mask_labels, class_labels), statistics = golden_loss
-    masks, _, _ = flatten_targets(mask_labels, class_labels, mask_logits.device)
-    seeds = torch.arange(len(class_labels))
-    query_of_target = loss.match(mask_logits[None], class_logits[None], masks, class_labels, seeds)[0]
+    masks = Targets.join(mask_labels, class_labels, mask_logits.device).masks
+    random = randomness(*range(len(class_labels)))
+    matched_queries = loss.match(mask_logits[None], class_logits[None], masks, class_labels, random)[0]
     first = 0
     for labels, expected in zip(class_labels, statistics["assignment"], strict=True):
-        queries = query_of_target[first : first + len(labels)].tolist()
+        queries = matched_queries[first : first + len(labels)].tolist()
         assert {(query, target) for target, query in enumerate(queries)} == {tuple(pair) for pair in expected}
         first += len(labels)
 
@@ -79,12 +89,15 @@ def test_matched_pairs_are_the_originals(golden_loss):
 def test_several_predictions_at_once_are_scored_like_one_at_a_time(golden_loss):
     loss, (mask_logits, class_logits, mask_labels, class_labels), _ = golden_loss
     noisy = mask_logits + torch.randn_like(mask_logits)
-    seeds = torch.arange(len(class_labels))
+    random = randomness(*range(len(class_labels)))
     together = loss.for_predictions(
-        [(mask_logits, class_logits), (noisy, class_logits)], mask_labels, class_labels, image_seeds=seeds
+        [prediction(mask_logits, class_logits), prediction(noisy, class_logits)],
+        mask_labels,
+        class_labels,
+        random=random,
     )
     for terms, masks in zip(together, (mask_logits, noisy), strict=True):
-        alone = loss(masks, class_logits, mask_labels, class_labels, seeds)
+        alone = loss(masks, class_logits, mask_labels, class_labels, random)
         for name, value in alone.items():
             torch.testing.assert_close(terms[name], value, rtol=1e-6, atol=0)
 
@@ -113,6 +126,21 @@ def test_loss_is_the_weighted_sum_of_the_terms_of_all_predictions(tiny_config):
     weights = {"mask": 5.0, "dice": 5.0, "cross": 2.0}
     expected = sum(weights[name.split("_")[1]] * value for name, value in outputs.loss_dict.items())
     torch.testing.assert_close(outputs.loss, expected)
+
+
+def test_a_change_of_the_configuration_reaches_matching_and_sum(tiny_config):
+    """As if the model had been made with the changed configuration."""
+    batch = uneven_batch(tiny_config)
+    model = new_model(tiny_config)
+    before = model(**batch).loss
+    changed = {"class_weight": 9.0, "mask_weight": 0.5, "dice_weight": 3.0, "no_object_weight": 0.7}
+    for name, value in (changed | {"train_num_points": 100}).items():
+        setattr(model.config, name, value)
+    other = EomtForUniversalSegmentation(model.config).train()
+    other.load_state_dict(model.state_dict())
+    loss = model(**batch).loss
+    assert loss.equal(other(**batch).loss) and not loss.equal(before)
+    assert model.state_dict()["criterion.empty_weight"].tolist() == pytest.approx([1.0, 1.0, 1.0, 0.7])
 
 
 def test_a_perfect_prediction_costs_nearly_nothing(tiny_config):
@@ -157,7 +185,9 @@ def test_images_whose_predictions_are_not_finite_are_named_instead_of_matched(ti
     predictions[1][broken][2, 3, 1] = value
     predictions[0][broken][3, 6, 2] = value  # an image without targets
     with pytest.raises(FloatingPointError, match=r"images 2, 3 of the batch .* not finite") as caught:
-        loss.for_predictions([(mask.requires_grad_(), classes) for mask, classes in predictions], masks, labels)
+        loss.for_predictions(
+            [prediction(mask.requires_grad_(), classes) for mask, classes in predictions], masks, labels
+        )
     assert isinstance(caught.value, NonFinitePredictionsError) and caught.value.images == [2, 3]
     copy = pickle.loads(pickle.dumps(caught.value))  # as when it comes from another process
     assert copy.images == [2, 3] and str(copy) == str(caught.value)

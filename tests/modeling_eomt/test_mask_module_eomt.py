@@ -1,10 +1,10 @@
-"""Masks at the patches' resolution, and what the mask module keeps for the backward pass."""
+"""Masks at the patches' resolution, in bands and in one, and what the mask module keeps for the backward pass."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_eomt import mask_module_eomt, recomputation_eomt
+from modeling_eomt import kernels_eomt
 from modeling_eomt.mask_module_eomt import EomtScaleBlock
 
 
@@ -14,37 +14,46 @@ def scale_block(request, tiny_config):
     return EomtScaleBlock(tiny_config)
 
 
-def inputs():
-    return torch.randn(2, 3, 5, 32), torch.randn(2, 7, 32)  # features of 3 x 5 patches, embeddings of 7 queries
+def inputs(rows=5, columns=3):
+    """Features of patches, channels last in memory as in the model, and embeddings of 7 queries."""
+    return torch.randn(2, rows, columns, 32).permute(0, 3, 1, 2), torch.randn(2, 7, 32)
 
 
-@pytest.mark.parametrize("bytes_at_once", [1, mask_module_eomt.BYTES_AT_ONCE])  # in many bands, in one
-def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(
-    scale_block, bytes_at_once, monkeypatch
-):
-    monkeypatch.setattr(mask_module_eomt, "BYTES_AT_ONCE", bytes_at_once)
+def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(scale_block):
     features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
     parameters = [features, mask_embeddings, *scale_block.parameters()]
     masks = scale_block(features, mask_embeddings)
     at_patches = scale_block(features, mask_embeddings, at_patches=True)
     factor = 2 ** len(scale_block.block)
-    assert masks.shape == (2, 7, 3 * factor, 5 * factor)
-    downsampled = F.interpolate(masks, (3, 5), mode="bilinear")
+    assert masks.shape == (2, 7, 5 * factor, 3 * factor)
+    downsampled = F.interpolate(masks, (5, 3), mode="bilinear")
     torch.testing.assert_close(at_patches, downsampled, rtol=1e-4, atol=1e-5)
     gradients = [torch.autograd.grad(result.square().mean(), parameters) for result in (downsampled, at_patches)]
     for expected, gradient in zip(*gradients, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
-    with torch.no_grad():  # another way to the same
-        torch.testing.assert_close(scale_block(features, mask_embeddings), masks, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_are_those_of_features_that_are_kept(scale_block, monkeypatch):
+@pytest.mark.parametrize("band_bytes", [1, 900, kernels_eomt.BAND_BYTES])  # a row each, two and three rows, in one
+@pytest.mark.parametrize("at_patches", [False, True])
+def test_masks_in_bands_are_the_masks(scale_block, band_bytes, at_patches, monkeypatch):
+    features, mask_embeddings = inputs()
+    expected = scale_block(features, mask_embeddings, at_patches=at_patches)
+    monkeypatch.setattr(kernels_eomt, "BAND_BYTES", band_bytes)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            scale_block(features, mask_embeddings, at_patches=at_patches), expected, rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_those_of_features_that_are_kept(scale_block, autocast, monkeypatch):
     features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
     parameters = [features, mask_embeddings, *scale_block.parameters()]
     gradients = []
     for recomputes in (False, True):
-        monkeypatch.setattr(recomputation_eomt, "is_recording", lambda recomputes=recomputes: recomputes)
-        loss = scale_block(features, mask_embeddings).square().mean()
+        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", recomputes)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = scale_block(features, mask_embeddings).float().square().mean()
         gradients.append(torch.autograd.grad(loss, parameters))
     for kept, recomputed in zip(*gradients, strict=True):
         assert torch.equal(kept, recomputed)
@@ -58,3 +67,23 @@ def test_the_backward_pass_repeats_all_but_the_matrix_products(tiny_config):
     scale_block(*inputs()).mean().backward()
     assert calls.count("conv1") == 2  # as in the forward pass
     assert calls.count("conv2") == calls.count("layernorm2d") == 4
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_of_the_features_at_the_masks_resolution_one_tensor_is_kept(tiny_config, autocast):
+    scale_block = EomtScaleBlock(tiny_config)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    features, mask_embeddings = inputs()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
+    ):
+        masks = scale_block(features, mask_embeddings)
+    largest = [tensor for tensor in kept.values() if tensor.numel() >= 2 * 32 * 20 * 12]
+    assert len(largest) == 1
+    masks.mean().backward()

@@ -157,7 +157,7 @@ def test_masks_only_ever_reach_query_rows(tiny_config, monkeypatch):
     rows: list[int] = []
     attend = EomtAttention.attend
 
-    def recorded(self, query, key, value, mask):
+    def recorded(self, query, key, value, mask=None):
         if mask is not None:
             assert mask.dtype == torch.bool and mask.shape == (1, 1, query.shape[2], key.shape[2])
             rows.append(query.shape[2])
@@ -328,11 +328,11 @@ def test_gradient_checkpointing_covers_the_mask_module(either_model):
     model = either_model.train()
     model.gradient_checkpointing_enable()
     calls: list[int] = []
-    model.upscale_block.register_forward_hook(lambda *_: calls.append(1))
+    model.upscale_block.register_forward_pre_hook(lambda *_: calls.append(1))
     loss = model(torch.randn(1, 3, 64, 64), **targets()).loss
     assert len(calls) == 3
     loss.backward()
-    assert len(calls) == 6  # computed anew in the backward pass
+    assert len(calls) == 6  # computed again in the backward pass
 
 
 def test_autocast_trains_with_a_float32_loss(either_model):
@@ -435,3 +435,48 @@ def test_gradient_checkpointing_lets_go_of_what_is_computed_inside(either_model)
     loss = model(torch.randn(1, 3, 64, 64), **targets()).loss
     assert len(hidden) == len(model.layers) and not any(reference() is not None for reference in hidden)
     loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mask_probabilities_are_float32_whatever_the_models_dtype_is(either_model, dtype, tmp_path):
+    """As Transformers' shared tests ask of what `_keep_in_fp32_modules_strict` names; 0.999 would round to 1."""
+    created = type(either_model)._from_config(either_model.config, dtype=dtype)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        constructed = type(either_model)(either_model.config)
+    finally:
+        torch.set_default_dtype(default)
+    either_model.set_mask_probabilities([0.999, 0.3])
+    either_model.save_pretrained(tmp_path)
+    loaded = type(either_model).from_pretrained(tmp_path, dtype=dtype)
+    for model in (created, constructed, either_model, loaded):
+        model.set_mask_probabilities([0.999, 0.3])
+        model.to(dtype)
+        assert model.attn_mask_probs.dtype == torch.float32 and model.query.weight.dtype == dtype
+        assert model.attn_mask_probs.tolist() == pytest.approx([0.999, 0.3], rel=1e-7)
+
+
+def test_mask_probabilities_are_read_from_a_wrapped_models_state_dict(tiny_config):
+    model, other = EomtForUniversalSegmentation(tiny_config), EomtForUniversalSegmentation(tiny_config)
+    model.set_mask_probabilities([0.25, 0.5])
+    for assign in (False, True):
+        torch.nn.ModuleDict({"module": other}).load_state_dict(
+            torch.nn.ModuleDict({"module": model}).state_dict(), assign=assign
+        )
+        assert other.mask_probabilities == [0.25, 0.5]
+        other.set_mask_probabilities([1.0, 1.0])
+
+
+@pytest.mark.parametrize("offload_buffers", [False, True])
+def test_mask_probabilities_are_read_when_weights_are_offloaded(tiny_config, tmp_path, offload_buffers):
+    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model.set_mask_probabilities([0.0, 1.0])
+    model.save_pretrained(tmp_path)
+    places = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload", "offload_buffers": offload_buffers}
+    offloaded = EomtForUniversalSegmentation.from_pretrained(tmp_path, **places).eval()
+    assert offloaded.mask_probabilities == [0.0, 1.0]
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixel_values).masks_queries_logits
+        torch.testing.assert_close(offloaded(pixel_values).masks_queries_logits, expected)

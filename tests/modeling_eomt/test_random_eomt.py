@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from modeling_eomt.random_eomt import image_seeds_or_new, uniform
+from modeling_eomt.random_eomt import StepRandomness, uniform
 
 
 def splitmix64(state):
@@ -107,15 +107,27 @@ def test_neighbours_are_independent(table, distance):
 def test_seeds_are_drawn_from_torchs_generator_unless_given():
     device = torch.device("cpu")
     torch.manual_seed(1)
-    drawn = image_seeds_or_new(None, 5, device)
+    drawn = StepRandomness(None, 5, device).seeds
     assert drawn.dtype == torch.int64 and len(drawn.unique()) == 5
-    assert not image_seeds_or_new(None, 5, device).equal(drawn)
+    assert not StepRandomness(None, 5, device).seeds.equal(drawn)
     torch.manual_seed(1)
-    assert image_seeds_or_new(None, 5, device).equal(drawn)
-    assert image_seeds_or_new(drawn, 5, device).equal(drawn)
+    assert StepRandomness(None, 5, device).seeds.equal(drawn)
+    assert StepRandomness(drawn, 5, device).seeds.equal(drawn)
 
 
 @pytest.mark.parametrize("seeds", [torch.tensor([1, 2, 3]), torch.tensor([[1, 2]]), torch.tensor([1.0, 2.0])])
 def test_seeds_that_are_not_one_integer_per_image_are_refused(seeds):
     with pytest.raises(ValueError, match=r"one int64 per image, \(2,\), got"):
-        image_seeds_or_new(seeds, 2, torch.device("cpu"))
+        StepRandomness(seeds, 2, torch.device("cpu"))
+
+
+def test_what_a_step_draws_is_what_earlier_versions_drew():
+    """A run that is continued goes on with the same random numbers."""
+    random = StepRandomness(torch.tensor([7, -3]), 2, torch.device("cpu"))
+    for image, seed in enumerate((7, -3)):
+        assert random.points(1, 20)[image].flatten().tolist() == reference(seed, 1, 40)
+        expected = torch.tensor(reference(seed, 3, 10)).view(2, 5) < torch.tensor([[0.2], [0.7]])
+        assert random.masked_queries(torch.tensor([0.2, 0.7]), 5)[:, image].equal(expected)
+        assert random.branch_draws(3)[:, :, image].flatten().tolist() == reference(seed, 4, 6)
+        moves = 2.0 * torch.tensor(reference(seed, 5, 5)) - 1.0
+        assert random.coordinate_draws()[image, 0, 0].equal(moves)

@@ -1,4 +1,4 @@
-"""A trainer of a tiny model on a few generated pictures, and a disk that is full."""
+"""A trainer of a tiny model on a few generated images, and a disk that is full."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""What the processes of the distributed tests run: a short training, and an evaluation of seven pictures.
+"""What the processes of the distributed tests run: a short training, and an evaluation of seven images.
 
 torchrun --nproc_per_node 2 tests/training_eomt/distributed_training.py DATA OUTPUT [fsdp] [CHECKPOINT]
 """

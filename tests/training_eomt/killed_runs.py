@@ -11,7 +11,7 @@ import run_segmentation
 
 
 # Imported once, in the process that others are forked from; the command imports them where it uses them.
-for name in ("script.run", "saved_checkpoints"):
+for name in ("script.run", "checkpoints"):
     importlib.import_module(f"training_eomt.{name}")
 
 # What Python does with files, as it tells `sys.addaudithook`.

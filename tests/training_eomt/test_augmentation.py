@@ -4,14 +4,15 @@ import torch
 from PIL import Image
 
 from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data.samples import Sample, Target, encode_masks
+from training_eomt.data.masks import encode_masks
+from training_eomt.data.samples import Sample, Target
 
 
 COLOURS = np.array([[0, 0, 0], [250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=np.uint8)
 
 
 def sample_of(segment_map: np.ndarray, crowds: tuple[int, ...] = ()) -> Sample:
-    """A picture whose colour tells the segment: segment `i` has label id `10 + i`; 0 is void and black."""
+    """An image whose colour tells the segment: segment `i` has label id `10 + i`; 0 is void and black."""
     ids = [int(i) for i in np.unique(segment_map) if i]
     targets = [Target(rle, 10 + i, i in crowds) for i, rle in zip(ids, encode_masks(segment_map, ids))]
     return Sample(1, Image.fromarray(COLOURS[segment_map]), targets)
@@ -26,7 +27,7 @@ def quarters(height: int = 60, width: int = 90) -> np.ndarray:
 
 
 @pytest.mark.parametrize("target_size", [(64, 64), (48, 80)])
-def test_picture_and_masks_move_together(target_size):
+def test_image_and_masks_move_together(target_size):
     augment = SegmentationAugmentation(target_size)
     for seed in range(25):
         torch.manual_seed(seed)
@@ -62,7 +63,7 @@ def test_scale_is_relative_to_the_size_that_just_fits():
         assert 30 - 1 <= width <= 60 and abs(height - width * 60 / 90) <= 1
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     augment = SegmentationAugmentation((60, 90), (1.0, 1.0))
     mirrored = sum(bool(augment(sample_of(quarters()))[1][0][0, 0]) for _ in range(200))
     assert 70 < mirrored < 130  # 100 expected, standard deviation 7
@@ -110,12 +111,12 @@ def test_trying_again_finds_targets_that_one_crop_would_lose():
     assert found[1] < 25 and found[10] >= 38
 
 
-def test_a_picture_without_targets_is_legal():
+def test_an_image_without_targets_is_legal():
     image, masks, label_ids = SegmentationAugmentation((32, 48))(sample_of(np.zeros((60, 90), dtype=np.int64)))
     assert image.shape == (3, 32, 48) and masks.shape == (0, 32, 48) and label_ids.dtype == torch.int64
 
 
-def test_a_very_long_picture_keeps_at_least_one_row():
+def test_a_very_long_image_keeps_at_least_one_row():
     image, _, _ = SegmentationAugmentation((32, 32), (0.1, 0.1))(sample_of(np.ones((2, 400), dtype=np.int64)))
     assert image.shape == (3, 32, 32)
 

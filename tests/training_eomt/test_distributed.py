@@ -71,7 +71,7 @@ def test_two_processes_train_what_one_does(one, two):
     assert_same_weights(one / "checkpoint-3", two / "checkpoint-3", "trained_weights.safetensors")
 
 
-def test_two_processes_measure_what_one_does_on_seven_pictures(one, two):
+def test_two_processes_measure_what_one_does_on_seven_images(one, two):
     assert_same_figures(one, two)
 
 

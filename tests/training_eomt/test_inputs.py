@@ -7,13 +7,14 @@ from PIL import Image
 
 from image_processing_eomt import EomtImageProcessorPil
 from training_eomt.augmentation import SegmentationAugmentation
-from training_eomt.data.samples import Sample, Target, encode_masks
-from training_eomt.inputs import VOID, EvaluationInputs, TrainingInputs, collate
+from training_eomt.data.masks import encode_masks
+from training_eomt.data.samples import Sample, Target
+from training_eomt.inputs import VOID, DrawSampler, EvaluationInputs, TrainingInputs, collate
 
 
 @pytest.fixture
 def sample():
-    """A 32x48 picture: two things of one class, a crowd, and a void last column."""
+    """A 32x48 image: two things of one class, a crowd, and a void last column."""
     segments = np.zeros((32, 48), dtype=np.int64)
     segments[:, 16:32], segments[:, 32:47], segments[:, 47] = 1, 2, 3
     rles = encode_masks(segments, [0, 1, 2])
@@ -36,7 +37,7 @@ def test_training_without_augmentation_sees_what_the_processor_makes(sample, pro
     assert example["mask_labels"][0].sum((1, 2)).tolist() == [64 * 32, 64 * 32]
 
 
-def test_augmented_pictures_are_normalised_like_all_others(sample, processor):
+def test_augmented_images_are_normalised_like_all_others(sample, processor):
     augmentation = SegmentationAugmentation((32, 48), (1.0, 1.0), horizontal_flip=False)
     example = TrainingInputs([sample], processor, augmentation)[0]
     expected = processor(sample.image, size=(32, 48), return_tensors="pt")["pixel_values"][0]
@@ -49,11 +50,11 @@ def test_label_settings_meant_for_files_do_not_touch_targets(sample):
     assert example["class_labels"][0].tolist() == [4, 4]
 
 
-def test_pictures_of_different_sizes_are_not_batched(sample):
+def test_images_of_different_sizes_are_not_batched(sample):
     processor = EomtImageProcessorPil(size=96, do_pad=False)
     narrow = Sample("narrow", sample.image.resize((8, 32)))
     with pytest.raises(ValueError, match="must have one size"):
-        collate([TrainingInputs([picture], processor, None)[0] for picture in (sample, narrow)])
+        collate([TrainingInputs([image], processor, None)[0] for image in (sample, narrow)])
 
 
 def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
@@ -65,7 +66,7 @@ def test_evaluation_keeps_crowds_and_the_original_size(sample, processor):
     assert (reference["segmentation"][:, 47] == VOID).all()
 
 
-def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
+def test_a_batch_stacks_images_and_lists_the_rest(sample, processor):
     empty = Sample("empty", sample.image, [])
     inputs = TrainingInputs([sample, empty], processor, None)
     batch = collate([inputs[0], inputs[1]])
@@ -74,8 +75,54 @@ def test_a_batch_stacks_pictures_and_lists_the_rest(sample, processor):
     assert batch["mask_labels"][1].shape == (0, 96, 96)
 
 
-def test_a_picture_that_the_processor_does_not_take_is_named():
+def test_an_image_that_the_processor_does_not_take_is_named():
     processor = EomtImageProcessorPil(size=64, task="semantic")
     thin = Sample("thin", Image.new("RGB", (50_000, 1)), file_name="a/thin.png")
     with pytest.raises(ValueError, match=r"a/thin\.png: .*windows"):
         EvaluationInputs([thin], processor)[0]
+
+
+def draws(sampler: DrawSampler, steps: int) -> list[list[int]]:
+    """The draws of each of the first steps."""
+    result: list[list[int]] = []
+    while len(result) < steps:
+        sampler.start_at(len(result))
+        epoch = list(sampler)
+        size = sampler.total_batch_size
+        result += [epoch[start : start + size] for start in range(0, len(epoch), size)]
+    return result[:steps]
+
+
+def test_an_epoch_has_each_sample_at_most_once_and_only_whole_batches():
+    sampler = DrawSampler(10, 4, seed=0)
+    first, second = (sorted(draw % 10 for batch in epoch for draw in batch) for epoch in _epochs(sampler))
+    assert len(first) == len(second) == len(sampler) == 8
+    assert len(set(first)) == len(set(second)) == 8
+
+
+def _epochs(sampler):
+    steps = draws(sampler, 4)
+    return steps[:2], steps[2:]
+
+
+def test_every_draw_has_a_number_of_its_own():
+    numbers = [draw for batch in draws(DrawSampler(10, 4, seed=0), 10) for draw in batch]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_few_samples_fill_a_batch_by_turns(num_samples):
+    batch = draws(DrawSampler(num_samples, 7, seed=0), 3)[2]
+    counts = [sum(draw % num_samples == sample for draw in batch) for sample in range(num_samples)]
+    assert len(batch) == 7 and max(counts) - min(counts) <= 1
+
+
+def test_the_order_follows_from_the_seed_and_the_epoch():
+    one, same, other = (draws(DrawSampler(50, 5, seed=seed), 20) for seed in (0, 0, 1))
+    assert one == same != other
+    assert [draw % 50 for batch in one[:10] for draw in batch] != [draw % 50 for batch in one[10:] for draw in batch]
+
+
+def test_without_samples_there_is_nothing_to_draw():
+    with pytest.raises(ValueError, match="no sample"):
+        DrawSampler(0, 4, seed=0)

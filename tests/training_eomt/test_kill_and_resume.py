@@ -17,7 +17,7 @@ from typing import NamedTuple
 import killed_runs
 import pytest
 
-from training_eomt.saved_checkpoints import last_complete
+from training_eomt.checkpoints import last_complete
 from training_eomt.shapes import generate_shapes_dataset
 
 

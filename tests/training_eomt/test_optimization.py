@@ -7,12 +7,8 @@ import torch
 
 from configuration_eomt import EomtConfig
 from modeling_eomt import EomtForUniversalSegmentation, official_parameter_name
-from training_eomt.optimization import (
-    is_backbone,
-    layerwise_learning_rates,
-    parameter_groups,
-    two_stage_warmup_poly,
-)
+from modeling_eomt.checkpoints_eomt import is_backbone
+from training_eomt.optimization import layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 
 
 def model_of(settings):

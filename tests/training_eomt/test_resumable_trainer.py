@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt import resuming
+from training_eomt import checkpoints, comparison
 from training_eomt.augmentation import SegmentationAugmentation
 
 
@@ -92,7 +92,7 @@ def test_what_an_interrupted_run_left_is_passed_over_and_removed(make_trainer, t
     whole = make_trainer(**settings)
     whole.train()
     (tmp_path / "output" / "checkpoint-4" / "trainer_state.json").unlink()
-    (tmp_path / "output" / "checkpoint-3" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-3" / "trainer_state.json").write_text('{"epoch":')
     resumed = make_trainer(**settings)
     seen = []
     resumed.model.register_forward_pre_hook(lambda model, _: seen.append(resumed.state.global_step))
@@ -100,7 +100,7 @@ def test_what_an_interrupted_run_left_is_passed_over_and_removed(make_trainer, t
     assert seen == [2, 3]
     assert_same_weights(resumed.model, whole.model)
     with pytest.raises(ValueError, match="is not a complete checkpoint"):
-        (tmp_path / "output" / "checkpoint-1" / "INCOMPLETE").touch()
+        (tmp_path / "output" / "checkpoint-1" / "trainer_state.json").unlink()
         make_trainer(**settings).train(resume_from_checkpoint=str(tmp_path / "output" / "checkpoint-1"))
 
 
@@ -112,7 +112,6 @@ def test_there_must_be_something_to_resume_from(make_trainer):
 def test_old_checkpoints_go_when_the_new_one_is_complete(make_trainer, tmp_path):
     make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2).train()
     assert sorted(path.name for path in (tmp_path / "output").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
-    assert not list((tmp_path / "output").rglob("INCOMPLETE"))
 
 
 def test_the_best_checkpoint_is_kept_and_loaded(make_trainer, tmp_path):
@@ -241,7 +240,7 @@ def test_other_images_are_another_training(make_trainer, monkeypatch):
     settings = {**SAVING, "max_steps": 2}
     make_trainer(**settings).train()
     fewer, others = make_trainer(**settings), make_trainer(**settings)
-    fewer.train_dataset.samples.annotations.pop()
+    fewer.train_dataset.samples.images.pop()
     with pytest.raises(ValueError, match="training_images: 5 there, 4 now"):
         fewer.train(resume_from_checkpoint=True)
     monkeypatch.setattr(others.train_dataset.samples, "name", lambda index: f"other/{index}.png")
@@ -265,7 +264,7 @@ def test_another_loss_and_another_augmentation_are_another_training(make_trainer
 
 def test_how_often_to_save_may_change(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=6, save_strategy="steps", save_steps=3).train()
-    (tmp_path / "output" / "checkpoint-6" / "INCOMPLETE").touch()
+    (tmp_path / "output" / "checkpoint-6" / "trainer_state.json").unlink()
     comparing = logging.getLogger("transformers.trainer_utils")
     comparing.addHandler(caplog.handler)
     make_trainer(max_steps=6, save_strategy="steps", save_steps=1).train(resume_from_checkpoint=True)
@@ -366,9 +365,9 @@ def test_a_checkpoint_that_does_not_say_of_which_training_it_is_is_spoken_of(mak
     make_trainer(**settings).train()
     for checkpoint in (tmp_path / "output").iterdir():
         (checkpoint / "training_settings.json").unlink()
-    resuming.logger.addHandler(caplog.handler)
+    comparison.logger.addHandler(caplog.handler)
     make_trainer(**settings).train(resume_from_checkpoint=True)
-    resuming.logger.removeHandler(caplog.handler)
+    comparison.logger.removeHandler(caplog.handler)
     assert "training_settings.json is missing" in caplog.text and "2 steps long" in caplog.text
     with pytest.raises(ValueError, match="steps: 2 there, 3 now"):
         make_trainer(**{**settings, "max_steps": 3}).train(resume_from_checkpoint=True)
@@ -381,9 +380,9 @@ def test_random_states_of_another_number_of_processes_are_spoken_of(make_trainer
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
     shutil.copyfile(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
     change_state(processes=2)(checkpoint / "training_settings.json")
-    resuming.logger.addHandler(caplog.handler)
+    checkpoints.logger.addHandler(caplog.handler)
     make_trainer(**settings).train(resume_from_checkpoint=str(checkpoint))
-    resuming.logger.removeHandler(caplog.handler)
+    checkpoints.logger.removeHandler(caplog.handler)
     assert "was written by 2 processes and goes on with 1" in caplog.text
 
 

@@ -25,7 +25,7 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path
     assert first["train/images/000000.png"] != first["validation/images/000000.png"]
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path):
+def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
     few = contents(generate_shapes_dataset(tmp_path / "few", 1, 0, 1))
     many = contents(generate_shapes_dataset(tmp_path / "many", 3, 2, 2))
     for name in ("train/images/000000.png", "train/panoptic/000000.png", "test/images/000000.png"):
@@ -72,15 +72,15 @@ def test_heights_and_widths_are_drawn_from_a_range(tmp_path):
         assert (image.height, image.width) == sizes[0]
 
 
-def test_the_same_data_set_is_reused_and_nothing_else_is_overwritten(tmp_path):
+def test_the_same_dataset_is_reused_and_nothing_else_is_overwritten(tmp_path):
     directory = generate_shapes_dataset(tmp_path / "shapes", 1, 1, 1)
-    picture = directory / "train" / "images" / "000000.png"
-    written = picture.stat().st_mtime_ns
+    image = directory / "train" / "images" / "000000.png"
+    written = image.stat().st_mtime_ns
     generate_shapes_dataset(directory, 1, 1, 1)
-    assert picture.stat().st_mtime_ns == written
+    assert image.stat().st_mtime_ns == written
     with pytest.raises(FileExistsError, match=r"made with .*'seed': 0.*asked for.*'seed': 1"):
         generate_shapes_dataset(directory, 1, 1, 1, seed=1)
-    with pytest.raises(FileExistsError, match="no shapes data set"):
+    with pytest.raises(FileExistsError, match="no shapes dataset"):
         generate_shapes_dataset(tmp_path, 1, 1, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 

@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import training_eomt
 from training_eomt.augmentation import SegmentationAugmentation
+from training_eomt.card import TRAINING, is_generated
 from training_eomt.inputs import TrainingInputs
 from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
-from training_eomt.publishing.card import BY_TRAINING
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
 
@@ -52,7 +52,7 @@ def test_without_annealing_the_models_own_probabilities_stay(make_trainer):
     assert trainer.model.mask_probabilities == [0.5, 1.0]
 
 
-def test_every_evaluation_in_training_draws_its_first_pictures(make_trainer, tmp_path):
+def test_every_evaluation_in_training_draws_its_first_images(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=2, eval_strategy="steps", eval_steps=1)
     trainer.train()
     drawn = tmp_path / "output" / "evaluation_pictures"
@@ -120,7 +120,7 @@ def assert_same_weights(one, other, **tolerance):
         torch.testing.assert_close(parameter, expected, **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
 
 
-def test_pictures_whose_predictions_are_not_finite_are_named(make_trainer):
+def test_images_whose_predictions_are_not_finite_are_named(make_trainer):
     trainer = make_trainer(per_device_train_batch_size=5)
     inputs, damaged = trainer.train_dataset, "000003.png"
 
@@ -177,7 +177,7 @@ def test_tensorboard_gets_figures_of_every_evaluation(make_trainer, tmp_path):
 
 @pytest.mark.parametrize("task", ["instance", "semantic"])
 def test_other_tasks_are_measured_as_the_model_is_used(make_trainer, task):
-    """What post-processing finds in pictures one by one, against their annotations."""
+    """What post-processing finds in images one by one, against their annotations."""
     trainer = make_trainer(task)
     metrics = trainer.evaluate()
     model, processor, dataset = trainer.model.eval(), trainer.image_processor, trainer.eval_dataset.samples
@@ -240,7 +240,7 @@ def test_the_package_names_the_trainer_and_its_arguments():
 
 
 def test_accumulated_batches_train_like_one_large_batch(make_trainer):
-    """Pictures with very different numbers of segments, augmented, while masks fade out: a picture is the same
+    """Images with very different numbers of segments, augmented, while masks fade out: an image is the same
     whatever batch it is in."""
     trained = []
     for at_once in (4, 1):
@@ -270,7 +270,7 @@ def test_the_trainers_push_brings_this_projects_card(make_trainer, hub, tmp_path
     trainer.push_to_hub(license="mit", tags="shapes", dataset="shapes", finetuned_from="me/base")
     assert [repo_id for repo_id, _ in pushed] == ["me/pets", "me/pets"]
     for _, text in pushed:
-        assert 'model="me/pets"' in text and BY_TRAINING in text and "panoptic segmentation" in text
+        assert 'model="me/pets"' in text and is_generated(text, TRAINING) and "panoptic segmentation" in text
     data = ModelCard(pushed[1][1]).data
     assert (data.license, data.datasets, data.base_model) == ("mit", ["shapes"], "me/base")
     assert data.tags == ["eomt", "panoptic-segmentation", "shapes"]
@@ -305,7 +305,7 @@ def test_the_best_checkpoint_is_the_best_in_the_tasks_own_figure(make_trainer, t
     assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("loss", False)
 
 
-def test_an_evaluation_whose_outputs_are_not_finite_names_the_pictures(make_trainer):
+def test_an_evaluation_whose_outputs_are_not_finite_names_the_images(make_trainer):
     trainer = make_trainer()
     with torch.no_grad():
         trainer.model.class_predictor.bias.fill_(math.nan)

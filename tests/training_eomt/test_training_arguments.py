@@ -95,7 +95,7 @@ def test_annealing_is_given_in_steps_or_fractions_of_training(make):
     assert make().annealing_schedule(600, 4) == ([100, 200, 300, 400], [200, 300, 400, 500])
 
 
-def test_processes_that_prepare_pictures_share_the_cores(make, monkeypatch):
+def test_processes_that_prepare_images_share_the_cores(make, monkeypatch):
     assert make().dataloader_num_workers == 0  # on a CPU
     assert make(dataloader_num_workers=3).dataloader_num_workers == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12), raising=False)

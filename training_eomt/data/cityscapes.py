@@ -5,22 +5,20 @@ The format: https://github.com/mcordts/cityscapesScripts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
+from PIL import Image
 
-from .base import Annotation, SegmentationDataset
+from .base import Annotation
 from .class_tables import published_categories
 from .files import FileTree
-from .images import DEFAULT_READING, ImageReading
-from .label_coding import read_label_map, segments_of, values_in
-from .label_maps import open_tree, paired
-from .samples import Category, Sample, encode_masks
+from .label_coding import extract_values, segment_map
+from .masks import encode_masks, find_values
+from .pairing import PairedDataset
+from .samples import Category
 
 
-PICTURE, LABELS, INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+IMAGE, LABELS, INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 PARTS = {"train": "train", "validation": "val", "predict": "val"}  # the annotations of "test" are secret
 
 # The numbers of the 19 classes that are evaluated, in the order of the published models' classes.
@@ -30,98 +28,47 @@ LICENCE_PLATES = (255, 65535)  # -1, as an unsigned number
 OBJECTS_PER_CLASS = 1000
 
 
-class CityscapesDataset(SegmentationDataset):
+class CityscapesDataset(PairedDataset):
     """Reads Cityscapes: for panoptic segmentation where there are `instanceIds`, otherwise for semantic segmentation.
 
     Pixels of classes that are not among the 19 that are evaluated are void. An `instanceIds` PNG holds the number of
-    the class for stuff and for groups of things that are not told apart, which are crowds; other things have 1000
-    times the class plus the number of the object. For semantic segmentation the `labelIds` alone are read.
+    the class for stuff and for groups of things, which are crowds; other things have 1000 times the class plus the
+    number of the object. For semantic segmentation the `labelIds` alone are read.
 
-    Args:
-        path: the folder with `leftImg8bit/` and `gtFine/`.
-        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`]. The class names are those of the
-            published models.
-        split: which part to take. "predict" takes the validation data, since the test data's annotations are secret.
-
-    Raises:
-        FileNotFoundError: a folder is missing or empty.
-        ValueError: a picture lacks its annotation or the other way round, or what [`SegmentationDataset`] raises.
-            Reading a sample: a file that cannot be decoded, or is of another size or kind than it should be.
+    The dataset is the folder with `leftImg8bit/` and `gtFine/`. Class names are those of the published models. The
+    split "predict" takes the validation data, since the test data's annotations are secret.
     """
 
     LOOKS_FOR = "leftImg8bit/train/ with gtFine/train/ (Cityscapes)"
 
-    def __init__(
-        self,
-        path: str | Path | FileTree,
-        id2label: Mapping[int, str] | None = None,
-        *,
-        task: str | None = None,
-        skip_bad_samples: bool = False,
-        split: str | None = None,
-        image_reading: ImageReading = DEFAULT_READING,
-    ) -> None:
-        self.tree = open_tree(path, skip_bad_samples)
-        part = PARTS[split or "train"]
-        picture_folder, map_folder = f"leftImg8bit/{part}", f"gtFine/{part}"
-        for folder in (picture_folder, map_folder):
-            if not self.tree.has_folder(folder):
-                raise FileNotFoundError(f"{self.tree.path(folder)} is missing or empty. Looked for: {self.LOOKS_FOR}.")
+    def open(self, path: str | Path | FileTree) -> None:
+        self.tree = self.open_tree(path)
+        image_folder, map_folder = folders = _name_folders(self.split)
+        self.require_folders(*folders)
         annotation_files = self.tree.below(map_folder)
-        instances = _by_place(annotation_files, map_folder, INSTANCES)
-        categories = [
-            Category(number, category.name, category.isthing)
-            for number, category in zip(CLASS_IDS, published_categories("cityscapes"), strict=True)
-        ]
-        kind = "panoptic" if instances else "semantic"
-        super().__init__(
-            self.tree.path(picture_folder),
-            categories,
-            kind,
-            id2label,
-            task,
-            skip_bad_samples,
-            self.tree,
-            image_reading,
-        )
+        instances = _key_by_frame(annotation_files, map_folder, INSTANCES)
+        published = published_categories("cityscapes")
+        categories = [Category(number, c.name, c.isthing) for number, c in zip(CLASS_IDS, published, strict=True)]
+        self.set_categories(self.tree.path(image_folder), "panoptic" if instances else "semantic", categories)
         self.has_objects = self.task != "semantic"
-        maps = instances if self.has_objects else _by_place(annotation_files, map_folder, LABELS)
-        pictures = _by_place(self.tree.below(picture_folder), picture_folder, PICTURE)
-        if not pictures:
-            raise FileNotFoundError(f"{self.tree.path(picture_folder)} holds no pictures CITY/*{PICTURE}.")
-        self.files = paired(self, self.tree, (picture_folder, pictures), (map_folder, maps))
+        maps = instances if self.has_objects else _key_by_frame(annotation_files, map_folder, LABELS)
+        images = _key_by_frame(self.tree.below(image_folder), image_folder, IMAGE)
+        if not images:
+            raise FileNotFoundError(f"{self.tree.path(image_folder)} holds no images CITY/*{IMAGE}.")
+        self.pair((image_folder, images), (map_folder, maps))
         self._things = [category.id for category in categories if category.isthing]
 
     @classmethod
     def fits(cls, tree: FileTree, split: str | None) -> bool:
-        """Whether a folder holds such data."""
-        part = PARTS[split or "train"]
-        return tree.has_folder(f"leftImg8bit/{part}") and tree.has_folder(f"gtFine/{part}")
+        return all(map(tree.has_folder, _name_folders(split)))
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return self.tree.path(self.files[index][0])
-
-    def open_image(self, index: int) -> BinaryIO:
-        return self.tree.open(self.files[index][0])
-
-    def __getitem__(self, index: int) -> Sample:
-        picture, map_name = self.files[index]
-        numbers = read_label_map(self.tree, map_name, self.image_reading)
-        image = self.read_image(index, numbers.shape, self.tree.path(map_name))
-        if self.has_objects:
-            annotations = self._segments(numbers, self.tree.path(map_name))
-        else:
+    def annotate(self, index: int, label_map: Image.Image, where: str) -> list[Annotation]:
+        numbers = extract_values(label_map, where)
+        if not self.has_objects:
             void = {*ALL_IDS, *LICENCE_PLATES} - set(CLASS_IDS)
-            class_ids = {class_id: class_id for class_id in CLASS_IDS}
-            annotations = segments_of(numbers, class_ids, void, self.tree.path(map_name))
-        return Sample(picture, image, self.targets(annotations), picture)
-
-    def _segments(self, numbers: np.ndarray, where: str) -> list[Annotation]:
+            return segment_map(numbers, {class_id: class_id for class_id in CLASS_IDS}, void, where)
         found = []
-        for number in sorted(values_in(numbers) - set(LICENCE_PLATES)):
+        for number in sorted(find_values(numbers) - set(LICENCE_PLATES)):
             is_object = number >= OBJECTS_PER_CLASS
             class_id = number // OBJECTS_PER_CLASS if is_object else number
             if class_id not in ALL_IDS:
@@ -132,6 +79,12 @@ class CityscapesDataset(SegmentationDataset):
         return [Annotation(rle, class_id, iscrowd) for rle, (_, class_id, iscrowd) in zip(rles, found, strict=True)]
 
 
-def _by_place(names: list[str], folder: str, ending: str) -> dict[str, str]:
-    """Files of one kind by what a picture and its annotations have in common: CITY/CITY_SEQUENCE_FRAME."""
+def _name_folders(split: str | None) -> tuple[str, str]:
+    """Names the folders of a split's images and annotations."""
+    part = PARTS[split or "train"]
+    return f"leftImg8bit/{part}", f"gtFine/{part}"
+
+
+def _key_by_frame(names: list[str], folder: str, ending: str) -> dict[str, str]:
+    """Files of one kind by the part of the name that an image and its annotations share: CITY/CITY_SEQUENCE_FRAME."""
     return {name[len(folder) + 1 : -len(ending)]: name for name in names if name.endswith(ending)}

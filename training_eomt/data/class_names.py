@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from ..json_files import read_unambiguous_json
 from .files import FileTree, decode_text, open_file
 
 
@@ -37,7 +36,7 @@ class ClassNames(list[str]):
 
 def read_class_names(path: Path) -> ClassNames:
     """
-    The names of classes, from a file.
+    Reads the names of classes from a file.
 
     Args:
         path: a text file with a name on each line, all of them behind their numbers or none (`0: road`); CVAT's
@@ -51,16 +50,16 @@ def read_class_names(path: Path) -> ClassNames:
         ValueError: it names no classes, numbers are missing or come twice, or something is no name.
     """
     with open_file(path) as file:
-        return class_names_from(decode_text(file.read(), str(path)), str(path))
+        return parse_class_names(decode_text(file.read(), str(path)), str(path))
 
 
 def find_class_names(tree: FileTree) -> ClassNames | None:
-    """The names in a file of a usual name in a folder or in the one around it; None if there is none."""
+    """Reads the names in a file of a usual name in a folder or its parent; None if there is none."""
     for folder in ("", ".."):
         for file in CLASS_NAME_FILES:
             name = f"{folder}/{file}".lstrip("/")
             if name in tree:
-                return class_names_from(tree.read_text(name), tree.path(name))
+                return parse_class_names(tree.read_text(name), tree.path(name))
     around = tree.root.parent
     for path in (around / file for file in CLASS_NAME_FILES):
         if path.is_file():
@@ -68,11 +67,11 @@ def find_class_names(tree: FileTree) -> ClassNames | None:
     return None
 
 
-def class_names_from(text: str, where: str) -> ClassNames:
-    """The names in the content of a file that messages call `where`, see [`read_class_names`]."""
+def parse_class_names(text: str, where: str) -> ClassNames:
+    """Parses the content of a file that messages call `where`, see [`read_class_names`]."""
     if where.endswith(".json"):
-        return _names_in_json(text, where)
-    lines = text_lines(text)
+        return _parse_json(text, where)
+    lines = list_lines(text)
     if not lines:
         raise ValueError(f"{where} names no classes.")
     if all(LABEL_MAP_LINE.fullmatch(line) for line in lines.values()):
@@ -82,7 +81,7 @@ def class_names_from(text: str, where: str) -> ClassNames:
         rows = {number: [cell.strip() for cell in line.split("\t")] for number, line in lines.items()}
         first = next(iter(rows))
         titles = None if rows[first][0].isdecimal() else rows.pop(first)
-        column = _column_of_names(titles, list(rows.values()))
+        column = _find_name_column(titles, list(rows.values()))
         given = {number: (row[0], row[column] if column < len(row) else "") for number, row in rows.items()}
     else:
         matches = {number: NUMBERED_LINE.fullmatch(line) for number, line in lines.items()}
@@ -97,11 +96,11 @@ def class_names_from(text: str, where: str) -> ClassNames:
         if int(value) in names:
             raise ValueError(f"{where}: line {number} names class {value} a second time. Keep one of the lines.")
         names[int(value)] = name
-    return _in_order(names, where)
+    return _sort_names(names, where)
 
 
-def _column_of_names(titles: list[str] | None, rows: list[list[str]]) -> int:
-    """Which column of a table has the names: the one with that title, else the first of texts."""
+def _find_name_column(titles: list[str] | None, rows: list[list[str]]) -> int:
+    """Finds the column of a table that has the names: the one with that title, else the first of texts."""
     if titles is not None:
         lowered = [title.lower() for title in titles]
         return lowered.index("name") if "name" in lowered[1:] else max(len(titles) - 1, 1)
@@ -112,49 +111,32 @@ def _column_of_names(titles: list[str] | None, rows: list[list[str]]) -> int:
     return next((column for column in range(1, max(map(len, rows))) if is_text(column)), 1)
 
 
-def text_lines(text: str) -> dict[int, str]:
-    """The lines of a text that say something, without space around them, by their numbers."""
+def list_lines(text: str) -> dict[int, str]:
+    """Lists the lines of a text that are neither empty nor comments, without surrounding space, by their numbers."""
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1)}
     return {number: line for number, line in lines.items() if line and not line.startswith(COMMENT)}
 
 
-def read_json_object(text: str, where: str) -> Any:
-    """
-    The content of a JSON file.
-
-    Raises:
-        ValueError: it is not JSON, or a key comes twice in an object.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
-        return content
-
-    try:
-        content = json.loads(text, object_pairs_hook=once)
-        json.dumps(content, ensure_ascii=False).encode()  # which halves of characters, as "\\ud800", cannot become
-        return content
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-
-
-def by_value(names: Sequence[str], first_class: int) -> dict[int, str]:
+def name_by_value(names: Sequence[str], first_class: int) -> dict[int, str]:
     """The names by the values of label maps, from `first_class` on; from 1 on where a file numbers them so."""
     counts_from_1 = isinstance(names, ClassNames) and names.first == 1
     return dict(enumerate(names, start=1 if counts_from_1 else first_class))
 
 
-def numbered(values: Collection[int], first_class: int) -> dict[int, str]:
-    """Names for classes that have none: one for every number up to the largest that occurs."""
+def name_by_number(values: Collection[int], first_class: int) -> dict[int, str]:
+    """Makes up names for classes that have none: one for every number up to the largest that occurs."""
     return {number: f"class {number}" for number in range(first_class, max(values, default=first_class - 1) + 1)}
 
 
-def _names_in_json(text: str, where: str) -> ClassNames:
+def list_some(numbers: Sequence[int]) -> str:
+    """Lists the first of some numbers for messages."""
+    more = " and more" if len(numbers) > NUM_LISTED else ""
+    return ", ".join(map(str, numbers[:NUM_LISTED])) + more or "none"
+
+
+def _parse_json(text: str, where: str) -> ClassNames:
     try:
-        content = msgspec.convert(read_json_object(text, where), list[str] | dict[str, str])
+        content = msgspec.convert(read_unambiguous_json(text, where), list[str] | dict[str, str])
     except msgspec.ValidationError as error:
         raise ValueError(
             f"{where} must hold a list of names, or an object of the numbers of classes and their names: {error}."
@@ -168,19 +150,18 @@ def _names_in_json(text: str, where: str) -> ClassNames:
     names = {int(number): name for number, name in content.items()}
     if len(names) < len(content):
         raise ValueError(f"{where}: two of its {len(content)} keys are the same number.")
-    return _in_order(names, where)
+    return _sort_names(names, where)
 
 
-def _in_order(names: dict[int, str], where: str) -> ClassNames:
-    """Names by number as names in order."""
+def _sort_names(names: dict[int, str], where: str) -> ClassNames:
+    """Sorts names by their numbers, which may leave no gaps."""
     if not names:
         raise ValueError(f"{where} names no classes.")
     first = min(names) if min(names) <= 1 else 0
     if max(names) >= first + len(names):
         missing = [number for number in range(first, first + len(names)) if number not in names]
-        listed = ", ".join(map(str, missing[:NUM_LISTED])) + (" and more" if len(missing) > NUM_LISTED else "")
         raise ValueError(
-            f"{where} has names for classes up to {max(names)}, and none for {listed}. Name every class from {first} "
-            "on; values of label maps that leave gaps are given as --label_values."
+            f"{where} has names for classes up to {max(names)}, and none for {list_some(missing)}. Name every class "
+            f"from {first} on; values of label maps that leave gaps are given as --label_values."
         )
     return ClassNames((names[number] for number in sorted(names)), first)

@@ -1,4 +1,4 @@
-"""The classes of data sets whose files do not name them."""
+"""The classes of datasets whose files do not name them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from .samples import Category
 
 
-def published_categories(data_set: str) -> list[Category]:
+def published_categories(dataset: str) -> list[Category]:
     """The classes of "coco", "ade20k" or "cityscapes" as EoMT's published models know them, numbered from 0."""
     path = Path(__file__).parents[1] / "publishing" / "published_checkpoints.json"
     table = json.loads(path.read_text(encoding="utf-8"))
-    classes = table["datasets"][data_set]
+    classes = table["datasets"][dataset]
     stuff = set(classes["stuff_classes"])
     return [Category(index, name, index not in stuff) for index, name in enumerate(classes["labels"])]

@@ -1,4 +1,4 @@
-"""What COCO's JSON files have in common: where they lie, what every entry must hold, which pictures they list.
+"""COCO's JSON files: where they lie, what every entry must hold, which images they list.
 
 The format: https://cocodataset.org/#format-data.
 """
@@ -6,13 +6,14 @@ The format: https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 import msgspec
 
-from ..json_files import describe_fault, parse_flag, parse_id, read_json
+from ..json_files import SCHEMA_ERRORS, describe_fault, parse_flag, parse_id, read_json
+from .base import IMAGES_DIR, SegmentationDataset
 from .files import FileTree, find_tree
 from .located import Located
 from .samples import Category
@@ -23,6 +24,7 @@ LAYOUTS = (
     "a folder with 'images/' and '{kind}.json', or COCO's own: 'annotations/{kind}_NAME.json' with 'NAME/' beside "
     "'annotations/'"
 )
+IMAGES, PNGS = "images", "panoptic PNGs"
 # What tools call their exports, of which only the content tells that they are COCO's: Label Studio, FiftyOne, labelme.
 OTHER_NAMES = ("result.json", "result_coco.json", "labels.json", "annotations.json", "coco.json")
 
@@ -31,7 +33,7 @@ Flag = bool | int | float | str | None
 
 
 class CocoContent(msgspec.Struct):
-    """A JSON file of COCO, its entries as they are written: each is read for itself, so that one can be left out."""
+    """A JSON file of COCO. Its entries are read one by one, so that one can be left out."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -39,7 +41,7 @@ class CocoContent(msgspec.Struct):
 
 
 class ImageEntry(msgspec.Struct, gc=False):
-    """A picture as a JSON file lists it; `key` is what annotations name it by."""
+    """An image as a JSON file lists it; annotations name it by `key`."""
 
     id: Id
     file_name: str
@@ -73,16 +75,29 @@ class CategoryEntry(msgspec.Struct):
     name: str | int | float
     isthing: Flag = None
 
-    def category(self, all_things: bool) -> Category:
-        """The class. Where `all_things`, it is a thing unless it says otherwise; else a `ValueError` asks for it."""
-        number = category_number(self.id)
+    def to_category(self, all_things: bool) -> Category:
+        """The class, a thing unless it says otherwise; a `ValueError` if it has to say so, unless `all_things`."""
+        number = parse_category_id(self.id)
         if self.isthing is None and not all_things:
             raise ValueError("object missing required field `isthing`")
         return Category(number, str(self.name), self.isthing is None or parse_flag(self.isthing, "isthing"))
 
 
+class SegmentFields(msgspec.Struct, gc=False, kw_only=True):
+    """The fields that a segment has in both formats."""
+
+    id: Id
+    category_id: Id
+    iscrowd: Flag = None
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        self.category_id = parse_category_id(self.category_id)
+        self.iscrowd = self.iscrowd is not None and parse_flag(self.iscrowd, "iscrowd")
+
+
 class EntryNames(msgspec.Struct):
-    """What an entry is called and what it is, where it cannot be read."""
+    """The name and the kind of an entry that cannot be read."""
 
     id: object = None
     file_name: object = None
@@ -91,249 +106,201 @@ class EntryNames(msgspec.Struct):
     bbox: object = None
 
 
-class CocoJson(NamedTuple):
-    """A JSON file of COCO and the tree that it and its pictures are in."""
-
-    tree: FileTree
-    name: str
-
-    @property
-    def path(self) -> str:
-        """The file for messages."""
-        return self.tree.path(self.name)
-
-
-def find_json(tree: FileTree, split: str | None, kind: str) -> str | None:
-    """
-    The JSON file of a data set that lies where it usually does.
-
-    Args:
-        tree: the data set's folder.
-        split: which one to take where there are several.
-        kind: what its name starts with, "panoptic" or "instances".
-    """
-    if f"{kind}.json" in tree:
-        return f"{kind}.json"
-    if kind == "instances":
-        if "_annotations.coco.json" in tree:  # Roboflow's export
-            return "_annotations.coco.json"
-        for name in OTHER_NAMES:
-            if name in tree and _is_coco(tree.read_bytes(name)):
-                return name
-    prefix = f"annotations/{kind}_"
-    names = [name for name in tree.files("annotations") if name.startswith(prefix) and name.endswith(".json")]
-
-    def own(name: str) -> str:
-        return name[len(prefix) : -len(".json")]
-
-    if split is None:
-        return names[0] if len(names) == 1 else None
-    own_names = of_split([own(name) for name in names], split)
-    if not own_names and len(names) == 1 and not any(of_split([own(names[0])], other) for other in SPLITS):
-        return names[0]  # one file for everything, as annotation tools write it
-    return f"{prefix}{own_names[0]}.json" if own_names else None
-
-
-def _is_coco(content: bytes) -> bool:
-    """Whether a JSON file looks like one of COCO's, with instances."""
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    return all(key in content for key in keys) and b'"segments_info"' not in content
-
-
-def locate_json(path: str | Path | FileTree, split: str | None, kind: str, skip_bad_samples: bool) -> CocoJson:
-    """
-    The JSON file that a path means: itself, or the one in a folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if isinstance(path, FileTree):
-        tree = path
-    elif Path(path).suffix == ".json":
-        path = Path(path)
-        around = path.parent.parent if path.parent.name == "annotations" else path.parent  # as COCO has it
-        tree, name = find_tree(around, skip_bad_samples)
-        name = posixpath.join(name, path.relative_to(around).as_posix())
-        if name not in tree:
-            raise FileNotFoundError(f"{path} (JSON file) is missing.")
-        return CocoJson(tree, name)
-    else:
-        tree, name = find_tree(path, skip_bad_samples)
-        tree = tree.subtree(name) if name else tree
-    found = find_json(tree, split, kind)
-    if found is None:
-        raise FileNotFoundError(
-            f"{tree.path(f'{kind}.json')} (JSON file) is missing. {kind.capitalize()} in COCO's format are "
-            f"{LAYOUTS.format(kind=kind)}."
-        )
-    return CocoJson(tree, found)
-
-
-def read_coco(file: CocoJson, what: str) -> CocoContent:
-    """
-    The content of a JSON file, with `images`, `annotations` and `categories`.
-
-    Args:
-        file: the file.
-        what: what it should be, such as "COCO panoptic".
-
-    Raises:
-        ValueError: it is something else.
-    """
-    return read_json(file.tree.read_bytes(file.name), CocoContent, file.path, what)
-
-
-def read_categories(content: CocoContent, where: str, what: str, all_things: bool) -> list[Category]:
-    """
-    The categories. Where `all_things`, those that do not say so are things; otherwise each has to say.
-
-    Raises:
-        ValueError: one of them is no category.
-    """
-    categories = []
-    for index, entry in enumerate(content.categories):
-        try:
-            categories.append(msgspec.json.decode(entry, type=CategoryEntry).category(all_things))
-        except ENTRY_ERRORS as error:
-            raise ValueError(
-                f"{where}: category {index} is not {what}: {describe_fault(error).rstrip('.')}."
-            ) from error
-    return categories
-
-
-def category_number(value: Id) -> int:
-    """The number of a category. Raises a `ValueError` if it is something else."""
+def parse_category_id(value: Id) -> int:
+    """Parses the number of a category. Raises a `ValueError` if it is something else."""
     number = parse_id(value)
     if isinstance(number, str):
         raise ValueError(f"the category's id is {number!r}, expected a number")
     return number
 
 
-def read_images(
-    content: CocoContent, where: str, what: str, bad_sample: Callable[[str, str], None]
-) -> tuple[dict[Id, ImageEntry], set[Id]]:
-    """
-    The pictures by id, and the ids of those that are left out with all their annotations.
-
-    A picture that cannot be read, or is listed twice by its id or its name, goes to `bad_sample`. Pictures that share
-    an id are all left out.
-    """
-    images: dict[Id, ImageEntry] = {}
-    left_out: set[Id] = set()
-    names: set[str] = set()
-    for index, entry in enumerate(content.images):
-        try:
-            image = msgspec.json.decode(entry, type=ImageEntry)
-        except ENTRY_ERRORS as error:
-            named = names_of(entry)
-            reason = f"{where}: image {index} is not {what}: {describe_fault(error)}. Correct or drop it."
-            bad_sample(str(named.file_name or f"{where}: image {index}"), reason)
-            if isinstance(named.id, int | str):
-                left_out.add(parse_id(named.id))
-            continue
-        if (key := image.key) in images:
-            bad_sample(
-                image.file_name,
-                f"{where} lists two pictures with id {image.id!r}: {images[key].file_name} and {image.file_name}. "
-                "Ids must be unique: nothing tells whose the annotations are.",
-            )
-            left_out.add(key)
-        elif image.file_name in names:
-            bad_sample(
-                image.file_name,
-                f"{where} lists the picture {image.file_name} twice. Keep one of them, with all its annotations.",
-            )
-            left_out.add(key)
-        else:
-            images[key] = image
-            names.add(image.file_name)
-    return {key: image for key, image in images.items() if key not in left_out}, left_out
-
-
-def names_of(entry: msgspec.Raw) -> EntryNames:
-    """What can be read of an entry that is not what it should be."""
+def read_names(entry: msgspec.Raw) -> EntryNames:
+    """Reads what can be read of an entry that is not what it should be."""
     try:
         return msgspec.json.decode(entry, type=EntryNames)
-    except ENTRY_ERRORS:
+    except SCHEMA_ERRORS:
         return EntryNames()
 
 
-# What reading an entry raises.
-ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+class CocoDataset(SegmentationDataset):
+    """A format of COCO's: a JSON file, and the images that it lists.
 
-
-def find_folder(
-    file: CocoJson, what: str, names: Sequence[str], prefix: str, images_dir: FileTree | None = None
-) -> Located:
+    The JSON file is NAME.json in the dataset's folder, or `annotations/NAME_SPLIT.json`; or the path is its own.
     """
-    The folder that holds what a JSON file lists: the one that is given, or one beside the file.
 
-    Args:
-        file: the JSON file.
-        what: "pictures" or "panoptic PNGs".
-        names: the names of the files that it lists.
-        prefix: what comes in the JSON's name before the data's own name, such as "panoptic_".
-        images_dir: the folder, anywhere.
+    SETTINGS = IMAGES_DIR
+    JSON_NAME: ClassVar[str]
+    WHAT: ClassVar[str]  # the format for messages
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-    """
-    if images_dir is not None:
-        return Located(images_dir, "", True)
-    folder, stem = posixpath.split(file.name.removesuffix(".json"))
-    own = stem.removeprefix(prefix) if stem.startswith(prefix) else "images"
-    if what == "pictures":
-        candidates = [own, f"images/{own}", "images", "pictures", "data", stem, folder, ""]
-        candidates = [name for name in dict.fromkeys(candidates) if name != "panoptic"]  # these are the PNGs
-    else:
-        candidates = [posixpath.join(folder, stem), stem, "panoptic", f"panoptic/{own}"]
-    present = [Located(file.tree, name, False) for name in candidates if file.tree.has_folder(name)]
-    for candidate in present:
-        if any(candidate.find(name) is not None for name in names[:20]):
-            return candidate
-    # None of the first files is there: the messages about missing files name the likeliest folder.
-    likely = [candidate for candidate in present if candidate.folder not in ("", folder)]
-    if likely:
-        return likely[0]
-    expected = "images" if what == "pictures" else "panoptic"
-    layouts = LAYOUTS.format(kind=prefix.removesuffix("_"))
-    raise FileNotFoundError(
-        f"{file.tree.path(expected)} ({what}) is missing, and so is every other folder where the {what} of "
-        f"{file.path} may be: {', '.join(repr(name) for name in candidates if name)}. It is {layouts}"
-        + (
-            ", and the PNGs in 'panoptic/' or 'annotations/panoptic_NAME/'."
-            if what != "pictures"
-            else ". --images_dir names any other folder."
-        )
-    )
+    @classmethod
+    def fits(cls, tree: FileTree, split: str | None) -> bool:
+        return cls.find_json(tree, split) is not None
 
+    @classmethod
+    def find_json(cls, tree: FileTree, split: str | None) -> str | None:
+        """Finds the JSON file in a dataset's folder where it usually lies; None if it is not there."""
+        if (name := f"{cls.JSON_NAME}.json") in tree:
+            return name
+        if (other := cls.find_other_json(tree)) is not None:
+            return other
+        prefix = f"annotations/{cls.JSON_NAME}_"
+        names = [name for name in tree.files("annotations") if name.startswith(prefix) and name.endswith(".json")]
+        parts = {name[len(prefix) : -len(".json")]: name for name in names}
+        if split is None:
+            return names[0] if len(names) == 1 else None
+        if own := of_split(list(parts), split):
+            return parts[own[0]]
+        is_whole = len(names) == 1 and not any(of_split(list(parts), other) for other in SPLITS)
+        return names[0] if is_whole else None  # one file for everything, as annotation tools write it
 
-def locate_files(
-    file: CocoJson, folder: Located, what: str, names: Iterable[str], leave_out: Callable[..., None]
-) -> Mapping[str, str]:
-    """
-    Where files are, by the names that a JSON file has for them; `what` as in [`find_folder`].
+    @classmethod
+    def find_other_json(cls, tree: FileTree) -> str | None:
+        """Finds the JSON file under the names of other tools."""
+        return None
 
-    One that is missing, or that is there under another name already, is given to `leave_out`.
-    """
-    found: dict[str, str] = {}
-    listed_as: dict[str, str] = {}
-    names = list(names)
-    paths = {name: folder.find(name) for name in names}
-    num_missing = sum(path is None for path in paths.values())
-    for name, path in paths.items():
-        if path is None:
-            shown = folder.tree.path(posixpath.join(folder.folder, name))
-            where = folder.tree.path(folder.folder)
-            reason = f"{num_missing} of {len(names)} files that {file.path} refers to are not in {where}"
-            is_elsewhere = num_missing == len(names) and what == "pictures"
-            hint = " --images_dir names a folder of pictures elsewhere." if is_elsewhere else ""
-            leave_out(
-                shown, f"{shown} is missing ({reason}). Add it or drop its annotations.{hint}", FileNotFoundError
-            )
-        elif (other := listed_as.setdefault(path, name)) != name:
-            shown = folder.tree.path(path)
-            leave_out(name, f"{file.path} lists the file {shown} twice, as {other} and as {name}. Keep one of them.")
+    def read_content(self, path: str | Path | FileTree) -> CocoContent:
+        """
+        Reads the JSON file that a path means: itself, or the one in a folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is something else.
+        """
+        if not isinstance(path, FileTree) and Path(path).suffix == ".json":
+            path = Path(path)
+            around = path.parent.parent if path.parent.name == "annotations" else path.parent  # as COCO has it
+            tree, folder = find_tree(around, self.skip_bad_samples)
+            self.tree, self.json = self.open_tree(tree), posixpath.join(folder, path.relative_to(around).as_posix())
+            if self.json not in tree:
+                raise FileNotFoundError(f"{path} (JSON file) is missing.")
         else:
-            found[name] = path
-    return found
+            self.tree = self.open_tree(path)
+            found = self.find_json(self.tree, self.split)
+            if found is None:
+                raise FileNotFoundError(
+                    f"{self.tree.path(f'{self.JSON_NAME}.json')} (JSON file) is missing. "
+                    f"{self.JSON_NAME.capitalize()} in COCO's format are {LAYOUTS.format(kind=self.JSON_NAME)}."
+                )
+            self.json = found
+        self.where = self.tree.path(self.json)
+        return read_json(self.tree.read_bytes(self.json), CocoContent, self.where, self.WHAT)
+
+    def read_categories(self, content: CocoContent, all_things: bool) -> list[Category]:
+        """
+        Reads the categories. Where `all_things`, those that do not say so are things; otherwise each has to say.
+
+        Raises:
+            ValueError: one of them is no category.
+        """
+        categories = []
+        for index, entry in enumerate(content.categories):
+            try:
+                categories.append(msgspec.json.decode(entry, type=CategoryEntry).to_category(all_things))
+            except SCHEMA_ERRORS as error:
+                fault = describe_fault(error).rstrip(".")
+                raise ValueError(f"{self.where}: category {index} is not {self.WHAT}: {fault}.") from error
+        return categories
+
+    def read_image_entries(self, content: CocoContent) -> tuple[dict[Id, ImageEntry], set[Id]]:
+        """
+        Reads the images by id. Returns also the ids of those that are left out with all their annotations.
+
+        Left out are images that cannot be read or are listed twice by their name, and all images that share an id.
+        """
+        images: dict[Id, ImageEntry] = {}
+        left_out: set[Id] = set()
+        names: set[str] = set()
+        for index, entry in enumerate(content.images):
+            where = f"{self.where}: image {index}"
+            try:
+                image = msgspec.json.decode(entry, type=ImageEntry)
+            except SCHEMA_ERRORS as error:
+                named = read_names(entry)
+                reason = f"{where} is not {self.WHAT}: {describe_fault(error)}. Correct or drop it."
+                self.bad_sample(str(named.file_name or where), reason)
+                if isinstance(named.id, int | str):
+                    left_out.add(parse_id(named.id))
+                continue
+            if (key := image.key) in images:
+                reason = (
+                    f"{self.where} lists two images with id {image.id!r}: {images[key].file_name} and "
+                    f"{image.file_name}. Ids must be unique: nothing tells whose the annotations are."
+                )
+            elif image.file_name in names:
+                reason = f"{self.where} lists the image {image.file_name} twice. "
+                reason += "Keep one of them, with all its annotations."
+            else:
+                images[key] = image
+                names.add(image.file_name)
+                continue
+            self.bad_sample(image.file_name, reason)
+            left_out.add(key)
+        return {key: image for key, image in images.items() if key not in left_out}, left_out
+
+    def locate_images(self, names: Sequence[str]) -> tuple[FileTree, Mapping[str, str]]:
+        """Finds the images that the JSON file lists by these names, and leaves out missing ones, see `locate`."""
+        images_dir = self.settings.get("images_dir")
+        if images_dir is not None:
+            folder = Located(self.open_tree(images_dir), "", True)
+        else:
+            parent, stem = posixpath.split(self.json.removesuffix(".json"))
+            own = stem.removeprefix(f"{self.JSON_NAME}_") if stem.startswith(f"{self.JSON_NAME}_") else "images"
+            candidates = [own, f"images/{own}", "images", "pictures", "data", stem, parent, ""]
+            candidates = [name for name in dict.fromkeys(candidates) if name != "panoptic"]  # these are the PNGs
+            folder = self.find_folder(IMAGES, candidates, names, ". --images_dir names any other folder.")
+        return folder.tree, self.locate(IMAGES, folder, names)
+
+    def find_folder(self, what: str, candidates: Sequence[str], names: Sequence[str], hint: str) -> Located:
+        """
+        Finds the folder of what a JSON file lists.
+
+        Args:
+            what: `IMAGES` or `PNGS`.
+            candidates: names of the folder, the likeliest first.
+            names: the names of the files.
+            hint: the end of the message.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        present = [Located(self.tree, name, False) for name in candidates if self.tree.has_folder(name)]
+        for candidate in present:
+            if any(candidate.find(name) is not None for name in names[:20]):
+                return candidate
+        # None of the first files is there: the messages about missing files name the likeliest folder.
+        if likely := [place for place in present if place.folder not in ("", posixpath.dirname(self.json))]:
+            return likely[0]
+        expected = self.tree.path("images" if what == IMAGES else "panoptic")
+        raise FileNotFoundError(
+            f"{expected} ({what}) is missing, and so is every other folder where the {what} of {self.where} may be: "
+            f"{', '.join(repr(name) for name in candidates if name)}. It is "
+            f"{LAYOUTS.format(kind=self.JSON_NAME)}{hint}"
+        )
+
+    def locate(self, what: str, folder: Located, names: Sequence[str]) -> Mapping[str, str]:
+        """
+        Finds the files of a folder by the names that the JSON file has for them.
+
+        Left out is one that is missing, or that is there under another name already.
+        """
+        found: dict[str, str] = {}
+        listed_as: dict[str, str] = {}
+        paths = {name: folder.find(name) for name in names}
+        num_missing = sum(path is None for path in paths.values())
+        for name, path in paths.items():
+            if path is None:
+                shown = folder.tree.path(posixpath.join(folder.folder, name))
+                where = folder.tree.path(folder.folder)
+                reason = f"{num_missing} of {len(names)} files that {self.where} refers to are not in {where}"
+                is_elsewhere = num_missing == len(names) and what == IMAGES
+                hint = " --images_dir names a folder of images elsewhere." if is_elsewhere else ""
+                reason = f"{shown} is missing ({reason}). Add it or drop its annotations.{hint}"
+                self.bad_sample(shown, reason, FileNotFoundError)
+            elif (other := listed_as.setdefault(path, name)) != name:
+                shown = folder.tree.path(path)
+                self.bad_sample(
+                    name, f"{self.where} lists the file {shown} twice, as {other} and as {name}. Keep one of them."
+                )
+            else:
+                found[name] = path
+        return found

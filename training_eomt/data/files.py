@@ -1,4 +1,4 @@
-"""The files of a data set, wherever they are: in folders, in zips, in zips of zips."""
+"""The files of a dataset, wherever they are: in folders, in zips, in zips of zips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from .zips import LARGE_ENTRY, MAX_NESTED_DEPTH, MAX_NESTED_RATIO, MAX_NESTED_ZIPS, ZIP_ERRORS, ZipArchive, extracted
+from .zips import LARGE_ENTRY, MAX_NESTED_DEPTH, MAX_NESTED_RATIO, MAX_NESTED_ZIPS, ZIP_ERRORS, ZipArchive
 
 
 # Where an entry of a folder is: a folder itself, a file on the disk, or a file in a zip.
@@ -126,7 +126,8 @@ class FileTree:
         if not isinstance(place, ZipArchive):
             raise FileNotFoundError(f"{self.path(name)} is missing.")
         try:
-            return BytesIO(place.read(full))
+            with place.open(full) as content:
+                return BytesIO(content.read())
         except ZIP_ERRORS as error:
             raise ValueError(f"{place.shown(full)} cannot be read: {error}. Download the zip again.") from error
 
@@ -149,7 +150,7 @@ class FileTree:
 
 def decode_text(content: bytes, where: str) -> str:
     """
-    The text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
+    Decodes the text of a file: UTF-8, or UTF-16 with a byte order mark, as some programs for Windows write it.
 
     Raises:
         ValueError: it is something else.
@@ -177,7 +178,7 @@ def open_file(path: Path) -> BinaryIO:
 
 def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
     """
-    The tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
+    Finds the tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -191,6 +192,14 @@ def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTre
                 break
             return tree, name
     raise FileNotFoundError(f"There is no file or folder {path}.")
+
+
+def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
+    """Opens the files of a folder, which may be (in) a zip. Raises what `find_tree` raises."""
+    if isinstance(path, FileTree):
+        return path
+    tree, name = find_tree(path, skip_bad_entries)
+    return tree.subtree(name) if name else tree
 
 
 def _is_zip(path: Path) -> bool:
@@ -269,7 +278,7 @@ class _Store:
                         continue
                     if not _is_folder(entry):
                         places[entry.name] = "disk"
-                    elif not (entry.is_symlink() and leads_back(self.root, folder, entry.path)):
+                    elif not (entry.is_symlink() and _leads_back(self.root, folder, entry.path)):
                         places[entry.name] = "folder"
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
             return {}
@@ -284,7 +293,7 @@ class _Store:
         shown = outer.shown(name)
         if shown not in self._extracted:
             self._check_nested(shown, outer, name)
-            self._extracted[shown] = extracted(outer, name, owner=self)
+            self._extracted[shown] = outer.extract(name, owner=self)
         around = folder.rpartition("/")[0]
         archive = ZipArchive(self._extracted[shown], shown, around, outer.depth + 1)
         own_folder = folder[len(around) :].strip("/")
@@ -317,7 +326,7 @@ class _Store:
         self._archives.append(archive)
 
 
-def leads_back(root: str | Path, folder: str, link: str) -> bool:
+def _leads_back(root: str | Path, folder: str, link: str) -> bool:
     """
     Whether a link leads to the folder that it is in or to one around it, by whatever links that was reached.
 

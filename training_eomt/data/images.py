@@ -18,6 +18,7 @@ from image_processing_eomt.reading_eomt import (
 
 
 EXIF = ("auto", "upright", "stored")
+LOSSY_FORMATS = ("JPEG", "MPO")
 BOTH_FIT = "both orientations fit the annotation"  # in an image's info
 
 
@@ -63,9 +64,8 @@ class ImageReading:
         """
         stored = read_stored(file, where, self.max_pixels)
         turn = self._turns(stored, size)
-        found = stored.upright_size if turn else stored.size
-        if size is not None and found != tuple(size):
-            raise ValueError(_sizes_differ(where, found, size, annotation, stored.orientation))
+        if size is not None:
+            check_size(where, stored.upright_size if turn else stored.size, size, annotation, stored.orientation)
         image = as_rgb(turn_upright(stored) if turn else stored.image, where)
         image.info = {}
         if self.exif == "auto" and both_fit(stored.size, stored.orientation, size):
@@ -109,32 +109,34 @@ def both_fit(stored_size: tuple[int, int], orientation: int, size: tuple[int, ..
 
 
 def list_image_suffixes() -> frozenset[str]:
-    """Suffixes of the files that can be read as pictures, in lower case, with the dot."""
+    """Lists the suffixes of files that can be read as images, in lower case, with the dot."""
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def check_same_size(image: Image.Image, picture: str, size: tuple[int, int], annotation: str) -> None:
-    """Raises a `ValueError` where a picture and its annotation differ in `(height, width)`; both are named."""
-    if (image.height, image.width) != tuple(size):
+def check_lossless(image: Image.Image, where: str) -> None:
+    """Raises a `ValueError` if a decoded annotation is a JPEG."""
+    if image.format in LOSSY_FORMATS:
         raise ValueError(
-            f"{picture} is {format_size((image.height, image.width))} and its annotation {annotation} is "
-            f"{format_size(size)}. Picture and annotation must have the same size."
+            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes or segments "
+            "any more. Save annotations as PNGs."
+        )
+
+
+def check_size(
+    image: str, size: tuple[int, ...], annotation_size: tuple[int, ...], annotation: str, orientation: int = 1
+) -> None:
+    """Raises a `ValueError` where an image and its annotation differ in `(height, width)`; both are named."""
+    if size != tuple(annotation_size):
+        hint = (
+            f" The image has the EXIF orientation {orientation}: --exif says whether it is read upright or as it is "
+            "stored, by default as it fits."
+        )
+        raise ValueError(
+            f"{image} is {format_size(size)} and its annotation {annotation} is {format_size(annotation_size)}. Image "
+            "and annotation must have the same size." + (hint if orientation > 1 else "")
         )
 
 
 def format_size(size: tuple[int, ...]) -> str:
-    """`(height, width)` for messages."""
+    """Formats `(height, width)` for messages."""
     return f"{size[0]}x{size[1]} pixels (height x width)"
-
-
-def _sizes_differ(image: str, found: tuple[int, int], size: tuple[int, ...], annotation: str, orientation: int) -> str:
-    reason = (
-        f"{image} is {format_size(found)} and its annotation {annotation} is {format_size(size)}. "
-        "Picture and annotation must have the same size."
-    )
-    if orientation > 1:
-        reason += (
-            f" The image has the EXIF orientation {orientation}: --exif says whether it is read upright or as it is "
-            "stored, by default as it fits."
-        )
-    return reason

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from .base import Annotation
-from .class_names import by_value, numbered, read_class_names
-from .files import FileTree
-from .images import ImageReading
-from .label_values import LabelValues, colour_text, label_values_from, read_label_values
-from .samples import encode_masks
+from .class_names import list_some, name_by_number, name_by_value
+from .colours import encode_image, format_colour
+from .images import check_lossless
+from .label_values import LabelValues
+from .masks import encode_masks, find_values
 
 
 # What programs write for "no class": the largest value of 8 and of 16 bits.
 USUAL_VOID = frozenset({255, 65535})
 MAX_UNNAMED_CLASSES = 1024
-NUM_LISTED = 10
-LOSSY_FORMATS = ("JPEG", "MPO")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA")
+
+ReadMap = Callable[[], tuple[Image.Image, str]]  # reads a label map; returns it and its path
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class LabelCoding:
         category_ids: the number of the class of each value.
         names: the name of each class by its number.
         ignored: values that belong to no class.
-        is_colours: whether values are colours, 65536 red + 256 green + blue.
+        is_colours: whether values are colours, see [`encode_rgb`].
     """
 
     category_ids: Mapping[int, int]
@@ -42,39 +41,35 @@ class LabelCoding:
     ignored: frozenset[int]
     is_colours: bool = False
 
-    def annotations(self, image: Image.Image, where: str) -> list[Annotation]:
+    def annotate(self, image: Image.Image, where: str) -> list[Annotation]:
         """
-        A segment for every value in a decoded label map that messages call `where`.
+        Makes a segment of every value in a decoded label map that messages call `where`.
 
         Raises:
             ValueError: it holds no numbers of classes, or one that is neither of a class nor ignored.
         """
-        return segments_of(self.values(image, where), self.category_ids, self.ignored, where, self.is_colours)
-
-    def values(self, image: Image.Image, where: str) -> np.ndarray:
-        """The values of a decoded label map, `(height, width)`. Raises what [`label_map_of`] raises."""
-        return colour_map_of(image, where) if self.is_colours else label_map_of(image, where)
+        label_map = (extract_colours if self.is_colours else extract_values)(image, where)
+        return segment_map(label_map, self.category_ids, self.ignored, where, self.is_colours)
 
 
-def label_coding(
+def find_label_coding(
     names: Sequence[str] | None,
     label_values: LabelValues | None,
     id2label: Mapping[int, str] | None,
     ignore_index: Collection[int] | None,
     do_reduce_labels: bool,
-    maps: Iterable[Callable[[], tuple[Image.Image, str]]],
+    maps: Iterable[ReadMap],
     skip_bad_samples: bool,
 ) -> LabelCoding:
     """
-    What the values of label maps stand for.
+    Finds what the values of label maps stand for.
 
     Args:
         names: names of the classes.
         label_values: a table of values, in place of names.
         id2label: the classes of a model, which are those of the maps if neither is given.
-        ignore_index: values that belong to no class; by default those of `USUAL_VOID` that name no class.
-        do_reduce_labels: whether 0 belongs to no class either, and the first class is 1.
-        maps: reads the maps with what messages call them; only if nothing is given that names the classes.
+        ignore_index, do_reduce_labels: see [`Settings`].
+        maps: the label maps, read only if nothing is given that names the classes.
         skip_bad_samples: leave out values that cannot be classes without a name; reading their map is an error.
 
     Raises:
@@ -97,38 +92,20 @@ def label_coding(
     first_class = int(do_reduce_labels)
     ignored = USUAL_VOID if ignore_index is None else frozenset(ignore_index)
     if names is not None:
-        classes = by_value(names, first_class)
+        classes = name_by_value(names, first_class)
         ignored -= classes.keys() if ignore_index is None else set()
     elif id2label is not None:
-        classes = by_value([id2label[label_id] for label_id in range(len(id2label))], first_class)
+        classes = name_by_value([id2label[label_id] for label_id in range(len(id2label))], first_class)
     else:
-        classes = numbered(_values_of_all(maps, ignored, skip_bad_samples) - ignored, first_class)
+        classes = name_by_number(_find_all_values(maps, ignored, skip_bad_samples) - ignored, first_class)
     ignored |= {0} if do_reduce_labels else set()
     return LabelCoding({value: value for value in classes}, classes, ignored)
 
 
-def given_class_names(class_names: str | Path | Sequence[str] | None) -> Sequence[str] | None:
-    """Names of classes as a setting gives them: the names, or a file."""
-    return read_class_names(Path(class_names)) if isinstance(class_names, str | Path) else class_names
-
-
-def given_label_values(label_values: str | Path | Mapping[int | str, str | None] | None) -> LabelValues | None:
-    """A table of values as a setting gives it: the table, or a file."""
-    if label_values is None or isinstance(label_values, str | Path):
-        return read_label_values(Path(label_values)) if label_values is not None else None
-    return label_values_from(dict(label_values), "label_values")
-
-
-def read_label_map(tree: FileTree, name: str, image_reading: ImageReading) -> np.ndarray:
-    """The values of a label map, `(height, width)`. Raises what opening it and [`label_map_of`] raise."""
-    with tree.open(name) as file:
-        return label_map_of(image_reading.read_annotation(file, tree.path(name)), tree.path(name))
-
-
-def label_map_of(image: Image.Image, where: str) -> np.ndarray:
+def extract_values(image: Image.Image, where: str) -> np.ndarray:
     """
-    The values of a decoded label map, `(height, width)` of integers; those of a palette image are indices into the
-    palette, those of grey colours their brightness.
+    The values of a decoded label map, `(height, width)` of integers. Values of a palette image are
+    indices into the palette, those of grey colours their brightness.
 
     Raises:
         ValueError: it has colours, transparency or fractions instead of numbers, or was compressed with losses.
@@ -153,14 +130,14 @@ def label_map_of(image: Image.Image, where: str) -> np.ndarray:
         if image.mode == "LA" or (channels[..., :1] == channels[..., 1:3]).all():
             return channels[..., 0]
     raise ValueError(
-        f"{where} is a colour picture (mode {image.mode}), not a label map: a PNG of one channel whose values are "
+        f"{where} is a colour image (mode {image.mode}), not a label map: a PNG of one channel whose values are "
         "numbers of classes. Which colour is which class can be said with --label_values."
     )
 
 
-def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
+def extract_colours(image: Image.Image, where: str) -> np.ndarray:
     """
-    The colours of a decoded label map, `(height, width)` int32: 65536 red + 256 green + blue.
+    The colours of a decoded label map as numbers, `(height, width)` int32.
 
     Raises:
         ValueError: it is transparent somewhere, was compressed with losses, or has values that are no colours.
@@ -171,21 +148,10 @@ def colour_map_of(image: Image.Image, where: str) -> np.ndarray:
         raise ValueError(
             f"{where} holds numbers (mode {image.mode}), not colours as the table of --label_values has them."
         )
-    red, green, blue = image.convert("RGB").split()
-    colours = np.asarray(red).astype(np.int32) << 16
-    colours |= np.asarray(green).astype(np.int32) << 8
-    colours |= np.asarray(blue)
-    return colours
+    return encode_image(image)
 
 
-def values_in(label_map: np.ndarray) -> set[int]:
-    """The values that occur."""
-    pixels = label_map.ravel()
-    last_of_runs = pixels[np.flatnonzero(pixels[1:] != pixels[:-1])]  # far fewer than pixels
-    return {*np.unique(last_of_runs).tolist(), *pixels[-1:].tolist()}
-
-
-def segments_of(
+def segment_map(
     label_map: np.ndarray,
     category_ids: Mapping[int, int],
     ignored: Collection[int],
@@ -193,7 +159,7 @@ def segments_of(
     is_colours: bool = False,
 ) -> list[Annotation]:
     """
-    A segment for every value of a label map.
+    Makes a segment of every value in a label map.
 
     Args:
         label_map: `(height, width)` of integers.
@@ -205,33 +171,33 @@ def segments_of(
     Raises:
         ValueError: a value has no class and is not ignored.
     """
-    values = sorted(value for value in values_in(label_map) if value not in ignored)
+    values = sorted(value for value in find_values(label_map) if value not in ignored)
     if unknown := [value for value in values if value not in category_ids]:
         number = int((label_map == unknown[0]).sum())
         if is_colours:
             raise ValueError(
-                f"{where}: {number} pixels have the colour {colour_text(unknown[0])}, which is not in the table of "
+                f"{where}: {number} pixels have the colour {format_colour(unknown[0])}, which is not in the table of "
                 f"--label_values ({len(unknown)} colours are not). List it with its class, or with null."
             )
+        known = sorted(category_ids)
+        is_range = known and known == list(range(known[0], known[-1] + 1))
         raise ValueError(
             f"{where}: {number} pixels have the value {unknown[0]}, which is no class: these are "
-            f"{_listed(sorted(category_ids))}. Values that belong to no class are given as --ignore_index, those of "
-            "other classes with --class_names or --label_values."
+            f"{f'{known[0]} to {known[-1]}' if is_range else list_some(known)}. Values that belong to no class are "
+            "given as --ignore_index, those of other classes with --class_names or --label_values."
         )
     rles = encode_masks(label_map, values)
     return [Annotation(rle, category_ids[value]) for rle, value in zip(rles, values, strict=True)]
 
 
-def _values_of_all(
-    maps: Iterable[Callable[[], tuple[Image.Image, str]]], ignored: Collection[int], skip_bad_samples: bool
-) -> set[int]:
-    """The values that occur in any map."""
+def _find_all_values(maps: Iterable[ReadMap], ignored: Collection[int], skip_bad_samples: bool) -> set[int]:
+    """Finds the values that occur in any map."""
 
-    def values(read: Callable[[], tuple[Image.Image, str]]) -> set[int]:
+    def find(read: ReadMap) -> set[int]:
         try:
             image, where = read()
-            found = values_in(label_map_of(image, where))
-        except (ValueError, OSError):  # which reading the sample tells
+            found = find_values(extract_values(image, where))
+        except (ValueError, OSError):  # which reading the sample reports
             return set()
         impossible = {value for value in found.difference(ignored) if not 0 <= value < MAX_UNNAMED_CLASSES}
         if impossible and not skip_bad_samples:
@@ -243,16 +209,7 @@ def _values_of_all(
         return found - impossible
 
     with ThreadPoolExecutor() as threads:
-        return set().union(*threads.map(values, maps))
-
-
-def check_lossless(image: Image.Image, where: str) -> None:
-    """Raises a `ValueError` if a decoded annotation is a JPEG."""
-    if image.format in LOSSY_FORMATS:
-        raise ValueError(
-            f"{where} is a JPEG, whose compression changes values, so that they are no numbers of classes or segments "
-            "any more. Save annotations as PNGs."
-        )
+        return set().union(*threads.map(find, maps))
 
 
 def _check_opaque(image: Image.Image, where: str) -> None:
@@ -263,11 +220,3 @@ def _check_opaque(image: Image.Image, where: str) -> None:
             f"{where} is transparent in {num_transparent} pixels, whose class is not clear. Save label maps without "
             "transparency."
         )
-
-
-def _listed(numbers: list[int]) -> str:
-    if not numbers:
-        return "none"
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers[:NUM_LISTED])) + (" and more" if len(numbers) > NUM_LISTED else "")

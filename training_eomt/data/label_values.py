@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..json_files import read_unambiguous_json
 from ..yaml_files import read_yaml
-from .class_names import LABEL_MAP_LINE, read_json_object, text_lines
+from .class_names import LABEL_MAP_LINE, list_lines, read_class_names
+from .colours import encode_rgb, format_colour
 from .files import FileTree, decode_text, open_file
 
 
@@ -25,7 +28,7 @@ class LabelValues:
 
     Args:
         classes: name of the class of each value, in order; None for a value that belongs to no class. Several values
-            may be of one class. A colour is the value 65536 red + 256 green + blue.
+            may be of one class. A colour is a value, too, see [`encode_rgb`].
         is_colours: whether values are colours.
         where: the table for messages.
     """
@@ -56,7 +59,7 @@ class LabelValues:
 
 def read_label_values(path: Path) -> LabelValues:
     """
-    A table of values and classes.
+    Reads a table of values and classes.
 
     Args:
         path: a JSON or YAML file, an object of values and names of classes, such as `{"0": "background", "255":
@@ -71,51 +74,56 @@ def read_label_values(path: Path) -> LabelValues:
     with open_file(path) as file:
         text = decode_text(file.read(), str(path))
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        content = (read_json_object if path.suffix.lower() == ".json" else read_yaml)(text, str(path))
-        return label_values_from(content, str(path))
-    return _from_lines(text, str(path))
+        content = (read_unambiguous_json if path.suffix.lower() == ".json" else read_yaml)(text, str(path))
+        return parse_label_values(content, str(path))
+    return _parse_lines(text, str(path))
+
+
+def read_class_settings(settings: Mapping[str, Any]) -> tuple[Sequence[str] | None, LabelValues | None]:
+    """Reads the names of classes and the table of values that settings give, directly or as files; None for none."""
+    names, table = settings.get("class_names"), settings.get("label_values")
+    if isinstance(names, str | Path):
+        names = read_class_names(Path(names))
+    if isinstance(table, str | Path):
+        return names, read_label_values(Path(table))
+    return names, None if table is None else parse_label_values(dict(table), "label_values")
 
 
 def find_label_map_file(tree: FileTree) -> LabelValues | None:
-    """The table of CVAT's export in a folder or in the one around it; None if there is none."""
+    """Reads the table of CVAT's export in a folder or its parent; None if there is none."""
     for name in (LABEL_MAP_FILE, f"../{LABEL_MAP_FILE}"):
         if name in tree:
-            return _from_lines(tree.read_text(name), tree.path(name))
+            return _parse_lines(tree.read_text(name), tree.path(name))
     return None
 
 
-def label_values_from(content: Any, where: str) -> LabelValues:
-    """The table in the content of a JSON or YAML file that messages call `where`, see [`read_label_values`]."""
+def parse_label_values(content: Any, where: str) -> LabelValues:
+    """Checks the content of a JSON or YAML file that messages call `where`, see [`read_label_values`]."""
     try:
         table = msgspec.convert(content, dict[int | str, str | None])
     except msgspec.ValidationError as error:
         raise ValueError(
             f"{where} must hold an object of values, or of colours, and the names of their classes: {error}."
         ) from error
-    return _checked([(_value_of(key, where), name) for key, name in table.items()], where)
+    return _build_table([(_parse_value(key, where), name) for key, name in table.items()], where)
 
 
-def colour_text(value: int) -> str:
-    """A colour for messages."""
-    return f"{value >> 16},{value >> 8 & 255},{value & 255} (#{value:06x})"
-
-
-def _from_lines(text: str, where: str) -> LabelValues:
+def _parse_lines(text: str, where: str) -> LabelValues:
     rows = []
-    for number, line in text_lines(text).items():
+    for number, line in list_lines(text).items():
         match = LABEL_MAP_LINE.fullmatch(line)
         if match is None or match[2] is None:
             raise ValueError(f"{where}: line {number}, {line!r}, is not name:red,green,blue:parts:actions.")
-        rows.append((_colour_of([match[2], match[3], match[4]], line, where), match[1].strip()))
-    return _checked([((value, True), name) for value, name in rows], where)
+        rows.append((_parse_colour([match[2], match[3], match[4]], line, where), match[1].strip()))
+    return _build_table([((value, True), name) for value, name in rows], where)
 
 
-def _checked(rows: Iterable[tuple[tuple[int, bool], str | None]], where: str) -> LabelValues:
-    """The table of values, each with whether it is a colour, and names."""
+def _build_table(rows: Iterable[tuple[tuple[int, bool], str | None]], where: str) -> LabelValues:
+    """Builds the table of values, each with whether it is a colour, and names."""
     classes: dict[int, str | None] = {}
     kinds = set()
     for (value, is_colour), name in rows:
-        shown = f"the colour {colour_text(value)}" if is_colour else f"the value {value}"
+        shown = f"the colour {format_colour(value)}" if is_colour else f"the value {value}"
         if value in classes:
             raise ValueError(f"{where} lists {shown} twice. Keep one of the entries.")
         if name is not None and not name.strip():
@@ -129,17 +137,14 @@ def _checked(rows: Iterable[tuple[tuple[int, bool], str | None]], where: str) ->
     return LabelValues(classes, kinds.pop(), where)
 
 
-def _value_of(key: int | str, where: str) -> tuple[int, bool]:
-    """The value that a key stands for, and whether it is a colour."""
+def _parse_value(key: int | str, where: str) -> tuple[int, bool]:
+    """Parses the value that a key stands for. Returns also whether it is a colour."""
     text = str(key).strip()
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 3 and all(part.isdecimal() for part in parts):
-        return _colour_of(parts, text, where), True
-    if text.startswith("#") and len(text) == 7:
-        try:
-            return int(text[1:], 16), True
-        except ValueError:
-            pass
+        return _parse_colour(parts, text, where), True
+    if re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return encode_rgb(*bytes.fromhex(text[1:])), True
     if not text.isdecimal() or len(text) > 10 or int(text) > MAX_VALUE:
         raise ValueError(
             f"{where}: {key!r} is neither a value from 0 to {MAX_VALUE} nor a colour such as 128,0,0 or #800000."
@@ -147,8 +152,8 @@ def _value_of(key: int | str, where: str) -> tuple[int, bool]:
     return int(text), False
 
 
-def _colour_of(parts: list[str], text: str, where: str) -> int:
+def _parse_colour(parts: list[str], text: str, where: str) -> int:
     red, green, blue = (int(part) if len(part) <= 3 else 256 for part in parts)
     if max(red, green, blue) > 255:
         raise ValueError(f"{where}: the colour in {text!r} must be three numbers from 0 to 255.")
-    return 65536 * red + 256 * green + blue
+    return encode_rgb(red, green, blue)

@@ -25,16 +25,16 @@ class Located(NamedTuple):
     by_last_part: bool = False
 
     def find(self, name: str) -> str | None:
-        """The file of the tree that a name means, None if there is none."""
-        for reading in _readings(name, self.by_last_part):
+        """Finds the file of the tree that a name means; None if there is none."""
+        for reading in _list_readings(name, self.by_last_part):
             if (path := posixpath.normpath(posixpath.join(self.folder, reading))) in self.tree:
                 return path
         return None
 
 
-def _readings(name: str, by_last_part: bool) -> Iterator[str]:
+def _list_readings(name: str, by_last_part: bool) -> Iterator[str]:
     """
-    What a name may mean, the likeliest first.
+    Lists what a name may mean, the likeliest first.
 
     `\\` is `/`, and accents may be written in either of Unicode's ways, if only so the file is found. A path of the
     machine that the file comes from stands for its last parts.
@@ -45,5 +45,10 @@ def _readings(name: str, by_last_part: bool) -> Iterator[str]:
     yield from forms
     if by_last_part or re.match(r"/|\.\.?/|[A-Za-z]:", plain):
         for form in forms:
-            parts = form.split("/")
-            yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
+            yield from list_last_parts(form)
+
+
+def list_last_parts(path: str) -> list[str]:
+    """Lists a path without its first folder, without its first two, and so on."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(1, len(parts))]

@@ -1,31 +1,34 @@
-"""One way in: a data set of any format, found by looking at what is there."""
+"""Opens a dataset of any format, found by looking at what is there."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .ade20k import Ade20kDataset
-from .base import SegmentationDataset
+from .base import SegmentationDataset, Settings
 from .cityscapes import CityscapesDataset
 from .coco_instance import CocoInstanceDataset
 from .coco_panoptic import CocoPanopticDataset
-from .files import FileTree
+from .files import FileTree, open_tree
 from .images import DEFAULT_READING, ImageReading
-from .label_maps import LabelMapDataset, open_tree
+from .label_maps import LabelMapDataset
 from .splits import SPLITS, of_split, split_names
 from .table import TableDataset
 from .yolo import YoloDataset
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
 logger = logging.getLogger(__name__)
 
 # In the order in which they are tried.
-READERS: dict[str, Any] = {
+READERS: dict[str, type[SegmentationDataset]] = {
     "coco_panoptic": CocoPanopticDataset,
     "coco_instance": CocoInstanceDataset,
     "yolo": YoloDataset,
@@ -51,17 +54,11 @@ def open_dataset(
     id2label: Mapping[int, str] | None = None,
     task: str | None = None,
     skip_bad_samples: bool = False,
-    class_names: str | Path | Sequence[str] | None = None,
-    label_values: str | Path | Mapping[int | str, str | None] | None = None,
-    ignore_index: Collection[int] | None = None,
-    do_reduce_labels: bool | None = None,
-    image_column: str | None = None,
-    annotation_column: str | None = None,
     image_reading: ImageReading = DEFAULT_READING,
-    images_dir: str | Path | None = None,
+    **settings: Unpack[Settings],
 ) -> SegmentationDataset:
     """
-    Opens a data set.
+    Opens a dataset.
 
     Looked at are, in this order, the path itself, the folders in it that are named like the split (`train`,
     `train2017`, `val`, `test`...), and, where there is a single folder in it, that one likewise. At the first of these
@@ -73,9 +70,7 @@ def open_dataset(
         format: one of [`FORMATS`].
         split: "train", "validation" or "predict" (test data, or those for validation where there are none).
         id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
-        class_names, label_values, ignore_index, do_reduce_labels: for label maps, see [`LabelMapDataset`].
-        image_column, annotation_column: for tables, see [`TableDataset`].
-        images_dir: the folder of the pictures where it is not the data set's, for COCO's formats and YOLO's.
+        settings: see [`Settings`].
 
     Raises:
         FileNotFoundError: there is no such path, or nothing of a known format in it ([`NoDatasetError`]).
@@ -85,25 +80,15 @@ def open_dataset(
     split_names(split)
     if format not in FORMATS:
         raise ValueError(f"There is no data format {format!r}: {', '.join(FORMATS)}.")
-    settings = {
-        "class_names": class_names,
-        "label_values": label_values,
-        "ignore_index": ignore_index,
-        "do_reduce_labels": do_reduce_labels,
-        "image_column": image_column,
-        "annotation_column": annotation_column,
-        "images_dir": images_dir,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
     name, source = _find(str(path), format, split, task, skip_bad_samples)
     reader = READERS[name]
-    known = inspect.signature(reader).parameters
-    if unknown := [setting for setting in given if setting not in known]:
-        able = [other for other in READERS if unknown[0] in inspect.signature(READERS[other]).parameters]
-        raise ValueError(
-            f"{path} is read as {name}, which has no {unknown[0]} ({given[unknown[0]]!r} was given): it is a setting "
-            f"of {' and '.join(able)}."
-        )
+    for setting, value in settings.items():
+        if value is not None and setting not in reader.SETTINGS:
+            able = [other for other in READERS if setting in READERS[other].SETTINGS]
+            raise ValueError(
+                f"{path} is read as {name}, which has no {setting} ({value!r} was given): it is a setting of "
+                f"{' and '.join(able)}."
+            )
     return reader(
         source,
         id2label,
@@ -111,17 +96,17 @@ def open_dataset(
         skip_bad_samples=skip_bad_samples,
         split=split,
         image_reading=image_reading,
-        **given,
+        **settings,
     )
 
 
 def _find(
     path: str, format: str, split: str, task: str | None, skip_bad_samples: bool
 ) -> tuple[str, str | Path | FileTree]:
-    """The format of what is at a path, and what its reader takes."""
-    suffix = Path(path).suffix
-    if suffix in (".json", ".yaml", ".yml", ".jsonl", ".csv"):
-        return (_format_of_file(path, suffix) if format == AUTO else format), path
+    """Finds the format of what is at a path, and the source that its reader takes."""
+    if any(Path(path).suffix in reader.SUFFIXES for reader in READERS.values()):
+        found = next(name for name, reader in READERS.items() if reader.fits_file(Path(path)))
+        return (found if format == AUTO else format), path
     try:
         tree = open_tree(path, skip_bad_samples)
     except FileNotFoundError:
@@ -132,7 +117,7 @@ def _find(
     readers = READERS if format == AUTO else {format: READERS[format]}
     if task == "instance":
         readers = dict(sorted(readers.items(), key=lambda item: item[0] != "coco_instance"))
-    candidates = _places(tree, split)
+    candidates = _list_places(tree, split)
     for place in candidates:
         fitting = [name for name, reader in readers.items() if reader.fits(place, split)]
         if fitting:
@@ -150,27 +135,16 @@ def _find(
         found += f" and {len(entries) - MANY_ENTRIES} more"
     looked_for = "; ".join(reader.LOOKS_FOR for reader in READERS.values())
     raise NoDatasetError(
-        f"{path} holds no data set of a known format for the {split} split. Looked for, there and in folders named "
+        f"{path} holds no dataset of a known format for the {split} split. Looked for, there and in folders named "
         f"{', '.join(split_names(split))}: {looked_for}. Found: {found}."
     )
 
 
-def _places(tree: FileTree, split: str) -> list[FileTree]:
-    """Where a split may be, in the order in which to look."""
+def _list_places(tree: FileTree, split: str) -> list[FileTree]:
+    """Lists where a split may be, in the order in which to look."""
     places = [tree, *(tree.subtree(folder) for folder in of_split(tree.folders(), split))]
     folders = tree.folders()
     if len(folders) == 1 and not any(of_split(folders, other) for other in SPLITS):
         inner = tree.subtree(folders[0])
         places += [inner, *(inner.subtree(folder) for folder in of_split(inner.folders(), split))]
     return places
-
-
-def _format_of_file(path: str, suffix: str) -> str:
-    if suffix in (".yaml", ".yml"):
-        return "yolo"
-    if suffix in (".jsonl", ".csv"):
-        return "datasets"
-    is_panoptic = Path(path).stem.startswith("panoptic")
-    if not is_panoptic and not Path(path).stem.startswith(("instances", "_annotations")) and Path(path).is_file():
-        is_panoptic = b'"segments_info"' in Path(path).read_bytes()
-    return "coco_panoptic" if is_panoptic else "coco_instance"

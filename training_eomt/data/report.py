@@ -1,4 +1,4 @@
-"""What is in a data set: sizes, segments of each class, and what is wrong with it."""
+"""Reports on a dataset: sizes, segments of each class, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -24,18 +25,18 @@ NAME_WIDTH = 40
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in a data set; `str(report)` is a table for people.
+    """The contents of a dataset; `str(report)` is a table for people.
 
     Args:
-        where, task: the data set and what it is for.
-        num_pictures: how many pictures it has.
+        where, task: the dataset and its task.
+        num_images: how many images it has.
         num_counted: on how many of them the rest was counted.
-        sizes: `(height, width)` in pixels of the smallest, the median and the largest picture, by area.
-        num_segments, num_pictures_with: by name of the class, segments and the pictures that have one.
+        sizes: `(height, width)` in pixels of the smallest, the median and the largest image, by area.
+        num_segments, num_images_with: by name of the class, segments and the images that have one.
         num_crowds: how many of the segments are crowds.
-        num_empty: pictures without segments.
-        pictures_by_segments: number of segments -> how many pictures have so many.
-        void_share: which share of the pixels, from 0 to 1, belongs to no segment; None where pixels were not counted.
+        num_empty: images without segments.
+        images_by_segments: number of segments -> how many images have so many.
+        void_share: share of the pixels, from 0 to 1, that belongs to no segment; None where pixels were not counted.
         num_turned_on_trust: images that were turned upright as their EXIF orientation says, though their annotations
             fit them as they are stored, too.
         bad_samples: what was left out, and why.
@@ -43,14 +44,14 @@ class DataReport:
 
     where: str
     task: str
-    num_pictures: int
+    num_images: int
     num_counted: int
     sizes: tuple[tuple[int, int], ...]
     num_segments: dict[str, int]
-    num_pictures_with: dict[str, int]
+    num_images_with: dict[str, int]
     num_crowds: int
     num_empty: int
-    pictures_by_segments: dict[int, int] = field(default_factory=dict)
+    images_by_segments: dict[int, int] = field(default_factory=dict)
     void_share: float | None = None
     num_turned_on_trust: int = 0
     bad_samples: list[BadSample] = field(default_factory=list)
@@ -66,16 +67,16 @@ class DataReport:
         return {
             "data": self.where,
             "task": self.task,
-            "pictures": self.num_pictures,
+            "pictures": self.num_images,
             "counted_on": self.num_counted,
             "sizes": {name: list(size) for name, size in zip(names, self.sizes)},
             "classes": {
-                name: {"segments": number, "pictures": self.num_pictures_with[name]}
+                name: {"segments": number, "pictures": self.num_images_with[name]}
                 for name, number in self.num_segments.items()
             },
             "crowds": self.num_crowds,
             "empty_pictures": self.num_empty,
-            "pictures_by_segments": self.pictures_by_segments,
+            "pictures_by_segments": self.images_by_segments,
             "void_share": self.void_share,
             "turned_on_trust": self.num_turned_on_trust,
             "left_out": [sample._asdict() for sample in self.bad_samples],
@@ -83,15 +84,15 @@ class DataReport:
 
     def __str__(self) -> str:
         total = sum(self.num_segments.values())
-        lines = [f"{self.where}: {self.num_pictures:,} pictures for {self.task} segmentation"]
-        if self.num_counted < self.num_pictures:
-            lines.append(f"counted on {self.num_counted} of {self.num_pictures} pictures")
+        lines = [f"{self.where}: {self.num_images:,} images for {self.task} segmentation"]
+        if self.num_counted < self.num_images:
+            lines.append(f"counted on {self.num_counted} of {self.num_images} images")
         if self.sizes:
             smallest, median, largest = (f"{height}x{width}" for height, width in self.sizes)
             lines.append(f"sizes (height x width): smallest {smallest}, median {median}, largest {largest}")
-        per_picture = f" ({total / self.num_counted:.1f} a picture)" if self.num_counted else ""
+        per_image = f" ({total / self.num_counted:.1f} an image)" if self.num_counted else ""
         lines.append(
-            f"{total:,} segments{per_picture}, {self.num_crowds:,} of them crowds; {self.num_empty:,} empty pictures"
+            f"{total:,} segments{per_image}, {self.num_crowds:,} of them crowds; {self.num_empty:,} empty images"
         )
         if self.void_share is not None:
             lines.append(f"{self.void_share:.1%} of the pixels are void: they belong to no class")
@@ -114,8 +115,8 @@ class DataReport:
             return f"the data have no class for {self.task} segmentation{only_things}"
         left_out = f"left out ({len(self.bad_samples):,}), " if self.bad_samples else ""
         return (
-            f"none of the {self.num_counted:,} pictures has a segment of a class: the annotations are missing, empty, "
-            f"{left_out}of pictures that are not there, or void throughout"
+            f"none of the {self.num_counted:,} images has a segment of a class: the annotations are missing, empty, "
+            f"{left_out}of images that are not there, or void throughout"
         )
 
     def _warnings(self) -> list[str]:
@@ -139,16 +140,14 @@ class DataReport:
         return lines
 
     def _class_table(self) -> list[str]:
-        """All classes, those with most segments first."""
+        """Lists all classes, those with most segments first."""
         names = sorted(self.num_segments, key=lambda name: -self.num_segments[name])
         texts = {name: terminal_text(name) for name in names}
-        shown = {
-            name: text if len(text) <= NAME_WIDTH else f"{text[: NAME_WIDTH - 1]}…" for name, text in texts.items()
-        }
-        width = max((len(name) for name in shown.values()), default=0)
-        rows = [f"{'class':{width}}  {'segments':>9}  {'pictures':>9}"]
+        shown = {name: t if len(t) <= NAME_WIDTH else f"{t[: NAME_WIDTH - 1]}…" for name, t in texts.items()}
+        width = max(map(len, shown.values()), default=0)
+        rows = [f"{'class':{width}}  {'segments':>9}  {'images':>9}"]
         for name in names:
-            rows.append(f"{shown[name]:{width}}  {self.num_segments[name]:>9,}  {self.num_pictures_with[name]:>9,}")
+            rows.append(f"{shown[name]:{width}}  {self.num_segments[name]:>9,}  {self.num_images_with[name]:>9,}")
         return rows
 
 
@@ -156,19 +155,19 @@ def report(
     dataset: SegmentationDataset, max_read: int | None = None, num_workers: int = 0, show_progress: bool = True
 ) -> DataReport:
     """
-    Counts what is in a data set.
+    Counts what is in a dataset.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         max_read: where samples have to be read to be counted, read at most as many, spread evenly. None: all.
         num_workers: processes that read.
         show_progress: whether to show a progress bar while samples are read.
 
     Raises:
-        ValueError: a sample that is read cannot be used, and the data set does not skip such samples.
+        ValueError: a sample that is read cannot be used, and the dataset does not skip such samples.
     """
     indices: Sequence[int] = range(len(dataset))
-    summaries = [dataset.summary(index) for index in indices]
+    summaries = [dataset.summarize(index) for index in indices]
     known = [summary for summary in summaries if summary is not None]
     bad = dict.fromkeys(dataset.bad_samples)
     if len(known) == len(summaries):
@@ -190,19 +189,19 @@ def report(
     num_pixels = sum(summary.size[0] * summary.size[1] for summary in known if summary.num_void is not None)
     sizes = sorted((summary.size for summary in known), key=lambda size: (size[0] * size[1], size))
     segments = Counter(label_id for summary in known for label_id in summary.label_ids)
-    pictures = Counter(label_id for summary in known for label_id in set(summary.label_ids))
+    images = Counter(label_id for summary in known for label_id in set(summary.label_ids))
     names = dataset.label_space.id2label
     return DataReport(
         where=dataset.where,
         task=dataset.task,
-        num_pictures=len(dataset),
+        num_images=len(dataset),
         num_counted=len(known),
         sizes=(sizes[0], statistics.median_low(sizes), sizes[-1]) if sizes else (),
         num_segments={name: segments[label_id] for label_id, name in names.items()},
-        num_pictures_with={name: pictures[label_id] for label_id, name in names.items()},
+        num_images_with={name: images[label_id] for label_id, name in names.items()},
         num_crowds=sum(summary.num_crowds for summary in known),
         num_empty=sum(not summary.label_ids for summary in known),
-        pictures_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
+        images_by_segments=dict(sorted(Counter(len(summary.label_ids) for summary in known).items())),
         void_share=sum(void) / num_pixels if num_pixels else None,
         num_turned_on_trust=num_turned,
         bad_samples=list(bad),
@@ -214,7 +213,7 @@ def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progr
     Reads every sample in full and returns what fails, to be left out with [`leave_out`].
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         num_workers: processes that read.
         show_progress: whether to show a progress bar.
     """
@@ -224,15 +223,15 @@ def check_samples(dataset: SegmentationDataset, num_workers: int = 0, show_progr
 
 def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progress: bool = True) -> bool:
     """
-    Whether a data set has a segment that is no crowd, if need be by reading samples until one has.
+    Whether a dataset has a segment that is no crowd, if need be by reading samples until one has.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         num_workers: processes that read.
         show_progress: whether to show a progress bar.
     """
     # Where bad parts are left out, only reading tells which they are.
-    summaries = [None if dataset.skip_bad_samples else dataset.summary(index) for index in range(len(dataset))]
+    summaries = [None if dataset.skip_bad_samples else dataset.summarize(index) for index in range(len(dataset))]
     known = [summary for summary in summaries if summary is not None]
     if any(len(summary.label_ids) > summary.num_crowds for summary in known):
         return True
@@ -242,7 +241,7 @@ def has_targets(dataset: SegmentationDataset, num_workers: int = 0, show_progres
 
 
 def list_reasons(bad_samples: Sequence[BadSample]) -> list[str]:
-    """The reasons for bad samples, a line for each of the first ones, and how many more there are."""
+    """Lists the reasons for bad samples, a line for each of the first ones, and how many more there are."""
     lines = [f"  {sample.reason}" for sample in bad_samples[:SHOWN_BAD_SAMPLES]]
     if len(bad_samples) > SHOWN_BAD_SAMPLES:
         lines.append(f"  and {len(bad_samples) - SHOWN_BAD_SAMPLES:,} more")
@@ -265,29 +264,18 @@ class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
             sample = self.dataset[index]
         except (ValueError, OSError) as error:
             return None, [BadSample(self.dataset.name(index), str(error))]
-        targets = sample.targets
-        for target in targets:
+        for target in sample.targets:
             target.mask()
         num_void = None
-        if "instance" not in (
-            self.dataset.kind,
-            self.dataset.task,
-        ):  # whose segments may overlap, and need not cover anything
-            covered = sum(int(coco_mask.area(target.rle)) for target in targets)
+        if "instance" not in (self.dataset.kind, self.dataset.task):  # whose segments may overlap, and cover nothing
+            covered = sum(int(coco_mask.area(target.rle)) for target in sample.targets)
             num_void = sample.size[0] * sample.size[1] - covered
-        summary = SampleSummary(
-            sample.size,
-            [target.label_id for target in targets],
-            sum(target.iscrowd for target in targets),
-            num_void,
-            sample.image.info.get(BOTH_FIT, False),
-        )
+        label_ids = [target.label_id for target in sample.targets]
+        num_crowds = sum(target.iscrowd for target in sample.targets)
+        turned = sample.image.info.get(BOTH_FIT, False)
+        summary = SampleSummary(sample.size, label_ids, num_crowds, num_void, turned)
         is_same = self.dataset.num_bad_samples == before
         return summary, [] if is_same else self.dataset.bad_samples[before:]
-
-
-def _first(batch: list[Any]) -> Any:
-    return batch[0]
 
 
 def _read(
@@ -296,7 +284,7 @@ def _read(
     loader: Iterable[Any] = DataLoader(
         _Reading(dataset, indices),
         num_workers=num_workers,
-        collate_fn=_first,
+        collate_fn=itemgetter(0),
         generator=torch.Generator(),  # or the global one would move on
     )
-    yield from tqdm(loader, desc=what, unit="picture", total=len(indices), disable=not show_progress)
+    yield from tqdm(loader, desc=what, unit="image", total=len(indices), disable=not show_progress)

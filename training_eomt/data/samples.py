@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 @dataclass(frozen=True)
 class Category:
-    """A class as a data set lists it. `id` is the data set's own number; it may leave gaps.
+    """A class as a dataset lists it. `id` is the dataset's own number; it may leave gaps.
 
     However the accents of its name were typed, it is the same name: Unicode's composed form.
     """
@@ -32,10 +31,10 @@ class Category:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What a data set's categories are for a model: label ids without gaps.
+    """What a dataset's categories are for a model: label ids without gaps.
 
     Args:
-        categories: the data set's categories.
+        categories: the dataset's categories.
         names: the model's classes in order, to which categories are matched by name. By default the categories
             themselves, in the order in which they are listed.
 
@@ -89,13 +88,13 @@ class LabelSpace:
 
 @dataclass
 class Target:
-    """One segment of a picture.
+    """One segment of an image.
 
     Args:
         rle: the mask, `(height, width)`, as pycocotools encodes it.
         label_id: contiguous label id.
         iscrowd: the mask covers many objects; evaluation ignores it and training leaves it out.
-        area: the object's area in pixels as the data set states it, by which COCO tells small from large objects;
+        area: the object's area in pixels as the dataset states it, by which COCO tells small from large objects;
             by default that of the mask.
     """
 
@@ -111,7 +110,7 @@ class Target:
 
 @dataclass
 class Sample:
-    """One picture with its targets. Masks stay run-length encoded until `masks` is called."""
+    """An image with its targets. Masks stay run-length encoded until `masks` is called."""
 
     image_id: int | str
     image: Image.Image
@@ -129,28 +128,3 @@ class Sample:
         for mask, target in zip(masks, self.targets, strict=True):
             mask[:] = target.mask()
         return masks
-
-
-def encode_masks(segment_map: np.ndarray, segment_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """
-    Run-length encodes the regions of `segment_map`, `(height, width)`, that hold each of `segment_ids`.
-
-    All of them come from the runs of the map itself, so that memory does not grow with the number of segments.
-    """
-    size = list(segment_map.shape)
-    pixels = segment_map.ravel(order="F")  # column by column, as COCO counts
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    starts, ends = np.append(0, changes), np.append(changes, len(pixels))
-    order = np.argsort(pixels[starts], kind="stable")
-    starts, ends = starts[order], ends[order]
-    ids = pixels[starts]
-    firsts, lasts = (np.searchsorted(ids, segment_ids, side) for side in ("left", "right"))
-    rles = []
-    for first, last in zip(firsts, lasts):
-        borders = np.zeros(2 * (last - first) + 2, dtype=np.int64)
-        borders[1:-1:2], borders[2:-1:2], borders[-1] = starts[first:last], ends[first:last], len(pixels)
-        counts = np.diff(borders).tolist()
-        if not counts[-1]:  # pycocotools writes no empty run at the end
-            counts.pop()
-        rles.append(coco_mask.frPyObjects({"size": size, "counts": counts}, *size))
-    return rles

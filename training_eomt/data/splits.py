@@ -1,4 +1,4 @@
-"""Names under which the parts of a data set go."""
+"""The names of the parts of a dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {
 
 def split_names(split: str) -> tuple[str, ...]:
     """
-    What a split is called, the likeliest name first.
+    Names a split, the likeliest name first.
 
     Raises:
         ValueError: there is no such split.

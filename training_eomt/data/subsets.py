@@ -1,34 +1,37 @@
-"""Parts of a data set: a share for validation, or what is left when bad samples are left out."""
+"""Parts of a dataset: a share for validation, a random sample, the rest without bad samples."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from .base import BadSample, SampleSummary, SegmentationDataset
+from .files import FileTree
 from .samples import Sample
 
 
 class Subset(SegmentationDataset):
-    """Some samples of a data set, with its classes and its task.
+    """Some samples of a dataset, with its classes and its task.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         indices: which of its samples, in this order.
-        left_out: what was left out before. `bad_samples` lists it, and what reading these samples, not others of the
-            data set, adds to it.
+        left_out: what was left out before. `bad_samples` lists it, and what reading these samples, but not others of
+            the dataset, adds to it.
     """
 
     def __init__(
         self, dataset: SegmentationDataset, indices: Sequence[int], left_out: Iterable[BadSample] = ()
     ) -> None:
         self.dataset, self.indices = dataset, list(indices)
+        super().__init__(dataset.where, skip_bad_samples=dataset.skip_bad_samples, image_reading=dataset.image_reading)
         self._bad_samples = dict.fromkeys(left_out)
-        self.where, self.kind, self.task = dataset.where, dataset.kind, dataset.task
-        self.categories, self.label_space = dataset.categories, dataset.label_space
-        self.skip_bad_samples = dataset.skip_bad_samples
-        self.image_reading = dataset.image_reading
+
+    def open(self, path: str | Path | FileTree) -> None:
+        self.where, self.kind, self.task = self.dataset.where, self.dataset.kind, self.dataset.task
+        self.categories, self.label_space = self.dataset.categories, self.dataset.label_space
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -47,34 +50,26 @@ class Subset(SegmentationDataset):
     def open_image(self, index: int) -> BinaryIO:
         return self.dataset.open_image(self.indices[index])
 
-    def summary(self, index: int) -> SampleSummary | None:
-        return self.dataset.summary(self.indices[index])
+    def summarize(self, index: int) -> SampleSummary | None:
+        return self.dataset.summarize(self.indices[index])
 
     def knows(self, category_id: int) -> bool:
         return self.dataset.knows(category_id)
 
-    @property
-    def bad_samples(self) -> list[BadSample]:
-        return list(self._bad_samples)
-
-    @property
-    def num_bad_samples(self) -> int:
-        return len(self._bad_samples)
-
 
 def split_dataset(dataset: SegmentationDataset, validation_share: float | int, seed: int) -> tuple[Subset, Subset]:
     """
-    A data set in two parts, for training and validation, by chance.
+    Splits a dataset at random into parts for training and validation.
 
     The parts depend on the seed and on the number of samples only, so that every process gets the same ones.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         validation_share: a fraction between 0 and 1, or a number of samples.
         seed: another seed gives other parts.
 
     Returns:
-        The part for training and that for validation, each in the order of the data set. What the data set left out
+        The part for training and that for validation, each in the order of the dataset. What the dataset left out
         before is in neither, and listed with the part for training alone.
 
     Raises:
@@ -93,14 +88,14 @@ def split_dataset(dataset: SegmentationDataset, validation_share: float | int, s
 
 
 def draw_samples(dataset: SegmentationDataset, number: int) -> SegmentationDataset:
-    """So many samples of a data set, drawn by chance and always the same, in its order; all if it has no more."""
+    """Draws samples at random, always the same ones, in the order of the dataset; all if it has no more."""
     if number >= len(dataset):
         return dataset
     return Subset(dataset, sorted(random.Random(0).sample(range(len(dataset)), number)))
 
 
 def leave_out(dataset: SegmentationDataset, bad: Iterable[BadSample]) -> Subset:
-    """The data set less the samples whose names are in `bad`, which are listed under `bad_samples`."""
+    """Leaves out the samples whose names are in `bad`, and lists them under `bad_samples`."""
     bad = list(bad)
     names = {sample.name for sample in bad}
     return Subset(dataset, [index for index in range(len(dataset)) if dataset.name(index) not in names], bad)

@@ -1,4 +1,4 @@
-"""Data sets in YOLO's segmentation format: pictures, a text file of polygons for each, and one YAML file.
+"""Datasets in YOLO's segmentation format: images, a text file of polygons for each, and one YAML file.
 
 The format: https://docs.ultralytics.com/datasets/segment/.
 """
@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from ..json_files import describe_fault, parse_id, read_json
 from ..yaml_files import read_yaml
-from .base import Annotation, SegmentationDataset
-from .coco_instance import rle_of
+from .base import IMAGES_DIR, Annotation, ImageFile, SegmentationDataset
 from .files import FileTree
-from .images import DEFAULT_READING, ImageReading, list_image_suffixes
-from .label_maps import files_by_stem, open_tree
+from .images import list_image_suffixes
+from .located import list_last_parts
+from .masks import encode_segmentation
+from .pairing import list_by_stem
 from .samples import Category, Sample
 from .splits import SPLITS, choose_split, split_names
 
@@ -31,14 +32,14 @@ BOX_NUMBERS = 4
 
 
 class YoloSettings(msgspec.Struct):
-    """What a YAML file says, but for the splits."""
+    """The content of a YAML file, except for the splits."""
 
     names: list[str | int] | dict[int | str, str | int]
     nc: int | None = None
     path: str | None = None
 
-    def class_names(self) -> dict[int, str]:
-        """The names by number. Raises a `ValueError` if numbers are missing."""
+    def name_classes(self) -> dict[int, str]:
+        """Names the classes by number. Raises a `ValueError` if numbers are missing."""
         names = self.names.items() if isinstance(self.names, dict) else enumerate(self.names)
         by_number = {parse_id(number): str(name) for number, name in names}
         if not by_number or set(by_number) != set(range(len(by_number))):
@@ -60,105 +61,74 @@ class _Notes(msgspec.Struct):
 
 
 class YoloDataset(SegmentationDataset):
-    """Reads YOLO segmentation data; item `i` is the `i`-th picture by name.
+    """Reads YOLO segmentation data; item `i` is the `i`-th image by name.
 
     Each line of a text file is an object: the number of its class, then x and y of the polygon's points as fractions
-    of the picture's width and height. A picture without a text file, or with an empty one, is a sample without
-    targets.
+    of the image's width and height. An image without a text file, or with an empty one, is a sample without targets.
 
-    Args:
-        path: the folder with `data.yaml`, or that file. The pictures are in the folders that it names, or those that
-            are listed in the text files that it names, or in `images/train/`, `train/images/`, `images/` and so on;
-            text files in the folder that has `labels` for `images`. Without a YAML file, `classes.txt` or `notes.json`
-            beside `images/` and `labels/` names the classes.
-        id2label, task, skip_bad_samples, image_reading: see [`SegmentationDataset`].
-        split: which of the folders to take, "train" by default.
-        images_dir: where the folders are that the YAML file names, if not below its own; or the one of them.
-
-    Raises:
-        FileNotFoundError: the YAML file, or a folder, is missing.
-        ValueError: the YAML file is not one of YOLO's, or what [`SegmentationDataset`] raises. Reading a sample: the
-            picture cannot be decoded, a line is a box or no polygon, or names a class that does not exist.
+    The dataset is the folder with `data.yaml`, or that file. The images are in the folders that it names, or listed
+    in the text files that it names, or in `images/train/`, `train/images/`, `images/` and so on; text files in the
+    folder that has `labels` for `images`. Without a YAML file, `classes.txt` or `notes.json` beside `images/` and
+    `labels/` names the classes. `images_dir` is where the folders are that the YAML file names, if not below its own;
+    or the one of them.
     """
 
     LOOKS_FOR = "data.yaml, classes.txt or notes.json with images/ and labels/ (YOLO segmentation)"
+    SUFFIXES = (".yaml", ".yml")
+    SETTINGS = IMAGES_DIR
 
-    def __init__(
-        self,
-        path: str | Path | FileTree,
-        id2label: Mapping[int, str] | None = None,
-        *,
-        task: str | None = None,
-        skip_bad_samples: bool = False,
-        split: str | None = None,
-        image_reading: ImageReading = DEFAULT_READING,
-        images_dir: str | Path | None = None,
-    ) -> None:
-        candidates: tuple[str, ...]
-        if not isinstance(path, FileTree) and Path(path).suffix in (".yaml", ".yml"):
-            self.tree, candidates = open_tree(Path(path).parent, skip_bad_samples), (Path(path).name,)
-        else:
-            self.tree, candidates = open_tree(path, skip_bad_samples), (*YAML_NAMES, *NAME_FILES)
+    def open(self, path: str | Path | FileTree) -> None:
+        candidates: tuple[str, ...] = (*YAML_NAMES, *NAME_FILES)
+        if not isinstance(path, FileTree) and Path(path).suffix in self.SUFFIXES:
+            path, candidates = Path(path).parent, (Path(path).name,)
+        self.tree = self.open_tree(path)
         name_files = [name for name in candidates if name in self.tree]
         if not name_files:
             raise FileNotFoundError(f"{self.tree.root} has no data.yaml. Looked for: {self.LOOKS_FOR}.")
         where = self.tree.path(name_files[0])
         content, path_in_yaml, names = _read_settings(self.tree, name_files[0])
-        categories = [Category(number, name, True) for number, name in names.items()]
-        super().__init__(where, categories, "instance", id2label, task, skip_bad_samples, self.tree, image_reading)
-        trees = [self.tree]
-        if images_dir is not None:
-            trees.append(open_tree(_around_images(Path(images_dir)), skip_bad_samples))
+        self.set_categories(where, "instance", [Category(number, name, True) for number, name in names.items()])
+        trees, split = [self.tree], self.split or "train"
+        if (images_dir := self.settings.get("images_dir")) is not None:
+            trees.append(self.open_tree(_find_parent(Path(images_dir))))
         places = _Places(trees, path_in_yaml, where)
-        self.files: list[tuple[FileTree, str, str | None]] = []  # picture, and text file where there is one
-        given = _named_parts(content, split or "train", where)
-        for name in given:
+        self._texts: dict[tuple[Path, str], str | None] = {}  # by image, whose text file it is where there is one
+        parts = _list_parts(content, split, where)
+        for name in parts:
+            tree, found = places.find_part(name)
             if name.endswith(".txt"):
-                self._add_list(*places.list_file(name), places)
+                self._add_list(tree, found, places)
             else:
-                self._add_folder(*places.folder(name))
-        if not given:
+                self._add_folder(tree, found)
+        if not parts:
             has_splits = any(key in content for other in SPLITS for key in split_names(other))
-            self._add_folder(self.tree, _usual_folder(self.tree, split or "train", where, has_splits))
-        # Folders and lists may have pictures in common.
-        self.files = list({(tree.root, picture): (tree, picture, text) for tree, picture, text in self.files}.values())
-        if not self.files:
-            raise FileNotFoundError(f"{where}: the folders of its {split or 'train'} split hold no pictures.")
+            self._add_folder(self.tree, _find_usual_folder(self.tree, split, where, has_splits))
+        if not self.images:
+            raise FileNotFoundError(f"{where}: the folders of its {split} split hold no images.")
 
     @classmethod
     def fits(cls, tree: FileTree, split: str | None) -> bool:
-        """Whether a folder holds such data."""
         if any(name in tree for name in YAML_NAMES):
             return True
         return any(name in tree for name in NAME_FILES) and any(n.endswith(".txt") for n in tree.below("labels"))
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        tree, picture, _ = self.files[index]
-        return tree.path(picture)
-
-    def open_image(self, index: int) -> BinaryIO:
-        tree, picture, _ = self.files[index]
-        return tree.open(picture)
-
     def __getitem__(self, index: int) -> Sample:
-        tree, picture, text_name = self.files[index]
+        tree, file_name = self.images[index]
         image = self.read_image(index)
         annotations = []
+        text_name = self._texts[tree.root, file_name]
         lines = tree.read_text(text_name).splitlines() if text_name is not None else []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                annotations.append(self._annotation(line.split(), image.height, image.width))
+                annotations.append(self._parse_line(line.split(), (image.height, image.width)))
             except ValueError as error:
                 where = f"{tree.path(str(text_name))}: line {number}"
                 self.bad_sample(where, f"{where} {error}. Correct or delete the line.")
-        return Sample(self.name(index), image, self.targets(annotations), picture)
+        return Sample(self.name(index), image, self.make_targets(annotations), file_name)
 
-    def _annotation(self, words: list[str], height: int, width: int) -> Annotation:
+    def _parse_line(self, words: list[str], size: tuple[int, int]) -> Annotation:
         try:
             numbers = [float(word) for word in words]
         except ValueError as error:
@@ -177,39 +147,46 @@ class YoloDataset(SegmentationDataset):
             raise ValueError(f"has {len(points)} numbers after the class, which are no 3 or more points x y")
         if min(points) < -0.01 or max(points) > 1.01:
             raise ValueError(
-                f"has coordinates from {min(points):g} to {max(points):g}; they must be fractions of the picture's "
+                f"has coordinates from {min(points):g} to {max(points):g}; they must be fractions of the image's "
                 "width and height, from 0 to 1"
             )
-        polygon = [min(max(value, 0.0), 1.0) * (height if i % 2 else width) for i, value in enumerate(points)]
-        return Annotation(rle_of([polygon], height, width), class_id)
+        polygon = [min(max(value, 0.0), 1.0) * size[1 - i % 2] for i, value in enumerate(points)]
+        return Annotation(encode_segmentation([polygon], size), class_id)
+
+    def _add(self, tree: FileTree, image: str, text: str | None) -> None:
+        """Adds an image and its text file, once: folders and lists may have images in common."""
+        if (tree.root, image) not in self._texts:
+            self.images.append(ImageFile(tree, image))
+        self._texts[tree.root, image] = text
 
     def _add_folder(self, tree: FileTree, folder: str) -> None:
-        pictures = files_by_stem(tree, folder, list_image_suffixes())
-        text_folder = _text_folder(folder)
-        texts = {} if text_folder is None else files_by_stem(tree, text_folder, {".txt"})
-        for stem in sorted(texts.keys() - pictures.keys() - {"classes"}):
+        images = list_by_stem(tree, folder, list_image_suffixes())
+        text_folder = _find_text_folder(folder)
+        texts = {} if text_folder is None else list_by_stem(tree, text_folder, {".txt"})
+        for stem in sorted(texts.keys() - images.keys() - {"classes"}):
             path = tree.path(texts[stem])
-            self.bad_sample(path, f"{path} has no picture in {tree.path(folder)}. Add it, or remove the file.")
-        self.files += [(tree, picture, texts.get(stem)) for stem, picture in sorted(pictures.items())]
+            self.bad_sample(path, f"{path} has no image in {tree.path(folder)}. Add it, or remove the file.")
+        for stem, image in sorted(images.items()):
+            self._add(tree, image, texts.get(stem))
 
     def _add_list(self, tree: FileTree, name: str, places: _Places) -> None:
-        """The pictures that a text file lists, a path on each line."""
+        """Adds the images that a text file lists, a path on each line."""
         lines = list(dict.fromkeys(line.strip() for line in tree.read_text(name).splitlines() if line.strip()))
-        found = {line: places.picture(line, posixpath.dirname(name)) for line in lines}
+        found = {line: places.find_image(line, posixpath.dirname(name)) for line in lines}
         num_missing = sum(place is None for place in found.values())
         for line, place in found.items():
             if place is None:
-                reason = f"{num_missing} of {len(lines)} pictures that {tree.path(name)} lists are not there"
+                reason = f"{num_missing} of {len(lines)} images that {tree.path(name)} lists are not there"
                 self.bad_sample(line, f"{line} is missing ({reason}).", FileNotFoundError)
                 continue
-            picture_tree, picture = place
-            folder, file_name = posixpath.split(picture)
-            text = posixpath.join(_text_folder(folder) or "", PurePosixPath(file_name).with_suffix(".txt").name)
-            self.files.append((picture_tree, picture, text if text in picture_tree else None))
+            image_tree, image = place
+            folder, file_name = posixpath.split(image)
+            text = posixpath.join(_find_text_folder(folder) or "", PurePosixPath(file_name).with_suffix(".txt").name)
+            self._add(image_tree, image, text if text in image_tree else None)
 
 
 class _Places:
-    """Where the files are that a YAML file names, mostly by paths of the machine that it was written on.
+    """Finds the files that a YAML file names, mostly by paths of the machine that it was written on.
 
     Args:
         trees: where to look.
@@ -220,59 +197,50 @@ class _Places:
     def __init__(self, trees: list[FileTree], path: str | None, where: str) -> None:
         self.trees, self.path, self.where = trees, (path or "").replace("\\", "/"), where
 
-    def folder(self, name: str) -> tuple[FileTree, str]:
-        """A folder of pictures. Raises a `FileNotFoundError` if there is none."""
-
-        def fitting(tree: FileTree, reading: str) -> str | None:
-            candidates = (reading, posixpath.join(reading, "images"))
-            return next((c for c in candidates if _text_folder(c) is not None and tree.has_folder(c)), None)
-
-        return self._found(name, "", fitting) or self._missing("folder", name)
-
-    def list_file(self, name: str) -> tuple[FileTree, str]:
-        """A list of pictures. Raises a `FileNotFoundError` if there is none."""
-        return self._found(name, "", lambda tree, reading: reading if reading in tree else None) or self._missing(
-            "list", name
+    def find_part(self, name: str) -> tuple[FileTree, str]:
+        """Finds a folder of images, or a list of them. Raises a `FileNotFoundError` if there is none."""
+        is_list = name.endswith(".txt")
+        if found := self._find(name, "", _choose_list if is_list else _choose_folder):
+            return found
+        raise FileNotFoundError(
+            f"{self.where} names the {'list' if is_list else 'folder'} {name} (path: {self.path or 'none'}), which is "
+            f"not in {' or '.join(str(tree.root) for tree in self.trees)}, or no folder 'images' beside one of text "
+            "files, 'labels'. Images elsewhere are read if --images_dir names their folder."
         )
 
-    def picture(self, name: str, beside: str) -> tuple[FileTree, str] | None:
-        """A picture that a list in the folder `beside` names, None if it is missing."""
+    def find_image(self, name: str, beside: str) -> tuple[FileTree, str] | None:
+        """Finds an image that a list in the folder `beside` names; None if it is missing."""
+        return self._find(name, beside, _choose_image)
 
-        def fitting(tree: FileTree, reading: str) -> str | None:
-            return reading if _text_folder(posixpath.dirname(reading)) is not None and reading in tree else None
-
-        return self._found(name, beside, fitting)
-
-    def _found(
-        self, name: str, beside: str, fitting: Callable[[FileTree, str], str | None]
+    def _find(
+        self, name: str, beside: str, choose: Callable[[FileTree, str], str | None]
     ) -> tuple[FileTree, str] | None:
+        name = name.replace("\\", "/")
+        whole = posixpath.join(self.path, name)
+        below = re.sub(r"^(\.\./)+", "", posixpath.normpath(name))  # Roboflow counts from a folder that is not there
+        readings = [posixpath.join(beside, name), whole, name, below, *list_last_parts(whole), *list_last_parts(name)]
         for tree in self.trees:
-            for reading in self._readings(name.replace("\\", "/"), beside):
-                if (found := fitting(tree, posixpath.normpath(reading))) is not None:
+            for reading in readings:
+                if (found := choose(tree, posixpath.normpath(reading))) is not None:
                     return tree, found
         return None
 
-    def _readings(self, name: str, beside: str) -> Iterator[str]:
-        yield posixpath.join(beside, name)
-        whole = posixpath.join(self.path, name)
-        yield whole
-        yield name
-        plain = re.sub(r"^(\.\./)+", "", posixpath.normpath(name))
-        yield plain  # Roboflow counts from a folder that is not there
-        for path in (whole, name):  # the last parts of a path of another machine
-            parts = path.split("/")
-            yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
 
-    def _missing(self, what: str, name: str) -> tuple[FileTree, str]:
-        raise FileNotFoundError(
-            f"{self.where} names the {what} {name} (path: {self.path or 'none'}), which is not in "
-            f"{' or '.join(str(tree.root) for tree in self.trees)}, or no folder 'images' beside one of text files, "
-            "'labels'. Pictures elsewhere are read if --images_dir names their folder."
-        )
+def _choose_folder(tree: FileTree, reading: str) -> str | None:
+    candidates = (reading, posixpath.join(reading, "images"))
+    return next((name for name in candidates if _find_text_folder(name) and tree.has_folder(name)), None)
 
 
-def _text_folder(folder: str) -> str | None:
-    """The folder of the text files of a folder of pictures: "labels" for the last "images"; None without that."""
+def _choose_list(tree: FileTree, reading: str) -> str | None:
+    return reading if reading in tree else None
+
+
+def _choose_image(tree: FileTree, reading: str) -> str | None:
+    return reading if _find_text_folder(posixpath.dirname(reading)) and reading in tree else None
+
+
+def _find_text_folder(folder: str) -> str | None:
+    """Finds the folder of text files for a folder of images: "labels" for the last "images"; None without that."""
     parts = folder.split("/")
     if "images" not in parts:
         return None
@@ -280,15 +248,15 @@ def _text_folder(folder: str) -> str | None:
     return "/".join([*parts[:last], "labels", *parts[last + 1 :]])
 
 
-def _around_images(folder: Path) -> Path:
-    """The folder that holds `images/`, which may be where the path leads or around there."""
+def _find_parent(folder: Path) -> Path:
+    """Finds the folder that holds `images/`: the path, or one above it."""
     if "images" not in folder.parts:
         return folder
     return Path(*folder.parts[: len(folder.parts) - 1 - folder.parts[::-1].index("images")])
 
 
 def _read_settings(tree: FileTree, name: str) -> tuple[dict[Any, Any], str | None, dict[int, str]]:
-    """What a YAML file says, its `path`, and the names of the classes by number; or the names from another file."""
+    """Reads a YAML file, its `path`, and the names of the classes by number; or the names from another file."""
     where = tree.path(name)
     content: Any = {}
     if name == "classes.txt":
@@ -304,13 +272,13 @@ def _read_settings(tree: FileTree, name: str) -> tuple[dict[Any, Any], str | Non
         except msgspec.ValidationError as error:
             raise ValueError(f"{where} is not YOLO's: {describe_fault(error)}.") from error
     try:
-        return content, settings.path, settings.class_names()
+        return content, settings.path, settings.name_classes()
     except ValueError as error:
         raise ValueError(f"{where}: {error}.") from error
 
 
-def _named_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str]:
-    """The folders and lists of a split as the YAML file names them."""
+def _list_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str]:
+    """Lists the folders and lists of a split as the YAML file names them."""
     for key in split_names(split):
         if (given := content.get(key)) in (None, ""):
             continue
@@ -322,8 +290,8 @@ def _named_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str
     return []
 
 
-def _usual_folder(tree: FileTree, split: str, where: str, has_splits: bool) -> str:
-    """The folder of a split's pictures where the YAML file does not name it; `has_splits`: but others."""
+def _find_usual_folder(tree: FileTree, split: str, where: str, has_splits: bool) -> str:
+    """Finds the folder of a split's images where the YAML file does not name it; `has_splits`: but others."""
     for name in split_names(split):
         for folder in (f"images/{name}", f"{name}/images"):
             if tree.has_folder(folder):

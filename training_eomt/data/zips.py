@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import lzma
 import os
 import posixpath
@@ -14,9 +13,8 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 
 # What zipfile raises for zips and entries that are damaged, encrypted or compressed in a way it does not know.
@@ -41,11 +39,11 @@ MAX_NESTED_DEPTH, MAX_NESTED_ZIPS, MAX_NESTED_RATIO = 3, 64, 10
 
 
 class ZipArchive:
-    """What is in a zip, as if it were unpacked in the folder `mount`; names start with that folder.
+    """The files of a zip, as if it were unpacked in the folder `mount`; names start with that folder.
 
     Args:
         path: the zip.
-        shown_as: what messages call it.
+        shown_as: its path for messages.
         mount: the folder that it lies in, with forward slashes.
         depth: in how many zips it is.
 
@@ -58,21 +56,18 @@ class ZipArchive:
         self.bad_entries: list[tuple[str, str]] = []  # entries that are left out, and why
         self._folders: dict[str, dict[str, ZipArchive | Literal["folder"]]] = {}
         self._infos: dict[str, zipfile.ZipInfo] = {}
+        try:
+            self._zip, self._process = zipfile.ZipFile(path), os.getpid()
+        except ZIP_ERRORS as error:
+            raise ValueError(
+                f"{shown_as} cannot be read as a zip ({error}): it may be damaged or only half of it was downloaded. "
+                "Replace or remove it."
+            ) from error
         for info in self._zip.infolist():
             self._add(info)
 
-    @cached_property
-    def _zip(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(_ProcessFile(self.path))
-        except ZIP_ERRORS as error:
-            raise ValueError(
-                f"{self.shown_as} cannot be read as a zip ({error}): it may be damaged or only half of it was "
-                "downloaded. Replace or remove it."
-            ) from error
-
     def listing(self, folder: str) -> Mapping[str, ZipArchive | Literal["folder"]]:
-        """What is directly in a folder, by its name there."""
+        """The entries directly in a folder, by their names there."""
         return self._folders.get(folder, {})
 
     def shown(self, name: str) -> str:
@@ -89,16 +84,35 @@ class ZipArchive:
             )
         return info.file_size
 
-    def read(self, name: str) -> bytes:
-        """The content of a file. Raises one of `ZIP_ERRORS` if it is damaged or a bomb."""
+    def open(self, name: str) -> IO[bytes]:
+        """Opens a file. This and reading it raise one of `ZIP_ERRORS` if it is damaged or a bomb."""
         self.size(name)
-        return self._zip.read(self._infos[name])
+        if self._process != os.getpid():  # forked off: with the parent's file, both would move one position
+            self._zip.fp, self._process = self.path.open("rb"), os.getpid()
+        return self._zip.open(self._infos[name])
 
-    def copy(self, name: str, file: BinaryIO) -> None:
-        """Writes the content of a file into another. Raises one of `ZIP_ERRORS` if it is damaged or a bomb."""
-        self.size(name)
-        with self._zip.open(self._infos[name]) as content:
-            shutil.copyfileobj(content, file, 2**20)
+    def extract(self, name: str, owner: object) -> Path:
+        """
+        Extracts a file to a temporary one, which goes with its owner, and at the latest with this process.
+
+        Where the system shows the open files of a process under `/proc`, the file has no other name: it goes however
+        the process ends, and until then other processes can open it by the path that is returned.
+
+        Raises:
+            ValueError: the file is damaged, or the disk is full.
+        """
+        descriptor, path = tempfile.mkstemp(prefix="eomt-", suffix=".zip")
+        nameless = f"/proc/{os.getpid()}/fd/{descriptor}"
+        if os.path.exists(nameless):
+            os.unlink(path)
+            path = nameless
+        weakref.finalize(owner, _remove, path, descriptor, os.getpid())
+        try:
+            with open(descriptor, "wb", closefd=False) as file, self.open(name) as content:
+                shutil.copyfileobj(content, file, 2**20)
+        except ZIP_ERRORS as error:
+            raise ValueError(f"{self.shown(name)} cannot be extracted: {error}.") from error
+        return Path(path)
 
     def _add(self, info: zipfile.ZipInfo) -> None:
         entry = info.filename.replace("\\", "/")  # as some programs for Windows write it
@@ -126,68 +140,6 @@ class ZipArchive:
             around, _, name = folder.rpartition("/")
             self._folders.setdefault(around, {})[name] = "folder"
             folder = around
-
-
-class _ProcessFile(io.RawIOBase):
-    """A file that each process opens for itself, so that a fork may go on reading."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-        self._open()
-
-    def _open(self) -> None:
-        self._file = self._path.open("rb")
-        self._process = os.getpid()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += self._path.stat().st_size
-        self._position = offset
-        return offset
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
-        if self._process != os.getpid():
-            self._open()  # the parent's is left alone: both would move one position
-        self._file.seek(self._position)
-        length = self._file.readinto(buffer)
-        self._position += length
-        return length
-
-
-def extracted(archive: ZipArchive, name: str, owner: object) -> Path:
-    """
-    Extracts a file to a temporary one, which goes with its owner, and at the latest with this process.
-
-    Where the system shows the open files of a process under `/proc`, the file has no other name: it goes however the
-    process ends, and until then other processes can open it by the path that is returned.
-
-    Raises:
-        ValueError: the file is damaged, or the disk is full.
-    """
-    descriptor, path = tempfile.mkstemp(prefix="eomt-", suffix=".zip")
-    nameless = f"/proc/{os.getpid()}/fd/{descriptor}"
-    if os.path.exists(nameless):
-        os.unlink(path)
-        path = nameless
-    weakref.finalize(owner, _remove, path, descriptor, os.getpid())
-    with open(descriptor, "wb", closefd=False) as file:
-        try:
-            archive.copy(name, file)
-        except ZIP_ERRORS as error:
-            raise ValueError(f"{archive.shown(name)} cannot be extracted: {error}.") from error
-    return Path(path)
 
 
 def _remove(path: str, descriptor: int, process: int) -> None:

@@ -8,8 +8,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -22,7 +20,7 @@ _PARAMS = Params(iouType="segm")
 _NUM_AREAS, _NUM_IOUS = len(_PARAMS.areaRng), len(_PARAMS.iouThrs)
 _NUM_BYTES = -(-_NUM_AREAS * _NUM_IOUS // 8)  # a bit for each pair of area range and IoU threshold
 
-# What is kept of a detection: was it matched, and does it not count, for each area range and IoU threshold.
+# A detection: whether it was matched and whether it does not count, for each area range and IoU threshold.
 _DETECTION = np.dtype(
     [
         ("label_id", np.int32),
@@ -31,7 +29,7 @@ _DETECTION = np.dtype(
         ("ignored", np.uint8, (_NUM_BYTES,)),
     ]
 )
-# What is kept of an image's ground truth: for each of its classes the instances to find, for each area range.
+# An image's ground truth: the number of instances of each of its classes, for each area range.
 _TRUTH = np.dtype([("label_id", np.int32), ("count", np.uint32, (_NUM_AREAS,))])
 
 _SUMMARY = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")  # as COCO lists them
@@ -41,7 +39,7 @@ class MaskAveragePrecision(StreamingMetric):
     """AP and AR of instance masks, overall, by size and per class. Values are fractions, not percent.
 
     pycocotools itself matches the detections of each image and accumulates the matches of all, so results are equal to
-    those of one `COCOeval` that sees the whole data set.
+    those of one `COCOeval` that sees the whole dataset.
 
     A prediction is one image as `post_process_instance_segmentation(..., return_coco_annotation=True)` returns it:
     - `segmentation`: a run-length encoded mask per instance, `{"size": [height, width], "counts": ...}`;
@@ -70,42 +68,18 @@ class MaskAveragePrecision(StreamingMetric):
     ```
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        mask = {"size": datasets.List(datasets.Value("int64")), "counts": datasets.Value("string")}
-        masks = datasets.List(mask)
-        instance = {"label_id": datasets.Value("int64"), "score": datasets.Value("float64")}
-        target = {
-            "label_id": datasets.Value("int64"),
-            "iscrowd": datasets.Value("bool"),
-            "area": datasets.Value("float64"),
-        }
-        return evaluate.MetricInfo(
-            description="COCO's average precision of instance masks.",
-            citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
-            features=datasets.Features(
-                {
-                    "predictions": {"segmentation": masks, "segments_info": datasets.List(instance)},
-                    "references": {
-                        "image_id": datasets.Value("int64"),
-                        "segmentation": masks,
-                        "segments_info": datasets.List(target),
-                    },
-                }
-            ),
-        )
-
     def empty_state(self) -> State:
-        """`detections` and `truths`: an array by image id, of its detections and of its classes."""
+        """Returns `detections` and `truths`: an array by image id, of its detections and of its classes."""
         return {"detections": {}, "truths": {}}
 
     def image_state(self, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> State:
-        """The statistics of one image, as in `empty_state`."""
+        """Returns the statistics of one image, as in `empty_state`."""
         image_id = reference["image_id"]
         if not isinstance(image_id, str):
             image_id = operator.index(image_id)
         detected = self._parse(prediction, "prediction")
         targets = self._parse(reference, "reference")
-        size = _common_size([*targets, *detected])
+        size = _check_size([*targets, *detected])
         # Only the classes that occur in the image: others would cost time.
         label_ids = {annotation["category_id"] for annotation in [*targets, *detected]}
         for annotation, info in zip(detected, prediction["segments_info"]):
@@ -114,7 +88,7 @@ class MaskAveragePrecision(StreamingMetric):
             annotation.update(iscrowd=int(info.get("iscrowd", 0)), area=info.get("area", annotation["area"]))
 
         with _quiet():
-            evaluator = COCOeval(_coco(targets, size, label_ids), _coco(detected, size, label_ids), "segm")
+            evaluator = COCOeval(_build_coco(targets, size, label_ids), _build_coco(detected, size, label_ids), "segm")
             evaluator.evaluate()
 
         detections, truths = [], []
@@ -144,7 +118,7 @@ class MaskAveragePrecision(StreamingMetric):
                 raise ValueError(f"image_id {image_id!r} stands for two images: their ground truths differ.")
 
     def result(self, state: State) -> dict[str, Any]:
-        """`ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar1`, `ar10`, `ar100`, and `per_class`.
+        """Returns `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar1`, `ar10`, `ar100`, and `per_class`.
 
         `per_class` holds `ap` and `ap50` by label id, of the classes that occur in the ground truth, not only as
         crowds. What has nothing to average is NaN.
@@ -172,7 +146,7 @@ class MaskAveragePrecision(StreamingMetric):
         return {**_summarize({"precision": precision, "recall": recall}), "per_class": per_class}
 
     def _parse(self, image: Mapping[str, Any], role: str) -> list[dict[str, Any]]:
-        """An annotation in COCO's form for each instance, without what only predictions or references have."""
+        """Returns an annotation in COCO's form for each instance, without what only predictions or references have."""
         masks, infos = image["segmentation"], image["segments_info"]
         if not isinstance(masks, Sequence):
             raise ValueError(
@@ -201,8 +175,8 @@ class MaskAveragePrecision(StreamingMetric):
         return annotations
 
 
-def _common_size(annotations: list[dict[str, Any]]) -> tuple[int, int]:
-    """`(height, width)` of all masks, or (0, 0) if there is none."""
+def _check_size(annotations: list[dict[str, Any]]) -> tuple[int, int]:
+    """Returns the `(height, width)` of all masks, (0, 0) if there is none."""
     sizes = sorted({tuple(annotation["segmentation"]["size"]) for annotation in annotations})
     if len(sizes) > 1:
         listed = " and ".join(str(size) for size in sizes)
@@ -210,8 +184,8 @@ def _common_size(annotations: list[dict[str, Any]]) -> tuple[int, int]:
     return sizes[0] if sizes else (0, 0)
 
 
-def _coco(annotations: list[dict[str, Any]], size: tuple[int, int], label_ids: set[int]) -> COCO:
-    """A data set of one image."""
+def _build_coco(annotations: list[dict[str, Any]], size: tuple[int, int], label_ids: set[int]) -> COCO:
+    """Builds a dataset of one image."""
     coco = COCO()
     coco.dataset = {
         "images": [{"id": 1, "height": size[0], "width": size[1]}],
@@ -224,7 +198,7 @@ def _coco(annotations: list[dict[str, Any]], size: tuple[int, int], label_ids: s
 
 def _accumulate(detections: np.ndarray, images: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     """
-    `COCOeval.accumulate` for one class.
+    Runs `COCOeval.accumulate` for one class.
 
     Args:
         detections: `(num_detections,)` of `_DETECTION`, in the order of their images.
@@ -236,7 +210,7 @@ def _accumulate(detections: np.ndarray, images: np.ndarray, counts: np.ndarray) 
     evaluator = COCOeval(iouType="segm")
     evaluator.evalImgs = []
     for area in range(_NUM_AREAS):
-        # Of ground truths only their number counts, so the first entry has those of all images, and no detections.
+        # Only the number of ground truths counts: the first entry has those of all images, and no detections.
         num_truths, start = counts[area], 0
         for end in [0, *ends]:
             evaluator.evalImgs.append(
@@ -257,7 +231,7 @@ def _accumulate(detections: np.ndarray, images: np.ndarray, counts: np.ndarray) 
 
 
 def _summarize(accumulated: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The first values that `COCOeval.summarize` prints, by name."""
+    """Returns the first values that `COCOeval.summarize` prints, by name."""
     evaluator = COCOeval(iouType="segm")
     evaluator.eval = accumulated
     with _quiet():
@@ -266,16 +240,16 @@ def _summarize(accumulated: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _pack(flags: np.ndarray) -> np.ndarray:
-    """`(num_areas, num_ious, num_detections)` bool as bits: `(num_detections, num_bytes)` uint8."""
+    """Packs `(num_areas, num_ious, num_detections)` bool into bits: `(num_detections, num_bytes)` uint8."""
     return np.packbits(flags.reshape(_NUM_AREAS * _NUM_IOUS, -1), axis=0).T
 
 
 def _unpack(packed: np.ndarray) -> np.ndarray:
-    """The inverse of `_pack`."""
+    """Inverts `_pack`."""
     bits = np.unpackbits(packed.T, axis=0, count=_NUM_AREAS * _NUM_IOUS)
     return bits.reshape(_NUM_AREAS, _NUM_IOUS, len(packed)).view(bool)
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """Where pycocotools' progress messages go."""
+    """Silences pycocotools' progress messages."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -1,14 +1,14 @@
-"""Mean intersection over union of semantic segmentation, with the accuracies that are reported beside it."""
+"""Mean intersection over union (Everingham et al., 2015, PASCAL VOC) of semantic segmentation, and accuracies."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from .streaming import VOID, State, StreamingMetric, as_array, count_pairs, mean
+from image_processing_eomt import VOID
+
+from .streaming import State, StreamingMetric, as_array, count_pairs, mean
 
 
 class MeanIoU(StreamingMetric):
@@ -30,20 +30,12 @@ class MeanIoU(StreamingMetric):
     ```
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        label_map = datasets.Array2D((None, None), "int64")
-        return evaluate.MetricInfo(
-            description="Mean intersection over union, counted over the pixels of all images.",
-            citation="Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015",
-            features=datasets.Features({"predictions": label_map, "references": label_map}),
-        )
-
     def empty_state(self) -> State:
-        """`pixels`, a confusion matrix as [`confusion_matrix`] returns it."""
+        """Returns `pixels`, a confusion matrix as [`confusion_matrix`] returns it."""
         return {"pixels": np.zeros((self.num_labels, 1 + self.num_labels), dtype=np.int64)}
 
     def image_state(self, prediction: Any, reference: Any) -> State:
-        """The statistics of one image, as in `empty_state`."""
+        """Returns the statistics of one image, as in `empty_state`."""
         predicted_map = self._parse(prediction, "prediction")
         target_map = self._parse(reference, "reference")
         if target_map.shape != predicted_map.shape:
@@ -57,7 +49,7 @@ class MeanIoU(StreamingMetric):
         return matrix
 
     def result(self, state: State) -> dict[str, Any]:
-        """`miou`, `pixel_accuracy`, `mean_accuracy`, and `per_class`: `iou` and `accuracy` by label id.
+        """Returns `miou`, `pixel_accuracy`, `mean_accuracy`, and `per_class`: `iou` and `accuracy` by label id.
 
         `accuracy` is the fraction of a class' pixels that were found. Where the reference has none it is NaN, and left
         out of `mean_accuracy`. A mean over no class is NaN.
@@ -77,7 +69,7 @@ class MeanIoU(StreamingMetric):
         }
 
     def _parse(self, label_map: Any, role: str) -> np.ndarray:
-        """The map as int64."""
+        """Returns the map as int64."""
         array = as_array(label_map)
         if not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"The {role}'s map must hold integer label ids, got {array.dtype}.")
@@ -90,5 +82,5 @@ class MeanIoU(StreamingMetric):
 
 
 def _fraction(part: int, whole: int) -> float:
-    """`part / whole`, or NaN of nothing."""
+    """Returns `part / whole`, NaN for nothing."""
     return part / whole if whole else float("nan")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from .streaming import VOID, State, StreamingMetric, as_array, count_pairs, mean
+from image_processing_eomt import VOID
+
+from .streaming import State, StreamingMetric, as_array, count_pairs, mean
 
 
 class PanopticQuality(StreamingMetric):
@@ -37,18 +37,9 @@ class PanopticQuality(StreamingMetric):
     ```
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        segment = {"id": datasets.Value("int64"), "label_id": datasets.Value("int64")}
-        image = {"segmentation": datasets.Array2D((None, None), "int64"), "segments_info": datasets.List(segment)}
-        return evaluate.MetricInfo(
-            description="Panoptic quality with panopticapi's treatment of void and crowd regions.",
-            citation="Kirillov et al., Panoptic Segmentation, CVPR 2019",
-            features=datasets.Features({"predictions": image, "references": image}),
-        )
-
     def empty_state(self) -> State:
-        """`iou` (summed over matches), `tp`, `fp` and `fn`, each `(num_labels,)`, and `pixels`, a confusion matrix as
-        [`confusion_matrix`] returns it: all 0."""
+        """Returns `iou` (summed over matches), `tp`, `fp` and `fn`, each `(num_labels,)`, and `pixels`, a confusion
+        matrix as [`confusion_matrix`] returns it: all 0."""
         return {
             "pixels": np.zeros((self.num_labels, 1 + self.num_labels), dtype=np.int64),
             "iou": np.zeros(self.num_labels, dtype=np.float64),
@@ -58,7 +49,7 @@ class PanopticQuality(StreamingMetric):
         }
 
     def image_state(self, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> State:
-        """The statistics of one image, as in `empty_state`."""
+        """Returns the statistics of one image, as in `empty_state`."""
         target_map, target_ids, target_classes = self._parse(reference, "reference")
         predicted_map, predicted_ids, predicted_classes = self._parse(prediction, "prediction")
         if target_map.shape != predicted_map.shape:
@@ -106,13 +97,13 @@ class PanopticQuality(StreamingMetric):
         }
 
     def confusion_matrix(self) -> np.ndarray:
-        """As in the base class, of the classes that segments give their pixels; crowds count as well."""
+        """As in the base class; the class of a pixel is that of its segment, and crowds count too."""
         matrix: np.ndarray = self._state["pixels"].copy()
         return matrix
 
     def result(self, state: State) -> dict[str, Any]:
-        """`pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: the three, and the numbers `tp`,
-        `fp` and `fn` of segments, by label id.
+        """Returns `pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `per_class`: the three, and the numbers
+        `tp`, `fp` and `fn` of segments, by label id.
 
         A mean over no class is NaN.
         """
@@ -139,7 +130,7 @@ class PanopticQuality(StreamingMetric):
         return {**result, "per_class": per_class}
 
     def _parse(self, image: Mapping[str, Any], role: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The map as int64, and the ids and classes of its segments, `(num_segments,)` each."""
+        """Returns the map as int64, and the ids and classes of its segments, `(num_segments,)` each."""
         infos = image["segments_info"]
         ids = np.array([info["id"] for info in infos], dtype=np.int64)
         classes = np.array([info.get("label_id", info.get("category_id")) for info in infos], dtype=np.int64)

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import datasets
 import evaluate
 import numpy as np
 import torch
 
 
 State = dict[str, Any]
-VOID = -1  # in maps of segment ids or label ids: no segment, no class
 
 
 class StreamingMetric(evaluate.Metric):
@@ -35,25 +35,28 @@ class StreamingMetric(evaluate.Metric):
         super().__init__()
         self._state = self.empty_state()
 
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=datasets.Features())
+
     @abstractmethod
     def empty_state(self) -> State:
-        """Statistics of no image at all."""
+        """Returns the statistics of no image at all."""
 
     @abstractmethod
     def image_state(self, prediction: Any, reference: Any) -> State:
-        """Statistics of one image."""
+        """Returns the statistics of one image."""
 
     @abstractmethod
     def result(self, state: State) -> dict[str, Any]:
-        """The metric's values."""
+        """Returns the metric's values by name, and `per_class`: the values of each class by label id."""
 
     def confusion_matrix(self) -> np.ndarray | None:
         """
-        Of which classes the pixels of each class were found to be, over all images added or merged so far.
+        Returns the confusion matrix over all images added or merged so far.
 
         Returns:
-            `(num_labels, 1 + num_labels)` int64: pixels by the class that the reference says, void left out, and by
-            the class that was predicted, no class first. None if the metric does not compare pixels.
+            `(num_labels, 1 + num_labels)` int64: pixels by their class in the reference, void left out, and by their
+            predicted class, no class first. None if the metric does not compare pixels.
         """
         return None
 
@@ -69,7 +72,7 @@ class StreamingMetric(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def state(self) -> State:
-        """A copy of the statistics so far: a plain dictionary, to pickle, gather and `merge`."""
+        """Returns a copy of the statistics so far, a plain dictionary to pickle, gather and `merge`."""
         return copy.deepcopy(self._state)
 
     def merge(self, *states: Mapping[str, Any]) -> None:
@@ -78,7 +81,7 @@ class StreamingMetric(evaluate.Metric):
             self.merge_into(self._state, state)
 
     def merge_into(self, total: State, state: Mapping[str, Any]) -> None:
-        """Adds `state` to `total`, in place. Here they are arrays, and their sum is what both have seen."""
+        """Adds `state` to `total`, in place. Here, both hold arrays that are summed."""
         for name, values in total.items():
             values += state[name]
 
@@ -99,7 +102,7 @@ class StreamingMetric(evaluate.Metric):
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, or NaN of nothing."""
+    """Returns the mean, NaN for no value."""
     values = list(values)
     return sum(values) / len(values) if values else float("nan")
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from image_processing_eomt import draw_segmentation
 
+from ..data.colours import decode_rgb
 from ..data.samples import Sample
 from ..figures import as_segments, overlapping_segments, side_by_side
 from ..tasks import build_panoptic_reference
@@ -321,8 +322,7 @@ def _write_array(file: TextIO, entries: Iterable[Any]) -> None:
 
 def _panoptic_png(segmentation: np.ndarray) -> Image.Image:
     """Segment `i` of a map of `(height, width)` in the colour of COCO's id i + 1, what is no segment black."""
-    ids = segmentation + 1
-    return Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8))
+    return Image.fromarray(decode_rgb(segmentation + 1))
 
 
 def _category_ids(id2label: Mapping[int, str], given: Mapping[int, int] | None) -> dict[int, int]:

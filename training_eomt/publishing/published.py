@@ -14,8 +14,8 @@ from typing import Any
 from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation, convert_official_checkpoint
-from modeling_eomt.backbones_eomt import read_weight_file
-from modeling_eomt.convert_official import infer_config
+from modeling_eomt.checkpoints_eomt import read_weight_file
+from modeling_eomt.official_checkpoints import infer_config
 
 
 AUTHORS = ("EoMT's authors", "https://github.com/tue-mps/eomt")

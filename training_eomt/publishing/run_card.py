@@ -8,16 +8,17 @@ import matplotlib
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
+from ..card import write_card
 from ..disk import write_whole
 from ..evaluation import select_results
+from ..progress import LOSS_TERMS
 from ..run_files import CONFUSION_PNG, CURVES
 from ..tasks import TASKS
 from ..text import markdown_text
+from ..trainer import EomtTrainer
 from ..training_arguments import EomtTrainingArguments
-from .card import write_card
 
 
-_TERMS = {"mask": "loss_mask", "dice": "loss_dice", "class": "loss_cross_entropy"}
 _ARGUMENTS = (
     "learning_rate",
     "layer_decay",
@@ -36,12 +37,8 @@ _ARGUMENTS = (
 
 
 def write_run_card(
-    folder: Path,
+    trainer: EomtTrainer,
     *,
-    task: str,
-    state: TrainerState,
-    arguments: EomtTrainingArguments,
-    num_blocks: int,
     data_reports: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, float],
     per_class: Mapping[str, Mapping[str, Any]],
@@ -49,25 +46,23 @@ def write_run_card(
     dataset: str | None,
 ) -> None:
     """
-    Writes the curves and the card of a training into the folder of its model. A card that a person changed stays.
+    Writes the curves and the card of a training into its output folder, where the model was saved. A card that a
+    person has changed stays.
 
     Args:
-        folder: the output folder, where the model was saved.
-        task: what the model is for.
-        state: of the Trainer, with the log of the run.
-        arguments: of the training.
-        num_blocks: number of query blocks.
+        trainer: with the arguments and the log of the run.
         data_reports: "train" and "validation" -> `DataReport.as_dict()`.
         metrics: of the evaluation, empty if there was none.
         per_class: class name -> values.
         base_model: what the training started from; None for nothing.
         dataset: what the data are called.
     """
+    folder, headline = Path(str(trainer.args.output_dir)), TASKS[trainer.image_processor.task].headline
     run = {
         "data": data_reports,
-        "training": describe_training(state, arguments, num_blocks, base_model),
-        "headline": TASKS[task].headline,
-        "curves": CURVES if draw_curves(state.log_history, task, folder / CURVES) else None,
+        "training": _describe_training(trainer.state, trainer.args, trainer.bare_model.config.num_blocks, base_model),
+        "headline": headline,
+        "curves": CURVES if draw_curves(trainer.state.log_history, headline, folder / CURVES) else None,
         "per_class": per_class,
         "columns": [name for name, value in next(iter(per_class.values()), {}).items() if isinstance(value, float)],
         "confusion_matrix": CONFUSION_PNG if (folder / CONFUSION_PNG).is_file() else None,
@@ -75,7 +70,7 @@ def write_run_card(
     is_on_hub = base_model is not None and not Path(base_model).exists()
     write_card(
         folder,
-        arguments.hub_model_id,
+        trainer.args.hub_model_id,
         results=select_results(metrics) or None,
         base_model=base_model if is_on_hub else None,
         datasets=[dataset] if dataset else [],
@@ -83,7 +78,7 @@ def write_run_card(
     )
 
 
-def describe_training(
+def _describe_training(
     state: TrainerState, arguments: EomtTrainingArguments, num_blocks: int, base_model: str | None
 ) -> dict[str, Any]:
     """Returns the rows of the table about a training: field -> value."""
@@ -108,33 +103,27 @@ def describe_training(
     }
 
 
-def draw_curves(log: Sequence[Mapping[str, Any]], task: str, path: Path) -> bool:
+def draw_curves(log: Sequence[Mapping[str, Any]], headline: str, path: Path) -> bool:
     """
-    Draws the loss terms and, where the training was evaluated, the task's headline metric over the steps.
-
-    Args:
-        log: of the Trainer.
-        task: chooses the metric.
-        path: PNG file to write.
+    Draws the loss terms and, where the training was evaluated, the headline metric over the steps to a PNG file.
 
     Returns:
         Whether there was anything to draw.
     """
-    losses = [entry for entry in log if all(name in entry for name in _TERMS.values())]
-    headline = f"eval_{TASKS[task].headline}"
-    evaluations = [entry for entry in log if headline in entry]
+    losses = [entry for entry in log if all(name in entry for name in LOSS_TERMS.values())]
+    evaluations = [entry for entry in log if f"eval_{headline}" in entry]
     if not losses:
         return False
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 3.5), layout="constrained")
         axes = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
-        for label, name in _TERMS.items():
+        for label, name in LOSS_TERMS.items():
             axes[0].plot([entry["step"] for entry in losses], [entry[name] for entry in losses], label=label)
         axes[0].set(xlabel="step", ylabel="loss terms of the last prediction", yscale="log")
         axes[0].legend(frameon=False)
         if evaluations:
-            steps, values = zip(*((entry["step"], entry[headline]) for entry in evaluations), strict=True)
+            steps, values = zip(*((entry["step"], entry[f"eval_{headline}"]) for entry in evaluations), strict=True)
             axes[1].plot(steps, values, marker="o")
-            axes[1].set(xlabel="step", ylabel=TASKS[task].headline, ylim=(0, None))
+            axes[1].set(xlabel="step", ylabel=headline, ylim=(0, None))
         write_whole(path, lambda draft: figure.savefig(draft, dpi=100, format="png"))
     return True

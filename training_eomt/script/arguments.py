@@ -1,4 +1,4 @@
-"""Arguments of `run_segmentation.py`: what the model is and what the data are, and how recipes set them.
+"""Arguments of `run_segmentation.py`: the model and the data.
 
 Nothing here imports torch until the arguments are known to be right: whoever asks for help or made a mistake is
 answered at once.
@@ -6,10 +6,10 @@ answered at once.
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..argument_checks import check_ranges
+from ..argument_checks import argument, check_ranges
 
 
 # Written out, since the modules that have them take seconds to import; a test holds them together.
@@ -61,31 +61,25 @@ class Argument(NamedTuple):
 
 @dataclass
 class ModelArguments:
-    """Which model: one that exists, or a new one."""
+    """The model: a checkpoint, a backbone, or a new one."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "What to start from, a folder or a name on the Hub: an EoMT checkpoint, or a pre-trained ViT "
-            "(DINOv2, DINOv3, ViT, DeiT, timm's ViTs) that becomes the backbone of a new model. Default: nothing."
-        },
+    model_name_or_path: str | None = argument(
+        None,
+        "What to start from, a folder or a name on the Hub: an EoMT checkpoint, or a pre-trained ViT (DINOv2, "
+        "DINOv3, ViT, DeiT, timm's ViTs) that becomes the backbone of a new model. Default: nothing.",
     )
-    model_config: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Fields of EomtConfig, a JSON object on the command line: for a new model all, for a stored one "
-            "those of training, such as the weights of the loss."
-        },
+    model_config: dict | str | None = argument(
+        None,
+        "Fields of EomtConfig, a JSON object on the command line: for a new model all, for a stored one those of "
+        "training, such as the weights of the loss.",
     )
-    num_queries: int | None = field(
-        default=None,
-        metadata={
-            "help": "The most segments that are found in a picture. Default: the checkpoint's, 200 for a new one."
-        },
+    num_queries: int | None = argument(
+        None,
+        "The most segments that are found in an image. Default: the checkpoint's, 200 for a new one.",
     )
-    num_blocks: int | None = field(
-        default=None,
-        metadata={"help": "Blocks of the ViT that process the queries. Default: as published for its depth."},
+    num_blocks: int | None = argument(
+        None,
+        "Blocks of the ViT that process the queries. Default: as published for its depth.",
     )
 
     def __post_init__(self) -> None:
@@ -118,150 +112,113 @@ PREDICTION_SETTINGS = ("threshold", "mask_threshold", "overlap_mask_area_thresho
 
 @dataclass
 class DataArguments:
-    """Which data, and how they are prepared."""
+    """The data, and how they are prepared."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A data set to train and evaluate on: a folder or a zip file with its splits as they were "
-            "published, or a name on the Hub. train_data and validation_data name the splits one by one instead."
-        },
+    dataset: str | None = argument(
+        None,
+        "A dataset to train and evaluate on: a folder or a zip file with its splits as they were published, or a "
+        "name on the Hub. train_data and validation_data name the splits one by one instead.",
     )
-    train_data: str | None = field(
-        default=None, metadata={"help": "Data to train on: a folder, a COCO JSON file, a zip file, a name on the Hub."}
+    train_data: str | None = argument(
+        None,
+        "Data to train on: a folder, a COCO JSON file, a zip file, a name on the Hub.",
     )
-    validation_data: str | None = field(default=None, metadata={"help": "Data to evaluate on, given as train_data."})
-    predict_data: str | None = field(
-        default=None,
-        metadata={"help": "Pictures to segment: a folder of pictures, a single one, or data given as train_data."},
+    validation_data: str | None = argument(None, "Data to evaluate on, given as train_data.")
+    predict_data: str | None = argument(
+        None,
+        "Images to segment: a folder of images, a single one, or data given as train_data.",
     )
-    dataset_format: str = field(
-        default="auto",
-        metadata={"help": "How the data are stored. auto: found by looking at them.", "choices": list(FORMATS)},
+    dataset_format: str = argument("auto", "How the data are stored. auto: found by looking at them.", choices=FORMATS)
+    images_dir: str | None = argument(
+        None,
+        "Folder of the images where it is not below the dataset: for COCO's JSON files, and for the YAML file of "
+        "YOLO. No other file outside a dataset is read.",
     )
-    images_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the pictures where it is not below the data set: for COCO's JSON files, and for the "
-            "YAML file of YOLO. No other file outside a data set is read."
-        },
+    train_val_split: float | None = argument(
+        None,
+        "How much of the training data to evaluate on instead of training on it, as a fraction below 1 or a number "
+        "of images: for data without a validation split of their own.",
     )
-    train_val_split: float | None = field(
-        default=None,
-        metadata={
-            "help": "How much of the training data to evaluate on instead of training on it, as a fraction below 1 or "
-            "a number of pictures: for data without a validation split of their own."
-        },
+    class_names: str | None = argument(
+        None,
+        "File with the names of the classes, for label maps: a line for each, or JSON.",
     )
-    class_names: str | None = field(
-        default=None,
-        metadata={"help": "File with the names of the classes, for label maps: a line for each, or JSON."},
+    label_values: str | None = argument(
+        None,
+        "File that says what values or colours in label maps stand for, instead of class_names: a JSON or YAML "
+        'object such as {"0": "background", "255": "lesion"} or {"128,0,0": "aeroplane"}, null for no class; or '
+        "CVAT's labelmap.txt.",
     )
-    label_values: str | None = field(
-        default=None,
-        metadata={
-            "help": "File that says what values or colours in label maps stand for, instead of class_names: a JSON or "
-            'YAML object such as {"0": "background", "255": "lesion"} or {"128,0,0": "aeroplane"}, null for no class; '
-            "or CVAT's labelmap.txt."
-        },
+    ignore_index: list[int] | None = argument(
+        None,
+        "Values in label maps that belong to no class. Default: 255, and 65535 in maps of 16 bits, unless there is a "
+        "class of this number.",
     )
-    ignore_index: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Values in label maps that belong to no class. Default: 255, and 65535 in maps of 16 bits, unless "
-            "there is a class of this number."
-        },
+    do_reduce_labels: bool | None = argument(None, "In label maps, 0 belongs to no class and the first class is 1.")
+    image_column: str | None = argument(None, "Column of the images in a `datasets` set.")
+    annotation_column: str | None = argument(None, "Column of the annotations in a `datasets` set.")
+    exif: str = argument(
+        "auto",
+        "Which way up images are read that have an EXIF orientation. upright: turned as it says; stored: as they lie "
+        "in the file; auto: as it fits the size of the annotation, upright where both do.",
+        choices=EXIF,
     )
-    do_reduce_labels: bool | None = field(
-        default=None, metadata={"help": "In label maps, 0 belongs to no class and the first class is 1."}
+    max_image_pixels: int = argument(
+        MAX_IMAGE_PIXELS,
+        "The most pixels of an image or a label map; one that has more is an error.",
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures in a `datasets` set."})
-    annotation_column: str | None = field(
-        default=None, metadata={"help": "Column of the annotations in a `datasets` set."}
+    task: str | None = argument(
+        None,
+        "Kind of segmentation. Default: that of the checkpoint; for a new model, of the annotations.",
+        choices=TASKS,
     )
-    exif: str = field(
-        default="auto",
-        metadata={
-            "help": "Which way up images are read that have an EXIF orientation. upright: turned as it says; stored: "
-            "as they lie in the file; auto: as it fits the size of the annotation, upright where both do.",
-            "choices": list(EXIF),
-        },
+    skip_bad_samples: bool = argument(
+        False,
+        "Read everything once before training, and leave out what cannot be used instead of stopping.",
     )
-    max_image_pixels: int = field(
-        default=MAX_IMAGE_PIXELS,
-        metadata={"help": "The most pixels of an image or a label map; one that has more is an error."},
+    check_data: bool = argument(False, "Read everything, print the report of the data, and stop there.")
+    image_size: list[int] | None = argument(
+        None,
+        "Side of the model's square input in pixels, or height and width. Default: the checkpoint's, 640 for a new "
+        "one.",
     )
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "Kind of segmentation. Default: that of the checkpoint; for a new model, of the annotations.",
-            "choices": list(TASKS),
-        },
+    augmentation: bool = argument(True, "Flip, scale and crop training images at random.")
+    scale_range: list[float] | None = argument(
+        None,
+        "Smallest and largest size of a training image over the size at which it just fits. Default: 0.1 2.0, for "
+        "semantic segmentation 0.5 2.0.",
     )
-    skip_bad_samples: bool = field(
-        default=False,
-        metadata={
-            "help": "Read everything once before training, and leave out what cannot be used instead of stopping."
-        },
+    color_jitter: bool = argument(False, "Change the colours of training images at random.")
+    predict_outputs: list[str] = argument(
+        list(DEFAULT_OUTPUTS),
+        "What do_predict writes. overlays: images with the predictions drawn on them; maps: panoptic PNGs or label "
+        "maps; json: COCO's formats; figures: image, target and prediction side by side.",
+        choices=OUTPUTS,
     )
-    check_data: bool = field(
-        default=False, metadata={"help": "Read everything, print the report of the data, and stop there."}
+    max_train_samples: int | None = argument(None, "Train on so many of the images, drawn at random, always the same.")
+    max_eval_samples: int | None = argument(
+        None,
+        "Evaluate on so many of the images, drawn at random, always the same.",
     )
-    image_size: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Side of the model's square input in pixels, or height and width. "
-            "Default: the checkpoint's, 640 for a new one."
-        },
+    threshold: float | None = argument(
+        None,
+        "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's.",
     )
-    augmentation: bool = field(default=True, metadata={"help": "Flip, scale and crop training pictures at random."})
-    scale_range: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "Smallest and largest size of a training picture over the size at which it just fits. "
-            "Default: 0.1 2.0, for semantic segmentation 0.5 2.0."
-        },
+    mask_threshold: float | None = argument(
+        None,
+        "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. Default: the "
+        "checkpoint's.",
     )
-    color_jitter: bool = field(default=False, metadata={"help": "Change the colours of training pictures at random."})
-    predict_outputs: list[str] = field(
-        default_factory=lambda: list(DEFAULT_OUTPUTS),
-        metadata={
-            "help": "What do_predict writes. overlays: pictures with what was found drawn on them; maps: panoptic "
-            "PNGs or label maps; json: COCO's formats; figures: picture, target and prediction side by side.",
-            "choices": list(OUTPUTS),
-        },
+    overlap_mask_area_threshold: float | None = argument(
+        None,
+        "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the others, 0 to "
+        "1. Default: the checkpoint's.",
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on so many of the pictures, drawn by chance, always the same."}
+    top_k: int | None = argument(
+        None,
+        "For do_predict, instances: how many may be found in an image. Default: the checkpoint's.",
     )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many of the pictures, drawn by chance, always the same."}
-    )
-    threshold: float | None = field(
-        default=None,
-        metadata={"help": "For do_predict: segments need at least this score, 0 to 1. Default: the checkpoint's."},
-    )
-    mask_threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": "For do_predict: a segment covers the pixels where it is at least as probable as this, 0 to 1. "
-            "Default: the checkpoint's."
-        },
-    )
-    overlap_mask_area_threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": "For do_predict, panoptic: a segment needs to keep at least this share of its mask against the "
-            "others, 0 to 1. Default: the checkpoint's."
-        },
-    )
-    top_k: int | None = field(
-        default=None,
-        metadata={"help": "For do_predict, instances: how many may be found in a picture. Default: the checkpoint's."},
-    )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Write into an output folder that already holds something."}
-    )
+    overwrite_output_dir: bool = argument(False, "Write into an output folder that already holds something.")
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
@@ -274,13 +231,13 @@ class DataArguments:
         if self.image_size is not None and len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size takes one number or height and width, got {self.image_size}.")
         if self.dataset is not None and (self.train_data or self.validation_data):
-            raise ValueError("dataset names a whole data set, train_data and validation_data its splits: give one.")
+            raise ValueError("dataset names a whole dataset, train_data and validation_data its splits: give one.")
         if self.train_val_split is not None and self.validation_data is not None:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
 
     def prediction_settings(self, task: str) -> dict[str, Any]:
         """
-        Settings of the image processor for prediction, over its own.
+        Returns the settings of the image processor that a prediction changes.
 
         Raises:
             ValueError: one of them has no effect on the task.
@@ -307,7 +264,7 @@ class DataArguments:
 
 
 def parse_json_object(name: str, text: str) -> Any:
-    """What a JSON text on the command line says. Raises a `ValueError` where it is none."""
+    """Parses JSON on the command line. Raises a `ValueError` if it is none."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -315,7 +272,7 @@ def parse_json_object(name: str, text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, none of whose names comes twice."""
+    """Builds a JSON object. Raises a `ValueError` if a name comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run before anything is loaded; nothing here needs torch."""
+"""Finds what is wrong with a run before anything is loaded; nothing here needs torch."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from ..run_files import REPORT
 from .arguments import DataArguments, ModelArguments
 
 
-# What may be a repository on the Hub, with or without its owner; whether it is one, only the Hub can say.
+# Names that a repository on the Hub may have, with or without its owner; only the Hub knows whether it does.
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def evaluates(training_args: Any) -> bool:
-    """Whether anything is measured, in the end or during training."""
+    """Returns whether a run evaluates, in the end or during training."""
     during_training = (
         training_args.eval_strategy not in (None, "no")
         or training_args.load_best_model_at_end
@@ -27,7 +27,7 @@ def evaluates(training_args: Any) -> bool:
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: Any) -> None:
     """
-    Checks what a run is to do, and the folders that it names.
+    Checks the actions of a run and the folders that it names.
 
     Raises:
         OSError: a file or folder is missing, the output folder holds something already or cannot be written to.
@@ -63,9 +63,9 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     if not training_args.do_train and (model_args.num_queries is not None or model_args.num_blocks is not None):
         raise ValueError("Without --do_train the model stays as it is: leave out --num_queries and --num_blocks.")
     output_dir = Path(training_args.output_dir)
-    resume_from = resume_choice(training_args)
+    resume_from = parse_resume(training_args)
     if training_args.do_train and resume_from is not None:
-        from ..saved_checkpoints import last_complete
+        from ..checkpoints import last_complete
 
         if resume_from is True and last_complete(output_dir) is None:
             raise ValueError(f"{output_dir} holds no complete checkpoint to resume from.")
@@ -94,8 +94,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             raise ValueError("--push_to_hub needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
 
 
-def resume_choice(training_args: Any) -> str | Literal[True] | None:
-    """What to resume from: True for the last checkpoint, a checkpoint's path, or None."""
+def parse_resume(training_args: Any) -> str | Literal[True] | None:
+    """Returns what to resume from: True for the last checkpoint, a checkpoint's path, or None."""
     given = training_args.resume_from_checkpoint
     if given is None or str(given).lower() == "false":
         return None
@@ -104,7 +104,7 @@ def resume_choice(training_args: Any) -> str | Literal[True] | None:
 
 def check_exists(argument: str, given: str, may_be_on_hub: bool = True) -> None:
     """
-    Raises a `FileNotFoundError` for what is neither a file or folder, nor in a zip, nor may be a name on the Hub.
+    Raises a `FileNotFoundError` for a path that is no file or folder, not in a zip, and cannot be a name on the Hub.
 
     Args:
         argument: the name of the argument, for the message.

@@ -153,7 +153,7 @@ def describe_argument(name: str, annotation: str, default: Any, metadata: Mappin
 
 
 def _read_fields(path: Path, class_name: str) -> dict[str, Argument]:
-    """Reads the fields of a dataclass off its source file."""
+    """Reads the fields of a dataclass off its source file: calls of `field`, and here of `argument`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     arguments = {}
@@ -161,10 +161,11 @@ def _read_fields(path: Path, class_name: str) -> dict[str, Argument]:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.value, ast.Call):
             continue
         name, options = ast.unparse(node.target), {word.arg: word.value for word in node.value.keywords}
+        options |= dict(zip(("default", "help"), node.value.args))
         metadata = options.get("metadata")
-        entries: dict[str, Any] = {}
+        entries = {"help": _evaluate(options.get("help")) or ""}
         if isinstance(metadata, ast.Dict):
-            entries = {_evaluate(key): _evaluate(value) for key, value in zip(metadata.keys, metadata.values)}
+            entries |= {_evaluate(key): _evaluate(value) for key, value in zip(metadata.keys, metadata.values)}
         default = _evaluate(options.get("default"))
         arguments[name] = describe_argument(name, ast.unparse(node.annotation), default, entries)
     return arguments

@@ -19,7 +19,7 @@ MAX_READ = 1000  # samples that are read for the report, where only reading them
 
 
 class RunData(NamedTuple):
-    """Training and validation data, each None where the run has no use for it."""
+    """The training and validation data of a run, each None if the run has no use for it."""
 
     train: SegmentationDataset | None
     validation: SegmentationDataset | None
@@ -29,12 +29,12 @@ def open_data(
     arguments: DataArguments, trains: bool, evaluates: bool, task: str | None, id2label: Mapping[int, str] | None
 ) -> RunData:
     """
-    Opens what a run needs.
+    Opens the data that a run needs.
 
     Args:
         arguments: the arguments.
         trains, evaluates: what the run does.
-        task: what the data are for; None for what they are annotated for.
+        task: the task of the data; None for the one that they are annotated for.
         id2label: the classes of the model, if it is not trained.
 
     Raises:
@@ -42,7 +42,7 @@ def open_data(
         ValueError: data that cannot be used.
     """
 
-    def opened(path: str, split: str, **settings: Any) -> SegmentationDataset:
+    def open_split(path: str, split: str, **settings: Any) -> SegmentationDataset:
         return open_dataset(path, arguments.dataset_format, split=split, **settings, **_settings(arguments))
 
     train: SegmentationDataset | None = None
@@ -52,36 +52,36 @@ def open_data(
     if validation_path is None and share is None:
         validation_path = arguments.dataset
     if (trains or share is not None) and train_path is not None:
-        train = opened(train_path, "train", task=task, id2label=None if trains else id2label)
+        train = open_split(train_path, "train", task=task, id2label=None if trains else id2label)
         if share is not None:
-            # Whether it is measured now or later, and with whatever seed it is trained: always the same pictures.
+            # The same images whenever it is evaluated, and whatever the seed of the training is.
             train, validation = split_dataset(train, share if share < 1 else int(share), seed=0)
         if trains:
             id2label, task = train.label_space.id2label, train.task
         else:
             train = None
     if evaluates and validation_path is not None:
-        validation = opened(validation_path, "validation", task=task, id2label=id2label)
+        validation = open_split(validation_path, "validation", task=task, id2label=id2label)
         if arguments.dataset is not None and train is not None and _is_same(train, validation):
             raise ValueError(
                 f"{arguments.dataset} has no validation split: name validation data with --train_data and "
-                "--validation_data, or set pictures apart with --train_val_split."
+                "--validation_data, or set images apart with --train_val_split."
             )
     return RunData(train, validation if evaluates else None)
 
 
 def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> bool:
-    """Whether two parts are one, since there is only one."""
+    """Returns whether two splits are the same, since there is only one."""
     if train.where != validation.where or not (len(train) and len(validation)):
         return False
     return train.name(0) == validation.name(0)
 
 
-def pictures_of(
+def open_prediction_images(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
 ) -> SegmentationDataset | PictureFolder:
     """
-    The pictures to segment: those of a data set with its targets, of a plain folder, or a single one.
+    Opens the images to segment: a dataset with its targets, a plain folder, or a single image.
 
     Raises:
         FileNotFoundError: there are none.
@@ -106,15 +106,15 @@ def pictures_of(
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data, image_reading)  # the format is that of the other data
+        return PictureFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
-    """What was said about how the data are stored."""
+    """Returns the arguments that say how the data are stored."""
     columns = ("image_column", "annotation_column")
     names = ("class_names", "label_values", "ignore_index", "do_reduce_labels", *columns, "images_dir")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    # A check goes on after the first fault, to list all of them.
+    # A check goes on after the first error, to list all of them.
     return {
         **given,
         "skip_bad_samples": arguments.skip_bad_samples or arguments.check_data,
@@ -126,9 +126,9 @@ def _image_reading(arguments: DataArguments) -> ImageReading:
     return ImageReading(arguments.exif, arguments.max_image_pixels)
 
 
-def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
+def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
     """
-    Prints the report of the data; takes only some of them and leaves out what cannot be used where that is asked for.
+    Prints the report of the data; takes only some of them and leaves out what cannot be used if that is asked for.
 
     Args:
         data: the data.
@@ -139,8 +139,8 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
         The data that are left, and the report of each part as a dictionary.
 
     Raises:
-        ValueError: bad samples that are not to be skipped, or nothing is left, or nothing in the training data can be
-            learnt.
+        ValueError: bad samples that are not to be skipped, or no sample is left, or there is nothing to learn in the
+            training data.
     """
     state = PartialState()
     limits = {"train": arguments.max_train_samples, "validation": arguments.max_eval_samples}
@@ -156,8 +156,8 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
             if bad and not arguments.skip_bad_samples:
                 lines = "\n".join(list_reasons(bad))
                 raise ValueError(
-                    f"{dataset.where}: {len(bad)} samples, or parts of them, cannot be used. Mend them, or leave them "
-                    f"out with --skip_bad_samples:\n{lines}"
+                    f"{dataset.where}: {len(bad)} samples, or parts of them, cannot be used. Repair them, or leave "
+                    f"them out with --skip_bad_samples:\n{lines}"
                 )
             dataset = leave_out(dataset, bad)
             if not len(dataset):
@@ -165,7 +165,7 @@ def checked(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[
         parts[name] = dataset
         if dataset is None:
             continue
-        outcome: list[Any] = [None, None]  # the report, and what is to be raised: in every process
+        outcome: list[Any] = [None, None]  # the report, and the error to raise in every process
         if state.is_main_process:
             try:
                 result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)

@@ -1,4 +1,4 @@
-"""What a run decides where nobody said it, and what it finds odd in what was said."""
+"""The choices that a run makes when its arguments do not, and warnings of odd arguments."""
 
 import math
 from collections.abc import Mapping
@@ -14,45 +14,44 @@ from ..training_arguments import EomtTrainingArguments
 MAX_EVALUATIONS = 20  # during a training that does not say when to evaluate
 
 
-def total_steps(arguments: EomtTrainingArguments, num_samples: int) -> int:
-    """Optimiser steps of a training on so many samples."""
+def count_steps(arguments: EomtTrainingArguments, num_samples: int) -> int:
+    """Returns the optimiser steps of a training on so many samples."""
     if arguments.max_steps > 0:
         return arguments.max_steps
     return math.ceil(arguments.num_train_epochs * _steps_per_epoch(arguments, num_samples))
 
 
 def _steps_per_epoch(arguments: EomtTrainingArguments, num_samples: int) -> int:
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return max(num_samples // batch, 1)  # see `DrawSampler`
+    return max(num_samples // arguments.images_per_step, 1)  # see `DrawSampler`
 
 
-def evaluate_now_and_then(arguments: EomtTrainingArguments, num_samples: int) -> None:
-    """Has the training evaluate after each epoch, or, where there are very many of them, `MAX_EVALUATIONS` times."""
-    epochs = total_steps(arguments, num_samples) / _steps_per_epoch(arguments, num_samples)
+def schedule_evaluations(arguments: EomtTrainingArguments, num_samples: int) -> None:
+    """Evaluates after each epoch of the training, or `MAX_EVALUATIONS` times if there are more epochs."""
+    epochs = count_steps(arguments, num_samples) / _steps_per_epoch(arguments, num_samples)
     if epochs <= MAX_EVALUATIONS:
         arguments.eval_strategy = IntervalStrategy.EPOCH
     else:
         arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.STEPS, 1 / MAX_EVALUATIONS
 
 
-def last_evaluation(trainer: EomtTrainer) -> dict[str, float]:
+def find_last_evaluation(trainer: EomtTrainer) -> dict[str, float]:
     """
-    The metrics of an evaluation during training of the very weights that the trainer now has; empty if there is none.
+    Returns the metrics of an evaluation during training of the weights that the trainer has now; empty without one.
 
     `trainer.per_class` then belongs to them.
     """
     state = trainer.state
     logged = [entry for entry in state.log_history if "eval_loss" in entry]
     has_other_weights = trainer.args.load_best_model_at_end and state.best_global_step != state.global_step
-    has_masks = any(trainer.bare_model.mask_probabilities)  # during training it is measured without
+    has_masks = any(trainer.bare_model.mask_probabilities)  # evaluation during training is without
     if not (logged and trainer.per_class) or logged[-1]["step"] != state.global_step or has_other_weights or has_masks:
         return {}
     return {name: value for name, value in logged[-1].items() if name != "step"}
 
 
-def odd_settings(trainer: EomtTrainer, reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def find_odd_settings(trainer: EomtTrainer, reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
-    What in the settings of a training is allowed and seldom meant, a line for each.
+    Returns a line for each setting of a training that is allowed and seldom meant.
 
     Args:
         trainer: before the training.
@@ -61,14 +60,14 @@ def odd_settings(trainer: EomtTrainer, reports: Mapping[str, Mapping[str, Any]])
     arguments, config = trainer.args, trainer.bare_model.config
     lines = []
     counts: Mapping[int, int] = reports["train"]["pictures_by_segments"] if "train" in reports else {}
-    too_many = sum(pictures for segments, pictures in counts.items() if segments > config.num_queries)
+    too_many = sum(images for segments, images in counts.items() if segments > config.num_queries)
     if too_many:
         lines.append(
-            f"{too_many / sum(counts.values()):.1%} of the training pictures have more segments than the "
-            f"{config.num_queries} that the model can find (--num_queries), up to {max(counts)}: not all are learnt."
+            f"{too_many / sum(counts.values()):.1%} of the training images have more segments than the "
+            f"{config.num_queries} that the model can find (--num_queries), up to {max(counts)}: not all are learned."
         )
     dataset: Any = trainer.train_dataset
-    steps = total_steps(arguments, len(dataset))
+    steps = count_steps(arguments, len(dataset))
     if arguments.mask_annealing:
         schedule = arguments.annealing_schedule(steps, config.num_blocks)
         left = mask_probabilities(steps, *schedule)

@@ -1,4 +1,4 @@
-"""What is said on a command line of errors that are nobody's bug, and of what is odd."""
+"""Messages of a command line: errors that are not bugs, in one line, and warnings."""
 
 import os
 import re
@@ -12,13 +12,13 @@ _CAUGHT_IN_WORKER = re.compile(
     r"Caught (\w+) in DataLoader worker process.*^(?:[\w.]+\.)?\1: ", re.DOTALL | re.MULTILINE
 )
 _NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2")  # what huggingface_hub asks with; not an `OSError`
-_NOT_WRITTEN = re.compile(r"inline_container|PytorchStreamWriter")  # how torch.save says that
+_NOT_WRITTEN = re.compile(r"inline_container|PytorchStreamWriter")  # in the errors of torch.save
 _LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|recvvalue|store->get", re.IGNORECASE)
 
 
-def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
+def describe_error(error: Exception, trackers: Collection[str] = ()) -> str | None:
     """
-    What a person can do something about, without a traceback.
+    Describes an error that a person can do something about, without a traceback.
 
     Args:
         error: what ended the run.
@@ -32,12 +32,12 @@ def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
         text = f"{text[:100_000]}..."
     if _is_out_of_memory(error, text):
         return (
-            f"There is not enough memory. {_first_line(text)} Take fewer pictures at a time "
+            f"There is not enough memory. {_first_line(text)} Take fewer images at a time "
             "(--per_device_train_batch_size, --per_device_eval_batch_size), or put recipes/low_memory.yaml on top."
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (
-            f"A process that prepares pictures was killed, perhaps for want of memory: take fewer with "
+            f"A process that prepares images was killed, perhaps for lack of memory: use fewer with "
             f"--dataloader_num_workers. {_first_line(text)}"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _is_lost_connection(error, text):
@@ -46,25 +46,25 @@ def error_line(error: Exception, trackers: Collection[str] = ()) -> str | None:
         return f"A checkpoint could not be written; the disk may be full. {_first_line(text)}"
     library = type(error).__module__.split(".")[0]
     if library in trackers:
-        return f"{library}, which --report_to names: {_joined(text)}"
+        return f"{library}, which --report_to names: {_join_lines(text)}"
     if library == "safetensors":
-        return f"A file of weights could not be read or written: {_joined(text)}"
+        return f"A file of weights could not be read or written: {_join_lines(text)}"
     if library == "huggingface_hub":
-        return f"The Hub: {_joined(text)}"
+        return f"The Hub: {_join_lines(text)}"
     if library in _NETWORK:
-        return f"The Hub cannot be reached ({type(error).__name__}): {_joined(text)}"
+        return f"The Hub cannot be reached ({type(error).__name__}): {_join_lines(text)}"
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return _CAUGHT_IN_WORKER.sub("", text)
     return None
 
 
 def warn(line: str) -> None:
-    """Says on a line of its own what is odd and goes on."""
-    print(f"warning: {shown(line)}", file=sys.stderr, flush=True)
+    """Prints a warning on a line of its own."""
+    print(f"warning: {escape_lines(line)}", file=sys.stderr, flush=True)
 
 
-def shown(text: str) -> str:
-    """Text for a terminal, on as many lines as it has."""
+def escape_lines(text: str) -> str:
+    """Escapes a text for a terminal, line by line."""
     return "\n".join(terminal_text(line) for line in text.split("\n"))
 
 
@@ -85,5 +85,5 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def _joined(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())

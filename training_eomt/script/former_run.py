@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder, and how a new run makes way for itself."""
+"""The files of former runs in an output folder, and how a new run removes them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ import configuration_eomt
 import image_processing_eomt
 import modeling_eomt
 
+from ..card import CARD, is_generated, read_card
 from ..disk import draft_path
 from ..folders import CONFIG, DRAFT, discard
-from ..publishing.card import CARD, is_generated, read_card
 from ..run_files import CONFUSION_CSV, CONFUSION_PNG, CURVES, DATA_REPORT, DRAWINGS, PREDICTIONS, REPORT
 
 
-FORMER = ".former_run"  # what is being deleted, in the output folder
-# Everything that a run writes there besides a model's code and card; whatever else is in the folder is not ours.
+FORMER = ".former_run"  # a folder in the output folder, for files that are being deleted
+# Everything that a run writes there besides a model's code and card; other files are not touched.
 _WRITTEN = (
     "model.safetensors",
     "model-*-of-*.safetensors",
@@ -36,8 +36,8 @@ _WRITTEN = (
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
-def written_by_a_run(output_dir: Path) -> Iterator[Path]:
-    """What runs have written into a folder, first what makes it a model. A person's own card is not part of it."""
+def find_written(output_dir: Path) -> Iterator[Path]:
+    """Yields the files of runs in a folder, `config.json` first. A card that a person changed is not among them."""
     if (config := output_dir / CONFIG).exists():
         yield config
     for pattern in _WRITTEN:
@@ -54,13 +54,13 @@ def written_by_a_run(output_dir: Path) -> Iterator[Path]:
 
 def check_not_needed(output_dir: Path, inputs: Iterable[str | None]) -> None:
     """
-    Raises a `ValueError` if a run needs what it would overwrite.
+    Raises a `ValueError` if a run needs a file that it would overwrite.
 
     Args:
         output_dir: the folder to overwrite.
         inputs: the paths that the run reads from.
     """
-    doomed = [path.resolve() for path in written_by_a_run(output_dir)]
+    doomed = [path.resolve() for path in find_written(output_dir)]
     for given in inputs:
         if given is None or not Path(given).exists():
             continue
@@ -73,14 +73,14 @@ def check_not_needed(output_dir: Path, inputs: Iterable[str | None]) -> None:
 
 def remove_former_run(output_dir: Path) -> None:
     """
-    Deletes what former runs have left in an output folder, or it would be taken for the new one's.
+    Deletes the files of former runs in an output folder, which would be taken for the new one's.
 
     All of it is out of the way before the first of it is deleted, its configuration first: at whatever moment the
     process is killed, the folder holds no part of a model that loads.
     """
     former = output_dir / FORMER
     discard(former)
-    doomed = list(written_by_a_run(output_dir))
+    doomed = list(find_written(output_dir))
     if not doomed:
         return
     former.mkdir()

@@ -1,4 +1,4 @@
-"""One run of `run_segmentation.py`: train, evaluate, predict, and say what came out."""
+"""One run of `run_segmentation.py`: trains, evaluates, predicts, and reports the results."""
 
 import copy
 import json
@@ -15,27 +15,27 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
 from ..augmentation import SegmentationAugmentation
+from ..checkpoints import estimate_bytes
 from ..data import SegmentationDataset
 from ..disk import check_room, write_whole
 from ..evaluation import measured_names
-from ..evaluation_report import evaluation_text, write_evaluation
 from ..folders import disk_errors
 from ..inputs import EvaluationInputs, TrainingInputs
 from ..prediction.outputs import FIGURES, OVERLAYS
 from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
-from ..saved_checkpoints import bytes_needed
 from ..tasks import TASKS
 from ..text import terminal_text
 from ..trainer import EomtTrainer
 from .arguments import ScriptArguments
-from .checks import evaluates, resume_choice
-from .data import RunData, checked, open_data, pictures_of
-from .decisions import evaluate_now_and_then, last_evaluation, odd_settings
+from .checks import evaluates, parse_resume
+from .data import RunData, open_data, open_prediction_images, report_data
+from .decisions import find_last_evaluation, find_odd_settings, schedule_evaluations
 from .error_lines import warn
+from .evaluation_report import format_evaluation, write_evaluation
 from .former_run import remove_former_run
-from .starting_model import load_model, stored_labels, stored_task
+from .starting_model import load_model, read_labels, read_task
 
 
 def run(arguments: ScriptArguments) -> dict[str, float]:
@@ -43,7 +43,7 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     Runs what the arguments ask for.
 
     Args:
-        arguments: checked by `run_checks.check_arguments`.
+        arguments: checked by `check_arguments`.
 
     Returns:
         The metrics of the evaluation, empty where there was none.
@@ -51,18 +51,18 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     _, data_args, training_args = arguments
     writes_results = training_args.do_eval or training_args.do_predict
     if writes_results and not training_args.do_train and training_args.process_index == 0:
-        check_room(Path(training_args.output_dir))  # what a training needs is known once there is a model
+        check_room(Path(training_args.output_dir))  # a training's needs are known once there is a model
 
     set_seed(training_args.seed)
     data, reports = load_data(arguments)
     if data_args.check_data:
         return {}
     model, image_processor = load_model_for(arguments, data)
-    task = str(image_processor.task)  # the stored one is never None
+    task = str(image_processor.task)
     check_best_metric(training_args, task)
     prediction_settings = data_args.prediction_settings(task)
     id2label: Any = model.config.id2label
-    pictures = pictures_of(data_args, task, id2label) if training_args.do_predict else None
+    pictures = open_prediction_images(data_args, task, id2label) if training_args.do_predict else None
     if isinstance(pictures, PictureFolder):
         pictures.check_not_written_into(training_args.output_dir)
 
@@ -74,36 +74,36 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
         with disk_errors(Path(training_args.output_dir)):
             write_results(arguments, trainer, metrics, reports)
     if pictures is not None:
-        predict_pictures(arguments, trainer, pictures, prediction_settings)
+        predict_images(arguments, trainer, pictures, prediction_settings)
     if trainer.is_world_process_zero():
-        say_what_is_where(trainer, task, metrics)
+        print_summary(trainer, task, metrics)
     return metrics
 
 
 def load_data(arguments: ScriptArguments) -> tuple[RunData, dict[str, Any]]:
-    """The data of the run, and the report of each part; whether the training is evaluated follows from them."""
+    """Returns the data and the report of each split; whether the training is evaluated follows from them."""
     model_args, data_args, training_args = arguments
     trains = training_args.do_train or data_args.check_data
     task = data_args.task
     if task is None and not (data_args.check_data and not os.path.isdir(model_args.model_name_or_path or "")):
-        task = stored_task(model_args)  # whoever looks at data need not have the model of the recipe
+        task = read_task(model_args)  # looking at data does not need the model of the recipe
     data = open_data(
         data_args,
         trains,
         evaluates(training_args) or (data_args.check_data and bool(data_args.validation_data or data_args.dataset)),
         task,
-        None if trains else stored_labels(model_args),
+        None if trains else read_labels(model_args),
     )
-    data, reports = checked(data, data_args, training_args.dataloader_num_workers)
+    data, reports = report_data(data, data_args, training_args.dataloader_num_workers)
     if data.train is not None and data.validation is not None and training_args.evaluates_by_default:
-        evaluate_now_and_then(training_args, len(data.train))
+        schedule_evaluations(training_args, len(data.train))
     return data, reports
 
 
 def load_model_for(
     arguments: ScriptArguments, data: RunData
 ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
-    """The model and its image processor; their task and classes are those of what they are trained on."""
+    """Returns the model and its image processor, with the task and classes of the training data."""
     model_args, data_args, _ = arguments
     if data.train is None:
         model, image_processor = load_model(model_args, data_args, data_args.task, None)
@@ -111,7 +111,7 @@ def load_model_for(
         model, image_processor = load_model(model_args, data_args, data.train.task, data.train.label_space)
     has_stuff = "stuff_classes" in TASKS[str(image_processor.task)].settings
     if has_stuff and image_processor.stuff_classes is None and data.validation is not None:
-        # as in checkpoints that Transformers' own processor wrote
+        # as in checkpoints that were written by Transformers' own processor
         image_processor.stuff_classes = data.validation.label_space.stuff_classes
     return model, image_processor
 
@@ -119,7 +119,7 @@ def load_model_for(
 def build_trainer(
     arguments: ScriptArguments, data: RunData, model: EomtForUniversalSegmentation, image_processor: EomtImageProcessor
 ) -> EomtTrainer:
-    """The trainer, and what of the data it is given."""
+    """Builds the trainer of the model on the data."""
     _, data_args, training_args = arguments
     augmentation = None
     if data_args.augmentation:
@@ -142,12 +142,12 @@ def build_trainer(
 
 
 def train(arguments: ScriptArguments, trainer: EomtTrainer, reports: dict[str, Any]) -> None:
-    """Trains, or goes on with a training, and saves the model."""
+    """Trains, or resumes a training, and saves the model."""
     _, data_args, training_args = arguments
-    output_dir, resume_from = Path(training_args.output_dir), resume_choice(training_args)
+    output_dir, resume_from = Path(training_args.output_dir), parse_resume(training_args)
     check_disk(trainer.bare_model, training_args)
     if trainer.is_world_process_zero():
-        for line in odd_settings(trainer, reports):
+        for line in find_odd_settings(trainer, reports):
             warn(line)
         if data_args.overwrite_output_dir and resume_from is None:
             remove_former_run(output_dir)
@@ -159,8 +159,8 @@ def train(arguments: ScriptArguments, trainer: EomtTrainer, reports: dict[str, A
 
 
 def evaluate(trainer: EomtTrainer) -> dict[str, float]:
-    """The metrics of the model as it now is."""
-    metrics = last_evaluation(trainer)
+    """Returns the metrics of the model as it is now."""
+    metrics = find_last_evaluation(trainer)
     if not metrics:
         if trainer.is_world_process_zero():
             (Path(str(trainer.args.output_dir)) / REPORT).unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def evaluate(trainer: EomtTrainer) -> dict[str, float]:
 
 
 def check_best_metric(training_args: Any, task: str) -> None:
-    """Raises a `ValueError` if the best checkpoint is to be chosen by what is not measured."""
+    """Raises a `ValueError` if the best checkpoint is to be chosen by a metric that the task does not have."""
     given = training_args.metric_for_best_model
     measured = measured_names(task)
     if given is not None and given.removeprefix("eval_") not in measured:
@@ -183,7 +183,7 @@ def check_disk(model: nn.Module, training_args: Any) -> None:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     needed = 4 * sum(numel for numel, _ in sizes)
     if training_args.save_strategy != "no":
-        needed += bytes_needed(
+        needed += estimate_bytes(
             sum(numel for numel, _ in sizes),
             sum(numel for numel, is_trained in sizes if is_trained),
             training_args.save_total_limit,
@@ -203,7 +203,7 @@ def write_results(
     model_args, data_args, training_args = arguments
     output_dir, config = Path(training_args.output_dir), trainer.bare_model.config
     output_dir.mkdir(parents=True, exist_ok=True)
-    per_class = results_by_name(trainer)
+    per_class = name_classes(trainer)
     if training_args.do_eval:
         names = [config.id2label[label_id] for label_id in range(config.num_labels)]
 
@@ -211,11 +211,7 @@ def write_results(
     if training_args.do_train:
         write_whole(output_dir / DATA_REPORT, lambda path: path.write_text(json.dumps(reports, indent=2)))
         write_run_card(
-            output_dir,
-            task=trainer.image_processor.task,
-            state=trainer.state,
-            arguments=training_args,
-            num_blocks=config.num_blocks,
+            trainer,
             data_reports=reports,
             metrics=metrics,
             per_class=per_class if training_args.do_eval else {},
@@ -224,19 +220,19 @@ def write_results(
         )
 
 
-def results_by_name(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
-    """The results of the last evaluation for each class, by its name."""
+def name_classes(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
+    """Returns the results of the last evaluation by the names of the classes."""
     id2label = trainer.bare_model.config.id2label
     return {id2label[label_id]: values for label_id, values in trainer.per_class.items()}
 
 
-def predict_pictures(
+def predict_images(
     arguments: ScriptArguments,
     trainer: EomtTrainer,
     pictures: SegmentationDataset | PictureFolder,
     settings: dict[str, Any],
 ) -> None:
-    """Segments the pictures, each process its share; what an earlier run has done already is kept."""
+    """Segments the images, each process its share; results of an earlier run are kept."""
     _, data_args, training_args = arguments
     directory = Path(training_args.output_dir) / PREDICTIONS
     image_processor = copy.deepcopy(trainer.image_processor)
@@ -266,32 +262,32 @@ def predict_pictures(
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped: what is segmented stays in {terminal_text(directory)}. The same command goes on from there, "
+            f"stopped: finished predictions stay in {terminal_text(directory)}. The same command goes on from there, "
             "with --do_predict alone and the model as --model_name_or_path"
         ) from None
     if summary.is_complete and not summary.num_segmented:
-        raise ValueError(f"No picture could be segmented. {summary}")
+        raise ValueError(f"No image could be segmented. {summary}")
     if summary.is_complete or trainer.is_world_process_zero():
         print(summary)
 
 
-def say_what_is_where(trainer: EomtTrainer, task: str, metrics: dict[str, float]) -> None:
-    """Says what came out, and where everything is."""
+def print_summary(trainer: EomtTrainer, task: str, metrics: dict[str, float]) -> None:
+    """Prints the results, and where everything is."""
     training_args = trainer.args
     output_dir = Path(str(training_args.output_dir))
     print()
     if metrics:
         width = shutil.get_terminal_size().columns
         num_labels = trainer.bare_model.config.num_labels
-        print(evaluation_text(task, metrics, results_by_name(trainer), num_labels, width))
+        print(format_evaluation(task, metrics, name_classes(trainer), num_labels, width))
         print(f"All figures: {terminal_text(output_dir / REPORT)}")
     if training_args.do_predict:
         predictions = (output_dir / PREDICTIONS).resolve()
         drawn = [predictions / name for name in (FIGURES, OVERLAYS) if (predictions / name).is_dir()]
-        print(f"Pictures: {terminal_text(drawn[0])}" if drawn else f"Predictions: {terminal_text(predictions)}")
+        print(f"Images: {terminal_text(drawn[0])}" if drawn else f"Predictions: {terminal_text(predictions)}")
     if training_args.do_train:
         print("Use the model:\n")
         print("    from transformers import pipeline")
         model = terminal_text(json.dumps(output_dir.as_posix(), ensure_ascii=False))
         print(f'    segmenter = pipeline("image-segmentation", model={model}, trust_remote_code=True)')
-        print('    segments = segmenter("picture.jpg")')
+        print('    segments = segmenter("image.jpg")')

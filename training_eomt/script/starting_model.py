@@ -11,8 +11,8 @@ from configuration_eomt import EomtConfig, EomtDinov3Config
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
 
+from ..checkpoints import last_complete
 from ..data.samples import LabelSpace
-from ..saved_checkpoints import last_complete
 from ..tasks import TASKS
 from ..text import terminal_text
 from .arguments import DataArguments, ModelArguments
@@ -23,14 +23,14 @@ EOMT = ("eomt", "eomt_dinov3")
 _NAMED = 10  # classes that a line names
 
 
-def stored_kind(model_args: ModelArguments) -> str | None:
-    """The `model_type` of the model to start from; None for a new one."""
+def read_kind(model_args: ModelArguments) -> str | None:
+    """Reads the `model_type` of the model to start from; None for a new one."""
     name = model_args.model_name_or_path
-    return None if name is None else _stored_settings(name)["model_type"]
+    return None if name is None else _read_settings(name)["model_type"]
 
 
-def _stored_settings(name: str) -> dict[str, Any]:
-    """What `config.json` of a folder or of a model on the Hub says. Raises a `ValueError` where it names no model."""
+def _read_settings(name: str) -> dict[str, Any]:
+    """Reads `config.json` of a folder or of a model on the Hub. Raises a `ValueError` if it names no model."""
     folder = Path(name)
     is_empty = folder.is_dir() and not (folder / "config.json").is_file()
     settings: dict[str, Any] = {} if is_empty else EomtConfig.get_config_dict(name)[0]
@@ -38,26 +38,26 @@ def _stored_settings(name: str) -> dict[str, Any]:
     if not (kind and isinstance(kind, str)):
         checkpoint = last_complete(name)
         hint = f" Did you mean {checkpoint}?" if checkpoint else ""
-        raise ValueError(f"{name} holds no model: there is no config.json that says of which kind it is.{hint}")
+        raise ValueError(f"{name} holds no model: there is no config.json with a model_type.{hint}")
     return settings
 
 
-def stored_task(model_args: ModelArguments) -> str | None:
-    """What the checkpoint to start from is for; None for a new model or a backbone."""
-    if model_args.model_name_or_path is None or stored_kind(model_args) not in EOMT:
+def read_task(model_args: ModelArguments) -> str | None:
+    """Reads the task of the checkpoint to start from; None for a new model or a backbone."""
+    if model_args.model_name_or_path is None or read_kind(model_args) not in EOMT:
         return None
     return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
 
 
-def stored_labels(model_args: ModelArguments) -> dict[int, str]:
+def read_labels(model_args: ModelArguments) -> dict[int, str]:
     """
-    The classes of the checkpoint to use as it is.
+    Reads the classes of a checkpoint that is used as it is.
 
     Raises:
         ValueError: it is not an EoMT model.
     """
     name: Any = model_args.model_name_or_path
-    settings = _stored_settings(name)
+    settings = _read_settings(name)
     if settings["model_type"] not in EOMT:
         raise ValueError(
             f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
@@ -70,15 +70,15 @@ def load_model(
     model_args: ModelArguments, data_args: DataArguments, task: str | None, label_space: LabelSpace | None
 ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
     """
-    The model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
+    Loads the model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
 
     Args:
         model_args, data_args: the arguments.
-        task: what the model is for; None leaves it to the checkpoint.
-        label_space: the training data's classes, or None where nothing is trained: then the checkpoint's stay.
+        task: the task; None for the checkpoint's.
+        label_space: the training data's classes; None to keep the checkpoint's, if nothing is trained.
 
     Raises:
-        ValueError: the arguments do not fit what there is.
+        ValueError: the arguments do not fit the checkpoint.
     """
     settings: dict[str, Any] = {} if task is None else {"task": task}
     labels: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def load_model(
     described: dict[str, Any] = dict(model_args.model_config or {})  # type: ignore[arg-type]
     fields: dict[str, Any] = described | {name: value for name, value in given.items() if value is not None}
     image_size = data_args.pixels
-    kind = stored_kind(model_args)
+    kind = read_kind(model_args)
     name: Any = model_args.model_name_or_path
     if kind not in EOMT:
         image_size = image_size or NEW_MODEL_IMAGE_SIZE
@@ -122,14 +122,14 @@ def load_model(
 @torch.no_grad()
 def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -> str:
     """
-    Gives a model other classes. It keeps what it knows of those that it has by the same name, and of "no object".
+    Gives a model other classes. It keeps the weights of classes that it has by the same name, and of "no object".
 
     Args:
         model: the model.
-        id2label: the names of its classes from now on.
+        id2label: names of the new classes.
 
     Returns:
-        What was kept, a line.
+        A line that says which classes were kept.
     """
     known = {name: int(label_id) for label_id, name in (model.config.id2label or {}).items()}
     model.config.id2label = id2label  # its inverse follows
@@ -144,10 +144,10 @@ def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -
     kept = [name for name in id2label.values() if name in known]
     others = [name for name in id2label.values() if name not in known]
     line = f"Class head: {len(kept)} of {len(id2label)} classes are kept by name"
-    return f"{line}; new are {_some(others)}." if others else f"{line}."
+    return f"{line}; new are {_list_names(others)}." if others else f"{line}."
 
 
-def _some(names: list[str]) -> str:
-    """The first names of a list, and how many there are besides."""
+def _list_names(names: list[str]) -> str:
+    """Lists the first names, and the number of the others."""
     shown = ", ".join(terminal_text(name) for name in names[:_NAMED])
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

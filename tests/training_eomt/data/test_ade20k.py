@@ -47,7 +47,7 @@ def test_for_instances_things_and_for_semantics_the_label_map_are_read(root):
     np.testing.assert_array_equal(semantic[0].masks(), [LABEL_MAP == 1, LABEL_MAP == 8, LABEL_MAP == 9])
 
 
-def test_real_pictures_have_the_classes_of_their_label_maps(ade20k_sample):
+def test_real_images_have_the_classes_of_their_label_maps(ade20k_sample):
     dataset = Ade20kDataset(ade20k_sample)
     names = read_class_names(ade20k_sample / "objectInfo150.txt")
     assert dataset.kind == "semantic" and len(dataset) == 3
@@ -59,7 +59,7 @@ def test_real_pictures_have_the_classes_of_their_label_maps(ade20k_sample):
         np.testing.assert_array_equal(sample.masks(), [stored == value for value in values])
 
 
-def test_a_picture_without_objects_file_is_an_error_or_left_out(root):
+def test_an_image_without_objects_file_is_an_error_or_left_out(root):
     (root / "annotations_instance/training/ADE_train_00000002.png").unlink()
     with pytest.raises(ValueError, match=r"ADE_train_00000002\.jpg has no counterpart in .*annotations_instance"):
         Ade20kDataset(root)
@@ -76,5 +76,5 @@ def test_files_of_the_wrong_kind_are_named(root):
     with pytest.raises(ValueError, match=r"has the class 101 \(red\), there are 1 to 100"):
         Ade20kDataset(root)[0]
     Image.fromarray(LABEL_MAP + 150).save(root / "annotations/training/ADE_train_00000002.png")
-    with pytest.raises(ValueError, match=r"annotations/training/ADE_train_00000002\.png .*no class"):
+    with pytest.raises(ValueError, match=r"annotations/training/ADE_train_00000002\.png: .*no class"):
         Ade20kDataset(root, task="semantic")[1]

@@ -49,7 +49,7 @@ def test_both_files_say_the_same_for_semantic_segmentation(root):
     np.testing.assert_array_equal(semantic.masks(), CityscapesDataset(root)[0].masks())
 
 
-def test_a_picture_without_annotation_and_a_missing_folder_are_errors(root):
+def test_an_image_without_annotation_and_a_missing_folder_are_errors(root):
     (root / "gtFine/train" / f"{FRAME}_gtFine_labelIds.png").unlink()
     with pytest.raises(ValueError, match=r"000019_leftImg8bit\.png has no counterpart in .*gtFine/train"):
         CityscapesDataset(root, task="semantic")

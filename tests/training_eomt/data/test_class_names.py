@@ -2,7 +2,7 @@ import zipfile
 
 import pytest
 
-from training_eomt.data.class_names import by_value, find_class_names, numbered, read_class_names
+from training_eomt.data.class_names import find_class_names, name_by_number, name_by_value, read_class_names
 from training_eomt.data.files import FileTree
 
 
@@ -37,9 +37,9 @@ def test_names_that_are_numbered_from_1_keep_their_numbers(tmp_path):
         ("d.json", '{"2": "car", "1": "road"}'),
     ):
         names = read(tmp_path, name, text)
-        assert by_value(names, 0) == by_value(names, 1) == {1: "road", 2: "car"}
-    assert by_value(["road", "car"], 0) == {0: "road", 1: "car"}
-    assert by_value(["road", "car"], 1) == {1: "road", 2: "car"}
+        assert name_by_value(names, 0) == name_by_value(names, 1) == {1: "road", 2: "car"}
+    assert name_by_value(["road", "car"], 0) == {0: "road", 1: "car"}
+    assert name_by_value(["road", "car"], 1) == {1: "road", 2: "car"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
@@ -109,5 +109,5 @@ def test_a_file_without_names_is_an_error(tmp_path):
 
 
 def test_classes_without_names_are_numbered_without_gaps():
-    assert numbered({1, 3}, first_class=1) == {1: "class 1", 2: "class 2", 3: "class 3"}
-    assert numbered(set(), first_class=1) == {}
+    assert name_by_number({1, 3}, first_class=1) == {1: "class 1", 2: "class 2", 3: "class 3"}
+    assert name_by_number(set(), first_class=1) == {}

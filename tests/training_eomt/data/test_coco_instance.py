@@ -10,15 +10,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from training_eomt.data.coco_instance import CocoInstanceDataset, pixels_covered
+from training_eomt.data.coco_instance import CocoInstanceDataset
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
+from training_eomt.data.masks import decode_runs
 
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 
 
 def content() -> dict:
-    """Two pictures of 20x30 pixels, the second without annotations."""
+    """Two images of 20x30 pixels, the second without annotations."""
     counts = [0, 25, 575]
     return {
         "images": [
@@ -86,10 +87,10 @@ def test_the_pixels_of_a_compressed_encoding_are_counted_as_pycocotools_wrote_it
     for height, width in ((1, 1), (20, 30), (300, 1000)):
         for share in (0.0, 0.01, 0.5, 1.0):
             mask = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
-            assert pixels_covered(coco_mask.encode(mask)["counts"].decode()) == height * width
+            assert sum(decode_runs(coco_mask.encode(mask)["counts"].decode())) == height * width
 
 
-def test_a_picture_without_annotations_is_an_empty_sample(folder):
+def test_an_image_without_annotations_is_an_empty_sample(folder):
     sample = CocoInstanceDataset(folder)[1]
     assert sample.image_id == 8 and sample.masks().shape == (0, 20, 30)
 
@@ -107,7 +108,7 @@ def test_what_is_known_before_reading_is_what_reading_gives(folder):
     for task in ("instance", "semantic"):
         dataset = CocoInstanceDataset(folder, task=task)
         for index in range(2):
-            summary, sample = dataset.summary(index), dataset[index]
+            summary, sample = dataset.summarize(index), dataset[index]
             assert summary.size == sample.size
             assert sorted(summary.label_ids) == sorted(target.label_id for target in sample.targets)
             assert summary.num_crowds == sum(target.iscrowd for target in sample.targets)
@@ -122,8 +123,8 @@ def test_other_layouts_read_the_same_samples(folder, tmp_path, layout):
         shutil.move(folder / "images", other / "train2017")
         path, target = other, other / "annotations" / "instances_train2017.json"
     elif layout == "roboflow":
-        for picture in (folder / "images").iterdir():
-            shutil.move(picture, other)
+        for image in (folder / "images").iterdir():
+            shutil.move(image, other)
         path, target = other, other / "_annotations.coco.json"
     elif layout == "json file":
         shutil.move(folder / "images", other / "images")
@@ -205,21 +206,21 @@ def test_a_bad_annotation_is_named_or_left_out_alone(folder, change, message):
     assert [bad.reason for bad in dataset.bad_samples] == [dataset.bad_samples[0].reason]
 
 
-def test_a_picture_that_is_listed_twice_is_an_error(folder):
+def test_an_image_that_is_listed_twice_is_an_error(folder):
     edit(folder, lambda content: content["images"][1].update(file_name="a.png"))
-    with pytest.raises(ValueError, match=r"the picture a\.png twice"):
+    with pytest.raises(ValueError, match=r"the image a\.png twice"):
         CocoInstanceDataset(folder)
     dataset = CocoInstanceDataset(folder, skip_bad_samples=True)
     assert len(dataset) == 1 and len(dataset.bad_samples) == 1
 
 
-def test_pictures_that_share_an_id_are_left_out_since_their_annotations_cannot_be_told_apart(folder):
+def test_images_that_share_an_id_are_left_out_since_their_annotations_cannot_be_told_apart(folder):
     def add(content):
         content["images"] += [{**content["images"][0], "id": 99, "file_name": name} for name in ("c.png", "d.png")]
         content["annotations"].append({**content["annotations"][0], "id": 50, "image_id": 99})
 
     edit(folder, add)
-    with pytest.raises(ValueError, match=r"two pictures with id 99: c\.png and d\.png.*nothing tells whose"):
+    with pytest.raises(ValueError, match=r"two images with id 99: c\.png and d\.png.*nothing tells whose"):
         CocoInstanceDataset(folder)
     dataset = CocoInstanceDataset(folder, skip_bad_samples=True)
     assert [Path(dataset.name(index)).name for index in range(len(dataset))] == ["a.png", "b.png"]
@@ -227,7 +228,7 @@ def test_pictures_that_share_an_id_are_left_out_since_their_annotations_cannot_b
 
 
 @pytest.mark.parametrize("change", [{"file_name": 1}, {"file_name": None}, {"height": "20"}, {"id": 7.5}, {"id": [7]}])
-def test_a_picture_that_is_listed_wrongly_is_an_error_or_left_out_with_its_annotations(folder, change):
+def test_an_image_that_is_listed_wrongly_is_an_error_or_left_out_with_its_annotations(folder, change):
     edit(folder, lambda content: content["images"][0].update(change))
     with pytest.raises(ValueError, match=r"instances\.json: image 0 is not COCO instances: "):
         CocoInstanceDataset(folder)
@@ -269,11 +270,11 @@ def test_flags_are_read_however_they_are_written(folder, isthing, is_stuff):
 
 
 @pytest.mark.parametrize("size", [-1, 0, None])
-def test_where_the_size_is_unknown_it_is_the_pictures_own(folder, size):
+def test_where_the_size_is_unknown_it_is_the_images_own(folder, size):
     expected = CocoInstanceDataset(folder)[0].masks()
     edit(folder, lambda content: [image.update(height=size, width=size) for image in content["images"]])
     dataset = CocoInstanceDataset(folder)
-    assert dataset.summary(0) is None
+    assert dataset.summarize(0) is None
     np.testing.assert_array_equal(dataset[0].masks(), expected)
     edit(folder, annotate(segmentation=[[2, 2, 1e9, 2, 12, 12]]))
     with pytest.raises(ValueError, match=r"a\.png: annotation 1 .*far outside"):
@@ -308,10 +309,10 @@ def test_no_file_outside_the_dataset_is_read_unless_its_folder_is_named(folder, 
     assert CocoInstanceDataset(folder, images_dir=outside)[0].image.getpixel((0, 0)) == (1, 2, 3)
 
 
-def test_pictures_in_another_folder_are_found_by_the_last_parts_of_their_names(folder, tmp_path_factory):
+def test_images_in_another_folder_are_found_by_the_last_parts_of_their_names(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("pictures")
-    for picture in (folder / "images").iterdir():
-        shutil.move(picture, elsewhere)
+    for image in (folder / "images").iterdir():
+        shutil.move(image, elsewhere)
     edit(
         folder, lambda content: [image.update(file_name=f"images/{image['file_name']}") for image in content["images"]]
     )
@@ -324,9 +325,9 @@ def test_pictures_in_another_folder_are_found_by_the_last_parts_of_their_names(f
         CocoInstanceDataset(folder, images_dir=elsewhere)
 
 
-def test_where_no_picture_is_there_the_error_says_how_to_name_another_folder(folder):
-    for picture in (folder / "images").iterdir():
-        picture.rename(picture.with_suffix(".jpg"))
+def test_where_no_image_is_there_the_error_says_how_to_name_another_folder(folder):
+    for image in (folder / "images").iterdir():
+        image.rename(image.with_suffix(".jpg"))
     with pytest.raises(FileNotFoundError, match=r"images/a\.png is missing \(2 of 2 files .* --images_dir names"):
         CocoInstanceDataset(folder)
 
@@ -358,14 +359,14 @@ def test_other_encodings_are_read(folder, encoding):
     assert len(CocoInstanceDataset(folder)) == 2
 
 
-def test_a_missing_picture_is_an_error_or_left_out(folder):
+def test_a_missing_image_is_an_error_or_left_out(folder):
     (folder / "images" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"images/b\.png is missing \(1 of 2 files"):
         CocoInstanceDataset(folder)
     assert len(CocoInstanceDataset(folder, skip_bad_samples=True)) == 1
 
 
-def test_a_picture_of_another_size_than_the_json_states_is_an_error(folder):
+def test_an_image_of_another_size_than_the_json_states_is_an_error(folder):
     Image.new("RGB", (20, 30)).save(folder / "images" / "a.png")
     with pytest.raises(ValueError, match=r"a\.png is 30x20 .*instances\.json is 20x30"):
         CocoInstanceDataset(folder)[0]

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_eomt.data.coco_panoptic import CocoPanopticDataset, read_segment_map
-from training_eomt.data.files import FileTree
-from training_eomt.data.images import DEFAULT_READING
+from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.shapes import generate_shapes_dataset
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small data set that tests may damage."""
+    """A small dataset that tests may damage."""
     return generate_shapes_dataset(tmp_path / "shapes", num_train=2, num_validation=0, num_test=0) / "train"
 
 
@@ -175,7 +173,7 @@ def test_a_segment_id_listed_twice_is_an_error(folder):
         CocoPanopticDataset(folder)[0]
 
 
-def test_picture_and_png_of_different_sizes_are_an_error_that_names_both(folder):
+def test_image_and_png_of_different_sizes_are_an_error_that_names_both(folder):
     Image.new("RGB", (50, 40)).save(folder / "images" / "000000.png")
     with pytest.raises(ValueError, match=r"images/000000\.png is 40x50 .*panoptic/000000\.png is 96x96"):
         CocoPanopticDataset(folder)[0]
@@ -192,9 +190,7 @@ def test_a_truncated_file_is_an_error_that_names_it(folder, name):
 @pytest.mark.parametrize("mode", ["L", "P", "I;16"])
 def test_a_png_that_holds_no_colours_is_an_error(folder, mode):
     Image.new(mode, (96, 96)).save(folder / "panoptic" / "000000.png")
-    with pytest.raises(
-        ValueError, match=rf"panoptic/000000\.png is no panoptic PNG: its mode is {mode}, expected RGB"
-    ):
+    with pytest.raises(ValueError, match=rf"panoptic/000000\.png has mode {mode}, expected RGB"):
         CocoPanopticDataset(folder)[0]
 
 
@@ -212,7 +208,7 @@ def test_a_png_that_holds_no_colours_is_an_error(folder, mode):
             r"annotation 1 .*expected `array`, got `int` - at `\$\.segments_info`",
         ),
         (segment_without_category, r"annotation 1 .*required field `category_id` - at `\$\.segments_info\[0\]`"),
-        (lambda content: content["images"][1].update(file_name="000000.png"), r"lists the picture 000000\.png twice"),
+        (lambda content: content["images"][1].update(file_name="000000.png"), r"lists the image 000000\.png twice"),
         (lambda content: content["annotations"][1].update(image_id=0), r"is the second one of image_id 0"),
         (lambda content: content["images"][1].update(file_name="none.png"), r"images/none\.png is missing"),
     ],
@@ -224,7 +220,7 @@ def test_bad_samples_can_be_left_out_and_are_listed(folder, change, message):
     dataset = CocoPanopticDataset(folder, skip_bad_samples=True)
     assert len(dataset) == 1 and dataset.name(0).endswith("images/000000.png")
     assert re.search(message, dataset.bad_samples[0].reason)
-    assert len(dataset[0].targets) == len(dataset.summary(0).label_ids)
+    assert len(dataset[0].targets) == len(dataset.summarize(0).label_ids)
 
 
 def test_flags_and_ids_as_texts_are_read(folder):
@@ -262,7 +258,7 @@ def test_a_segment_that_is_listed_wrongly_is_named(folder, change, message):
     assert len(CocoPanopticDataset(folder, skip_bad_samples=True)) == 1
 
 
-def test_pictures_in_another_folder_are_read(folder, tmp_path_factory):
+def test_images_in_another_folder_are_read(folder, tmp_path_factory):
     elsewhere = shutil.move(folder / "images", tmp_path_factory.mktemp("elsewhere") / "pictures")
     dataset = CocoPanopticDataset(folder, images_dir=elsewhere)
     assert Path(dataset.name(1)) == Path(elsewhere) / "000001.png" and dataset[1].targets
@@ -279,7 +275,7 @@ def test_for_semantic_segmentation_segments_of_a_class_are_one(folder):
     panoptic, semantic = CocoPanopticDataset(folder), CocoPanopticDataset(folder, task="semantic")
     for index in range(2):
         labels = [target.label_id for target in panoptic[index].targets]
-        assert sorted(semantic.summary(index).label_ids) == sorted(set(labels))
+        assert sorted(semantic.summarize(index).label_ids) == sorted(set(labels))
         for target in semantic[index].targets:
             of_class = [t.mask() for t in panoptic[index].targets if t.label_id == target.label_id]
             np.testing.assert_array_equal(target.mask(), np.any(of_class, axis=0))
@@ -289,10 +285,4 @@ def test_for_instance_segmentation_stuff_is_left_out(folder):
     dataset = CocoPanopticDataset(folder, task="instance")
     assert dataset.label_space.names == ("circle", "square", "triangle", "star")
     things = sum(target.label_id < 4 for target in CocoPanopticDataset(folder)[0].targets)
-    assert len(dataset[0].targets) == len(dataset.summary(0).label_ids) == things
-
-
-def test_a_jpeg_in_place_of_a_panoptic_png_is_an_error_that_says_why(tmp_path):
-    Image.new("RGB", (8, 8), (5, 0, 0)).save(tmp_path / "a.png", "JPEG")
-    with pytest.raises(ValueError, match=r"a\.png is a JPEG, whose compression changes values"):
-        read_segment_map(FileTree(tmp_path), "a.png", DEFAULT_READING)
+    assert len(dataset[0].targets) == len(dataset.summarize(0).label_ids) == things

@@ -58,7 +58,7 @@ NASTY_WORDS = [
 ]
 
 
-def picture(path: Path, seed: int) -> None:
+def write_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(path)
 
@@ -82,7 +82,7 @@ def colours(path: Path, *reds: int) -> None:
 
 def coco_images(folder: Path) -> list[dict[str, Any]]:
     for number in range(2):
-        picture(folder / "images" / f"{number}.png", number)
+        write_image(folder / "images" / f"{number}.png", number)
     return [{"id": n, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n in range(2)]
 
 
@@ -119,7 +119,7 @@ def coco_panoptic(folder: Path) -> None:
 
 def yolo(folder: Path) -> None:
     for number in range(2):
-        picture(folder / "images" / "train" / f"{number}.png", number)
+        write_image(folder / "images" / "train" / f"{number}.png", number)
     (folder / "labels" / "train").mkdir(parents=True)
     (folder / "labels" / "train" / "0.txt").write_text(
         "0 0.1 0.1 0.9 0.1 0.9 0.9\n1 0.2 0.2 0.5 0.2 0.5 0.6 0.2 0.6\n"
@@ -136,14 +136,14 @@ def yolo_list(folder: Path) -> None:
 
 def label_maps(folder: Path) -> None:
     for number in range(2):
-        picture(folder / "images" / f"{number}.png", number)
+        write_image(folder / "images" / f"{number}.png", number)
         values(folder / "masks" / f"{number}.png", 0, 1, 255, dtype=(np.uint8, np.uint16)[number])
     (folder / "classes.txt").write_text("0: road\n1: car\n")
 
 
 def pascal_voc(folder: Path) -> None:
     for number in range(2):
-        picture(folder / "JPEGImages" / f"{number}.jpg", number)
+        write_image(folder / "JPEGImages" / f"{number}.jpg", number)
         values(folder / "SegmentationClass" / f"{number}.png", 0, 1, 255)
     (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
     (folder / "ImageSets" / "Segmentation" / "train.txt").write_text("0\n1\n")
@@ -153,7 +153,7 @@ def pascal_voc(folder: Path) -> None:
 def ade20k(folder: Path) -> None:
     for number in range(2):
         name = f"training/ADE_train_0000000{number}"
-        picture(folder / "images" / f"{name}.jpg", number)
+        write_image(folder / "images" / f"{name}.jpg", number)
         values(folder / "annotations" / f"{name}.png", 1, 8, 9)
         colours(folder / "annotations_instance" / f"{name}.png", 0, 1, 2)
 
@@ -161,7 +161,7 @@ def ade20k(folder: Path) -> None:
 def cityscapes(folder: Path) -> None:
     for number in range(2):
         name = f"train/aachen/aachen_00000{number}_000019"
-        picture(folder / "leftImg8bit" / f"{name}_leftImg8bit.png", number)
+        write_image(folder / "leftImg8bit" / f"{name}_leftImg8bit.png", number)
         values(folder / "gtFine" / f"{name}_gtFine_instanceIds.png", 7, 26001, 26, dtype=np.uint16)
         values(folder / "gtFine" / f"{name}_gtFine_labelIds.png", 7, 26, 26)
 
@@ -169,7 +169,7 @@ def cityscapes(folder: Path) -> None:
 def metadata(folder: Path) -> None:
     rows = []
     for number in range(2):
-        picture(folder / "images" / f"{number}.png", number)
+        write_image(folder / "images" / f"{number}.png", number)
         colours(folder / "maps" / f"{number}.png", 0, 1, 2)
         rows.append({"image_file_name": f"images/{number}.png", "label_file_name": f"maps/{number}.png", "note": "x"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -378,7 +378,7 @@ def use(folder: Path, skip_bad_samples: bool) -> int:
     for index in range(len(dataset)):
         sample = dataset[index]
         assert sample.masks().shape[1:] == sample.size
-        summary = dataset.summary(index)
+        summary = dataset.summarize(index)
         assert summary is None or sorted(summary.label_ids) == sorted(target.label_id for target in sample.targets)
     return len(dataset)
 

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from image_processing_eomt.reading_eomt import as_pixels
 from training_eomt.data import open_dataset
 from training_eomt.data.images import ImageReading, both_fit
-from training_eomt.data.label_coding import label_map_of
+from training_eomt.data.label_coding import extract_values
 from training_eomt.data.report import report
 from training_eomt.prediction.sources import PictureFolder
 
@@ -136,7 +136,7 @@ def test_values_of_a_map_are_those_in_the_file_whatever_their_bits(bits):
         struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
         for name, part in parts.items()
     )
-    label_map = label_map_of(ImageReading().read_annotation(io.BytesIO(png), "here.png"), "here.png")
+    label_map = extract_values(ImageReading().read_annotation(io.BytesIO(png), "here.png"), "here.png")
     assert label_map.tolist() == values.tolist()
     image = ImageReading().read_rgb(io.BytesIO(png), "here.png")  # as brightness it goes from black to white
     assert np.asarray(image)[-1, -1].tolist() == [255, 255, 255]

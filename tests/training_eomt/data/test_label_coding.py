@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from training_eomt.data.class_names import ClassNames
-from training_eomt.data.label_coding import colour_map_of, label_coding, label_map_of, segments_of, values_in
-from training_eomt.data.label_values import label_values_from
+from training_eomt.data.label_coding import extract_colours, extract_values, find_label_coding, segment_map
+from training_eomt.data.label_values import parse_label_values
+from training_eomt.data.masks import find_values
 from training_eomt.data.samples import Target
 
 
@@ -15,15 +16,15 @@ VALUES = np.array([[0, 1, 1, 0], [2, 2, 255, 7]], np.uint8)
 
 
 def coding(names=None, table=None, id2label=None, ignore_index=None, do_reduce_labels=False, maps=(), skip=False):
-    values = None if table is None else label_values_from(table, "table.json")
+    values = None if table is None else parse_label_values(table, "table.json")
     readers = [lambda image=image, n=n: (image, f"map {n}") for n, image in enumerate(maps)]
-    return label_coding(names, values, id2label, ignore_index, do_reduce_labels, readers, skip)
+    return find_label_coding(names, values, id2label, ignore_index, do_reduce_labels, readers, skip)
 
 
 def painted(coded, image):
     """The numbers of classes of each pixel, -1 where there is none."""
     found = np.full((image.height, image.width), -1)
-    for rle, category_id, *_ in coded.annotations(image, "here.png"):
+    for rle, category_id, *_ in coded.annotate(image, "here.png"):
         found[Target(rle, 0).mask()] = category_id
     return found.tolist()
 
@@ -42,12 +43,12 @@ def test_every_mode_of_one_channel_and_grey_holds_numbers(mode):
     elif mode != "L":
         image = image.convert(mode)
     assert image.mode == mode
-    found = label_map_of(image, "here.png")
+    found = extract_values(image, "here.png")
     assert found.dtype.kind in "ui" and found.tolist() == VALUES.tolist()
 
 
 def test_black_and_white_is_0_and_1():
-    assert label_map_of(Image.fromarray(VALUES == 1), "here.png").tolist() == (VALUES == 1).astype(int).tolist()
+    assert extract_values(Image.fromarray(VALUES == 1), "here.png").tolist() == (VALUES == 1).astype(int).tolist()
 
 
 def jpeg(image):
@@ -59,8 +60,8 @@ def jpeg(image):
 @pytest.mark.parametrize(
     "image, message",
     [
-        (Image.new("RGB", (4, 2), (1, 2, 3)), r"here\.png is a colour picture \(mode RGB\).*--label_values"),
-        (Image.new("CMYK", (4, 2)), r"here\.png is a colour picture \(mode CMYK\)"),
+        (Image.new("RGB", (4, 2), (1, 2, 3)), r"here\.png is a colour image \(mode RGB\).*--label_values"),
+        (Image.new("CMYK", (4, 2)), r"here\.png is a colour image \(mode CMYK\)"),
         (Image.new("LA", (4, 2), (1, 100)), r"here\.png is transparent in 8 pixels"),
         (Image.new("RGBA", (4, 2), (1, 1, 1, 0)), r"here\.png is transparent in 8 pixels"),
         (Image.fromarray(np.array([[0, 0.5]], np.float32)), r"here\.png is of floating point"),
@@ -72,26 +73,26 @@ def jpeg(image):
 )
 def test_what_holds_no_numbers_is_an_error_that_says_why(image, message):
     with pytest.raises(ValueError, match=message):
-        label_map_of(image, "here.png")
+        extract_values(image, "here.png")
 
 
 def test_colours_are_one_number_each():
     colours = np.array([[[1, 2, 3], [255, 254, 253]]], np.uint8)
-    expected = [[1 * 65536 + 2 * 256 + 3, 255 * 65536 + 254 * 256 + 253]]
+    expected = [[1 + 2 * 256 + 3 * 65536, 255 + 254 * 256 + 253 * 65536]]
     rgb = Image.fromarray(colours)
     palette = Image.new("P", (2, 1))
     palette.putpalette(colours.tobytes())
     palette.putdata([0, 1])
     for image in (rgb, rgb.convert("RGBA"), palette):
-        assert colour_map_of(image, "here.png").tolist() == expected
-    assert colour_map_of(Image.new("L", (1, 1), 7), "here.png").tolist() == [[7 * 65536 + 7 * 256 + 7]]
+        assert extract_colours(image, "here.png").tolist() == expected
+    assert extract_colours(Image.new("L", (1, 1), 7), "here.png").tolist() == [[7 * 65536 + 7 * 256 + 7]]
     for image, message in (
         (jpeg(rgb), "is a JPEG"),
         (Image.new("RGBA", (1, 1)), "is transparent in 1 pixels"),
         (Image.new("I;16", (1, 1)), "holds numbers"),
     ):
         with pytest.raises(ValueError, match=f"here.png {message}"):
-            colour_map_of(image, "here.png")
+            extract_colours(image, "here.png")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_colours_are_one_number_each():
 )
 def test_values_are_those_that_numpy_finds(values):
     label_map = np.array([values], np.int32)
-    assert values_in(label_map) == set(np.unique(label_map).tolist())
+    assert find_values(label_map) == set(np.unique(label_map).tolist())
 
 
 def test_values_of_a_table_are_classes_and_null_is_void():
@@ -122,9 +123,9 @@ def test_a_value_without_a_class_is_named_with_those_that_have_one():
     with pytest.raises(
         ValueError, match=r"here\.png: 2 pixels have the value 2, which is no class: these are 0, 1, 7"
     ):
-        segments_of(VALUES, {0: 0, 1: 1, 7: 7}, {255}, "here.png")
+        segment_map(VALUES, {0: 0, 1: 1, 7: 7}, {255}, "here.png")
     with pytest.raises(ValueError, match=r"1 pixels have the value 7, .*: these are 0 to 2\. .*--ignore_index"):
-        segments_of(VALUES, {0: 0, 1: 1, 2: 2}, {255}, "here.png")
+        segment_map(VALUES, {0: 0, 1: 1, 2: 2}, {255}, "here.png")
 
 
 @pytest.mark.parametrize(
@@ -188,5 +189,5 @@ def test_maps_are_read_only_where_nothing_names_the_classes():
     def fails():
         raise AssertionError
 
-    for settings in ((["a"], None, None), (None, label_values_from({"0": "a"}, "t"), None), (None, None, {0: "a"})):
-        label_coding(*settings, None, False, [fails], False)
+    for settings in ((["a"], None, None), (None, parse_label_values({"0": "a"}, "t"), None), (None, None, {0: "a"})):
+        find_label_coding(*settings, None, False, [fails], False)

@@ -13,12 +13,12 @@ LABEL_MAP = np.array([[0, 0, 1, 1], [0, 2, 2, 255], [0, 2, 2, 255]], dtype=np.ui
 
 
 def write(
-    folder: Path, names: dict[str, np.ndarray], pictures: str = "images", maps: str = "masks", end: str = ""
+    folder: Path, names: dict[str, np.ndarray], images: str = "images", maps: str = "masks", end: str = ""
 ) -> Path:
-    for inner in (pictures, maps):
+    for inner in (images, maps):
         (folder / inner).mkdir(parents=True, exist_ok=True)
     for name, label_map in names.items():
-        Image.new("RGB", label_map.shape[::-1]).save(folder / pictures / f"{name}.jpg")
+        Image.new("RGB", label_map.shape[::-1]).save(folder / images / f"{name}.jpg")
         Image.fromarray(label_map).save(folder / maps / f"{name}{end}.png")
     return folder
 
@@ -112,7 +112,7 @@ def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
     dataset = LabelMapDataset(tmp_path, class_names=["road", "car"])
     with pytest.raises(ValueError, match=r"masks/a\.png: 4 pixels have the value 2, which is no class: .* 0 to 1"):
         dataset[0]
-    with pytest.raises(ValueError, match=r"masks/b\.png is a colour picture \(mode RGB\)"):
+    with pytest.raises(ValueError, match=r"masks/b\.png is a colour image \(mode RGB\)"):
         dataset[1]
     with pytest.raises(ValueError, match=r"images/c\.jpg is 3x4 .*masks/c\.png is 3x5"):
         dataset[2]
@@ -121,7 +121,7 @@ def test_what_a_map_cannot_be_is_an_error_that_names_it(tmp_path):
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder of pictures"):
+    with pytest.raises(FileNotFoundError, match="no folder of images"):
         LabelMapDataset(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_what_lists_name_and_is_not_there_is_an_error_or_left_out(tmp_path):
         LabelMapDataset(folder, split="train", class_names=names)
     dataset = LabelMapDataset(folder, split="train", class_names=names, skip_bad_samples=True)
     assert len(dataset) == 1 and "gone" in dataset.bad_samples[0].reason
-    with pytest.raises(FileNotFoundError, match="no picture with a label map for the validation split"):
+    with pytest.raises(FileNotFoundError, match="no image with a label map for the validation split"):
         LabelMapDataset(folder, split="validation", class_names=names)
     (folder / "ImageSets" / "Segmentation" / "val.txt").unlink()
     with pytest.raises(FileNotFoundError, match="has no validation split, only train"):

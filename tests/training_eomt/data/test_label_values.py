@@ -3,7 +3,7 @@ import json
 import pytest
 
 from training_eomt.data.files import FileTree
-from training_eomt.data.label_values import find_label_map_file, label_values_from, read_label_values
+from training_eomt.data.label_values import find_label_map_file, parse_label_values, read_label_values
 
 
 def read(tmp_path, name, text):
@@ -23,7 +23,7 @@ def test_values_are_the_numbers_of_their_classes(tmp_path):
 
 
 def test_several_values_may_be_of_one_class():
-    table = label_values_from({"3": "cat", "9": "dog", "4": "cat"}, "here")
+    table = parse_label_values({"3": "cat", "9": "dog", "4": "cat"}, "here")
     assert table.category_ids == {3: 3, 9: 9, 4: 3} and table.names == {3: "cat", 9: "dog"}
 
 
@@ -33,8 +33,8 @@ def test_colours_are_numbered_in_order(tmp_path):
         ("a.yaml", "0,0,0: background\n128,0,0: cat\n'#008001': dog\n'#e0e0c0':\n"),
     ):
         table = read(tmp_path, name, text)
-        assert table.is_colours and table.ignored == {224 * 65536 + 224 * 256 + 192}
-        assert table.category_ids == {0: 0, 128 * 65536: 1, 128 * 256 + 1: 2}
+        assert table.is_colours and table.ignored == {224 + 224 * 256 + 192 * 65536}
+        assert table.category_ids == {0: 0, 128: 1, 128 * 256 + 65536: 2}
         assert table.names == {0: "background", 1: "cat", 2: "dog"}
 
 
@@ -42,7 +42,7 @@ def test_the_file_of_cvat_is_a_table_of_colours(tmp_path):
     text = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0:head,tail:\nguide dog:0, 128,0::walk\n"
     table = read(tmp_path, "labelmap.txt", text)
     assert table.is_colours and table.names == {0: "background", 1: "cat", 2: "guide dog"}
-    assert list(table.category_ids) == [0, 128 * 65536, 128 * 256]
+    assert list(table.category_ids) == [0, 128, 128 * 256]
     assert find_label_map_file(FileTree(tmp_path)).names == table.names
     (tmp_path / "inner").mkdir()
     assert find_label_map_file(FileTree(tmp_path).subtree("inner")).names == table.names

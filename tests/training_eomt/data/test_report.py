@@ -30,8 +30,8 @@ def maps(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_samples_are_read_where_only_that_tells(maps, num_workers):
     found = report(open_dataset(maps), num_workers=num_workers, show_progress=False)
-    assert (found.num_pictures, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
-    assert found.num_segments == found.num_pictures_with == {"road": 5, "car": 2, "sky": 0}
+    assert (found.num_images, found.num_counted, found.num_empty, found.num_crowds) == (6, 6, 1, 0)
+    assert found.num_segments == found.num_images_with == {"road": 5, "car": 2, "sky": 0}
     assert "1 of 3 classes have no segment" in str(found)
     assert found.sizes == ((10, 20), (12, 20), (15, 20))
 
@@ -39,7 +39,7 @@ def test_samples_are_read_where_only_that_tells(maps, num_workers):
 def test_a_part_of_the_samples_is_spread_evenly_and_said(maps):
     found = report(open_dataset(maps), max_read=3, show_progress=False)
     assert found.num_counted == 3 and found.num_segments == {"road": 3, "car": 0, "sky": 0}
-    assert "counted on 3 of 6 pictures" in str(found)
+    assert "counted on 3 of 6 images" in str(found)
 
 
 def test_the_json_of_coco_tells_without_reading(coco_sample):
@@ -51,7 +51,7 @@ def test_the_json_of_coco_tells_without_reading(coco_sample):
         assert list(found.num_segments) == [category["name"] for category in content["categories"]]
         read = open_dataset(coco_sample / file)
         labels = [target.label_id for index in range(2) for target in read[index].targets]
-        assert found.num_segments["person"] == labels.count(0) and found.num_pictures_with["person"] == 2
+        assert found.num_segments["person"] == labels.count(0) and found.num_images_with["person"] == 2
 
 
 def test_the_table_is_aligned_and_the_dictionary_is_json(tmp_path):
@@ -134,11 +134,11 @@ def test_names_from_data_have_no_effect_on_the_terminal():
     report = DataReport(
         where="a\x1b[2Jb.json",
         task="panoptic",
-        num_pictures=1,
+        num_images=1,
         num_counted=1,
         sizes=((1, 1),) * 3,
         num_segments={"cat\x1b[31m\ndog": 1},
-        num_pictures_with={"cat\x1b[31m\ndog": 1},
+        num_images_with={"cat\x1b[31m\ndog": 1},
         num_crowds=0,
         num_empty=0,
         bad_samples=[BadSample("x", "x\ny\x9b is gone")],

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from training_eomt.data.samples import Category, LabelSpace, Sample, Target, encode_masks
+from training_eomt.data.masks import encode_masks
+from training_eomt.data.samples import Category, LabelSpace, Sample, Target
 
 
 def test_masks_survive_run_length_encoding():

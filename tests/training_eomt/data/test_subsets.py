@@ -20,7 +20,7 @@ def test_the_parts_are_disjoint_complete_and_the_same_for_everybody(dataset, sha
     assert split_dataset(dataset, share, seed=3)[1].indices == validation.indices == sorted(validation.indices)
     assert split_dataset(dataset, share, seed=4)[1].indices != validation.indices
     assert validation.name(0) == dataset.name(validation.indices[0])
-    assert validation.summary(0) == dataset.summary(validation.indices[0])
+    assert validation.summarize(0) == dataset.summarize(validation.indices[0])
     assert validation.label_space == dataset.label_space and validation.task == "panoptic"
     np.testing.assert_array_equal(validation[0].masks(), dataset[validation.indices[0]].masks())
 
@@ -41,7 +41,10 @@ class OneBadAnnotationEach(SegmentationDataset):
     """Six samples of seven, of each of which an annotation is left out when it is read."""
 
     def __init__(self):
-        super().__init__("here", [Category(1, "cat", True)], "panoptic", skip_bad_samples=True)
+        super().__init__("here", skip_bad_samples=True)
+
+    def open(self, path):
+        self.set_categories(path, "panoptic", [Category(1, "cat", True)])
         self.bad_sample("gone", "it is gone")
 
     def __len__(self):

@@ -149,7 +149,7 @@ def test_a_name_on_the_hub_is_loaded(folder, monkeypatch):
     dataset = TableDataset("me/cats", split="validation")
     assert len(dataset) == 3 and dataset.label_space.names[300] == "name 300"
     monkeypatch.setattr(datasets, "get_dataset_split_names", _not_found)
-    with pytest.raises(FileNotFoundError, match=r"no file or folder me/cats, and it cannot be read as a data set"):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder me/cats, and it cannot be read as a dataset"):
         TableDataset("me/cats")
 
 
@@ -172,10 +172,10 @@ def test_colours_are_classes_and_objects(tmp_path):
 def test_columns_are_found_or_named(folder):
     rows = rows_of(folder)
     write_rows(folder, [{"x_file_name": r["image_file_name"], "y_file_name": r["label_file_name"]} for r in rows])
-    with pytest.raises(ValueError, match=r"columns of pictures are x, y\. Name one as image_column"):
+    with pytest.raises(ValueError, match=r"columns of images are x, y\. Name one as image_column"):
         TableDataset(folder)
     assert TableDataset(folder, annotation_column="y").image_column == "x"
-    with pytest.raises(ValueError, match=r"no column of pictures 'z' \(image_column\), only x, y"):
+    with pytest.raises(ValueError, match=r"no column of images 'z' \(image_column\), only x, y"):
         TableDataset(folder, image_column="z")
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_is_missing_or_listed_twice_is_an_error_or_left_out(folder):
         TableDataset(folder)
     assert len(TableDataset(folder, skip_bad_samples=True)) == 3
     write_rows(folder, [*rows, rows[0]])
-    with pytest.raises(ValueError, match=r"lists the picture images/a\.png twice"):
+    with pytest.raises(ValueError, match=r"lists the image images/a\.png twice"):
         TableDataset(folder)
     dataset = TableDataset(folder, skip_bad_samples=True)
     assert len(dataset) == 3 and "images/a.png twice" in dataset.bad_samples[0].reason
@@ -198,7 +198,7 @@ def test_bad_metadata_and_annotations_are_named(folder):
     dataset = TableDataset(folder, class_names=["road", "car"])
     with pytest.raises(ValueError, match=r"maps/a\.png: 2 pixels have the value 300"):
         dataset[0]
-    with pytest.raises(ValueError, match=r"maps/b\.png is a colour picture"):
+    with pytest.raises(ValueError, match=r"maps/b\.png is a colour image"):
         dataset[1]
     with pytest.raises(ValueError, match=r"images/c\.png is 2x4 .*maps/c\.png is 2x5"):
         dataset[2]
@@ -295,7 +295,7 @@ def test_a_table_of_all_splits_is_split_by_folder_and_csv_is_read(tmp_path):
     lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     (folder / "metadata.csv").write_text("\n".join(lines))
     assert [len(TableDataset(folder, split=split)) for split in ("train", "validation")] == [1, 2]
-    assert table_sources.table_in(table_sources.FileTree(folder)) == "metadata"
+    assert table_sources.find_table(table_sources.FileTree(folder)) == "metadata"
 
 
 def test_values_and_colours_of_a_table_stand_for_classes(tmp_path):

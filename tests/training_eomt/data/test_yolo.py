@@ -38,7 +38,7 @@ def test_polygons_are_what_pil_draws_but_for_their_edge(folder):
     assert targets[1].mask().all()
 
 
-def test_a_picture_without_text_file_is_empty(folder):
+def test_an_image_without_text_file_is_empty(folder):
     assert YoloDataset(folder)[1].targets == [] and YoloDataset(folder, split="validation")[0].targets == []
 
 
@@ -51,23 +51,23 @@ def test_a_picture_without_text_file_is_empty(folder):
         "path: {folder}\ntrain: [images/train]\nnames: [cat, dog]",
     ],
 )
-def test_pictures_are_found_however_the_yaml_names_them(folder, text):
+def test_images_are_found_however_the_yaml_names_them(folder, text):
     (folder / "data.yaml").write_text(text.replace("{folder}", str(folder)))
     dataset = YoloDataset(folder / "data.yaml")
     assert len(dataset) == 2 and len(dataset[0].targets) == 2
 
 
 @pytest.mark.parametrize("named", ["[images/train, images/train]", "[images, images/train]", "[train.txt, images]"])
-def test_pictures_that_are_named_twice_count_once(folder, named):
+def test_images_that_are_named_twice_count_once(folder, named):
     (folder / "train.txt").write_text("images/train/a.png\n./images/train/a.png\n")
     (folder / "data.yaml").write_text(f"train: {named}\nnames: [cat, dog]")
     dataset = YoloDataset(folder)
     assert len({dataset.name(index) for index in range(len(dataset))}) == len(dataset)
 
 
-def test_a_split_without_a_folder_is_not_all_pictures(folder):
+def test_a_split_without_a_folder_is_not_all_images(folder):
     (folder / "data.yaml").write_text("train: ''\nnames: [cat, dog]")
-    assert [Path(name).name for _, name, _ in YoloDataset(folder).files] == ["a.png", "b.png"]
+    assert [Path(image.name).name for image in YoloDataset(folder).images] == ["a.png", "b.png"]
 
 
 def test_names_in_either_form_of_unicode_are_one(folder):
@@ -108,9 +108,9 @@ def test_a_bad_line_is_named_or_left_out(folder, line, message):
     assert len(dataset[0].targets) == 1 and len(dataset.bad_samples) == 1
 
 
-def test_a_text_file_without_picture_is_an_error(folder):
+def test_a_text_file_without_image_is_an_error(folder):
     (folder / "labels/train/z.txt").write_text(LINE)
-    with pytest.raises(ValueError, match=r"labels/train/z\.txt has no picture"):
+    with pytest.raises(ValueError, match=r"labels/train/z\.txt has no image"):
         YoloDataset(folder)
 
 
@@ -144,7 +144,7 @@ def test_a_yaml_file_that_is_wrong_is_an_error(folder, text, message):
         YoloDataset(folder)
 
 
-def test_pictures_of_the_same_name_in_two_folders_are_two_pictures(tmp_path):
+def test_images_of_the_same_name_in_two_folders_are_two_images(tmp_path):
     for folder in ("a", "b"):
         for part in ("images", "labels"):
             (tmp_path / folder / part).mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_paths_of_other_machines_are_read_below_the_yaml_file(folder, text):
     "line",
     ["images/train/{}", "./images/train/{}", "data/images/train/{}", "/home/me/images/train/{}", "images\\train\\{}"],
 )
-def test_a_list_of_pictures_is_read_as_cvat_writes_it(folder, line):
+def test_a_list_of_images_is_read_as_cvat_writes_it(folder, line):
     (folder / "data.yaml").write_text("path: ./\ntrain: train.txt\nnames:\n  0: cat\n  1: dog\n")
     lines = [line.format(name) for name in ("b.png", "a.png", "a.png")]
     (folder / "train.txt").write_text("\n".join(lines) + "\n\n")
@@ -189,7 +189,7 @@ def test_a_list_of_pictures_is_read_as_cvat_writes_it(folder, line):
     assert [Path(dataset.name(index)).name for index in range(len(dataset))] == ["b.png", "a.png"]
     assert len(dataset[1].targets) == 2 and dataset[0].targets == []
     (folder / "train.txt").write_text("\n".join([*lines, "images/train/none.png", "/etc/hosts"]))
-    with pytest.raises(FileNotFoundError, match=r"none\.png is missing \(2 of 4 pictures that .*train\.txt lists"):
+    with pytest.raises(FileNotFoundError, match=r"none\.png is missing \(2 of 4 images that .*train\.txt lists"):
         YoloDataset(folder)
     dataset = YoloDataset(folder, skip_bad_samples=True)
     assert len(dataset) == 2 and len(dataset.bad_samples) == 2

@@ -264,7 +264,7 @@ def test_numbers_of_other_libraries_are_integers():
     assert list(metric.state()["truths"]) == [3]
 
 
-def test_the_state_is_bounded_by_detections_whatever_the_size_of_the_picture():
+def test_the_state_is_bounded_by_detections_whatever_the_size_of_the_image():
     sizes = []
     for size in ((130, 170), (1300, 1700)):
         prediction, reference = random_image(np.random.default_rng(0), 1, size, num_targets=20, num_detections=100)

@@ -17,8 +17,8 @@ from transformers import pipeline
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.publishing.card import BY_PUBLISHING
-from training_eomt.publishing.publish import main, publish_model
+from training_eomt.publishing.__main__ import main
+from training_eomt.publishing.publish import publish_model
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_what_is_no_export_is_not_overwritten(source, model, processor, tmp_path
     refuses(model, processor, tmp_path / "data" / "picture.jpg", "is a file")
     publish_model(model, processor, tmp_path / "pets")
     card = tmp_path / "pets" / "README.md"
-    card.write_text(card.read_text().replace(BY_PUBLISHING, ""))
+    card.write_text(card.read_text() + "More about pets.\n")
     refuses(model, processor, tmp_path / "pets", "somebody has changed")
 
 
@@ -308,7 +308,7 @@ def test_a_missing_library_is_said_in_one_line(source, tmp_path, capsys, monkeyp
     def fail(*args, **kwargs):
         raise ImportError("torchvision is missing")
 
-    monkeypatch.setattr("training_eomt.publishing.publish.load_source", fail)
+    monkeypatch.setattr("training_eomt.publishing.__main__.load_source", fail)
     with pytest.raises(SystemExit):
         main([str(source), str(tmp_path / "pets")])
     assert capsys.readouterr().err == "error: torchvision is missing\n"
@@ -368,7 +368,7 @@ def test_a_full_or_read_only_disk_is_said_before_the_model_is_loaded(source, tmp
     def untimely(*args, **kwargs):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("training_eomt.publishing.publish.load_source", untimely)
+    monkeypatch.setattr("training_eomt.publishing.__main__.load_source", untimely)
 
     def fails(message):
         with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """A card says what the run has recorded, and a person's own card stays."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -24,13 +25,14 @@ def folder(tmp_path):
 def write(folder, **changes):
     state = TrainerState(global_step=600, max_steps=600, epoch=3.0)
     state.log_history = [{"step": 10, **TERMS}, {"step": 20, "eval_pq": 0.25}, {"step": 600, "train_runtime": 90.0}]
+    arguments = {"total_batch_size": 6, "per_device_train_batch_size": 3, **changes.pop("arguments", {})}
+    trainer = SimpleNamespace(
+        args=EomtTrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True, **arguments),
+        state=state,
+        image_processor=SimpleNamespace(task="panoptic"),
+        bare_model=SimpleNamespace(config=SimpleNamespace(num_blocks=2)),
+    )
     settings = {
-        "task": "panoptic",
-        "state": state,
-        "arguments": EomtTrainingArguments(
-            output_dir=str(folder), report_to="none", use_cpu=True, total_batch_size=6, per_device_train_batch_size=3
-        ),
-        "num_blocks": 2,
         "data_reports": {
             "train": {"pictures": 8, "counted_on": 8, "empty_pictures": 1, "left_out": [{"name": "a.png"}]},
             "validation": {"pictures": 2000, "counted_on": 1000, "empty_pictures": 3, "left_out": []},
@@ -41,7 +43,7 @@ def write(folder, **changes):
         "dataset": "pets",
         **changes,
     }
-    write_run_card(folder, **settings)
+    write_run_card(trainer, **settings)
     return (folder / "README.md").read_text()
 
 
@@ -83,9 +85,7 @@ def test_the_picture_of_the_confusion_matrix_is_shown_where_there_is_one(folder)
 
 
 def test_the_time_of_a_training_that_was_resumed_is_that_of_its_last_part(folder):
-    arguments = EomtTrainingArguments(
-        output_dir=str(folder), report_to="none", use_cpu=True, resume_from_checkpoint="true"
-    )
+    arguments = {"resume_from_checkpoint": "true"}
     assert "| Time since it was resumed | 1.5 minutes |" in write(folder, arguments=arguments)
 
 
@@ -104,5 +104,5 @@ def test_a_persons_own_card_stays(folder):
 
 
 def test_without_losses_there_are_no_curves(tmp_path):
-    assert not draw_curves([{"step": 1, "eval_pq": 0.5}], "panoptic", tmp_path / CURVES)
+    assert not draw_curves([{"step": 1, "eval_pq": 0.5}], "pq", tmp_path / CURVES)
     assert not (tmp_path / CURVES).exists()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from training_eomt.script import data as run_data
 from training_eomt.script.arguments import DataArguments
-from training_eomt.script.data import checked, open_data
+from training_eomt.script.data import open_data, report_data
 
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
@@ -66,7 +66,7 @@ def panoptic(folder, isthing):
 
 def check(path: Path, **settings):
     arguments = DataArguments(train_data=str(path), **settings)
-    return checked(open_data(arguments, True, False, None, None), arguments, 0)
+    return report_data(open_data(arguments, True, False, None, None), arguments, 0)
 
 
 @pytest.mark.parametrize("check_data", [False, True])
@@ -75,10 +75,10 @@ def check(path: Path, **settings):
     [
         (lambda folder: coco(folder, [{"iscrowd": 1}, {"iscrowd": 1}]), "all 2 segments are crowds"),
         (lambda folder: coco(folder, [{"iscrowd": 1}], height=-1), "all 1 segments are crowds"),
-        (lambda folder: coco(folder, []), "none of the 2 pictures has a segment of a class"),
-        (lambda folder: coco(folder, [], height=-1), "none of the 2 pictures has a segment of a class"),
-        (lambda folder: maps(folder, 255), "none of the 3 pictures has a segment of a class"),
-        (lambda folder: yolo(folder, "\n"), "none of the 1 pictures has a segment of a class"),
+        (lambda folder: coco(folder, []), "none of the 2 images has a segment of a class"),
+        (lambda folder: coco(folder, [], height=-1), "none of the 2 images has a segment of a class"),
+        (lambda folder: maps(folder, 255), "none of the 3 images has a segment of a class"),
+        (lambda folder: yolo(folder, "\n"), "none of the 1 images has a segment of a class"),
     ],
 )
 def test_a_training_with_nothing_to_learn_stops_before_it_begins(tmp_path, capsys, write, message, check_data):
@@ -98,7 +98,7 @@ def test_what_was_left_out_and_classes_that_do_not_count_are_said_where_nothing_
     folder = panoptic(tmp_path / "stuff", isthing=0)
     with pytest.raises(ValueError, match=r"the data have no class for instance segmentation: only things"):
         arguments = DataArguments(train_data=str(folder))
-        checked(open_data(arguments, True, False, "instance", None), arguments, 0)
+        report_data(open_data(arguments, True, False, "instance", None), arguments, 0)
 
 
 @pytest.mark.parametrize("write", [lambda folder: coco(folder, [{}]), lambda folder: maps(folder, 1)])
@@ -112,14 +112,14 @@ def test_samples_are_read_on_until_one_has_a_segment(tmp_path, monkeypatch, caps
     Image.fromarray(np.ones((20, 30), np.uint8)).save(folder / "masks" / "2.png")
     monkeypatch.setattr(run_data, "MAX_READ", 1)
     assert len(check(folder)[0].train) == 3
-    assert "counted on 1 of 3 pictures" in capsys.readouterr().out
+    assert "counted on 1 of 3 images" in capsys.readouterr().out
 
 
 def test_data_to_evaluate_without_a_segment_are_said(tmp_path, capsys):
     arguments = DataArguments(
         train_data=str(coco(tmp_path / "train", [{}])), validation_data=str(coco(tmp_path / "val", []))
     )
-    checked(open_data(arguments, True, True, None, None), arguments, 0)
+    report_data(open_data(arguments, True, True, None, None), arguments, 0)
     train, validation = capsys.readouterr().out.split("validation data:")
     assert "nothing to learn or to measure" in validation and "nothing to learn" not in train
 

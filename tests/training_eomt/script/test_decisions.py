@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerState
 
-from training_eomt.script.decisions import evaluate_now_and_then, last_evaluation, odd_settings, total_steps
+from training_eomt.script.decisions import count_steps, find_last_evaluation, find_odd_settings, schedule_evaluations
 from training_eomt.training_arguments import EomtTrainingArguments
 
 
@@ -24,10 +24,10 @@ def trainer_of(arguments, num_samples=100, num_queries=8, probabilities=(0.0,), 
 
 
 def test_steps_follow_from_epochs_of_whole_batches(make):
-    assert total_steps(make(num_train_epochs=3, per_device_train_batch_size=8), 100) == 3 * 12
-    assert total_steps(make(num_train_epochs=3, total_batch_size=16, per_device_train_batch_size=4), 100) == 3 * 6
-    assert total_steps(make(num_train_epochs=3), 5) == 3
-    assert total_steps(make(max_steps=7), 100) == 7
+    assert count_steps(make(num_train_epochs=3, per_device_train_batch_size=8), 100) == 3 * 12
+    assert count_steps(make(num_train_epochs=3, total_batch_size=16, per_device_train_batch_size=4), 100) == 3 * 6
+    assert count_steps(make(num_train_epochs=3), 5) == 3
+    assert count_steps(make(max_steps=7), 100) == 7
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_steps_follow_from_epochs_of_whole_batches(make):
 )
 def test_it_is_evaluated_after_each_epoch_and_twenty_times_at_most(make, settings, expected):
     arguments = make(**settings)
-    evaluate_now_and_then(arguments, 100)
+    schedule_evaluations(arguments, 100)
     assert (arguments.eval_strategy, arguments.eval_steps) == expected
 
 
 def evaluated(arguments, step=10, of=10, best=None, per_class=True, **settings):
     state = TrainerState(global_step=of, best_global_step=best)
     state.log_history = [{"loss": 1.0, "step": 10}, {"eval_loss": 0.5, "eval_pq": 0.3, "epoch": 1.0, "step": step}]
-    return last_evaluation(trainer_of(arguments, state=state, per_class={0: {}} if per_class else {}, **settings))
+    return find_last_evaluation(trainer_of(arguments, state=state, per_class={0: {}} if per_class else {}, **settings))
 
 
 def test_the_same_weights_are_not_measured_twice_and_others_are(make):
@@ -63,7 +63,7 @@ def test_the_same_weights_are_not_measured_twice_and_others_are(make):
 
 
 def odd(arguments, counts=None, **settings):
-    return odd_settings(trainer_of(arguments, **settings), {"train": {"pictures_by_segments": counts or {3: 10}}})
+    return find_odd_settings(trainer_of(arguments, **settings), {"train": {"pictures_by_segments": counts or {3: 10}}})
 
 
 def test_usual_settings_are_not_spoken_of(make):
@@ -73,7 +73,7 @@ def test_usual_settings_are_not_spoken_of(make):
 
 def test_more_segments_than_queries_are_spoken_of(make):
     (line,) = odd(make(), {3: 1, 6: 2, 9: 1}, num_queries=5)
-    assert line.startswith("75.0% of the training pictures have more segments than the 5") and "up to 9" in line
+    assert line.startswith("75.0% of the training images have more segments than the 5") and "up to 9" in line
 
 
 def test_masks_that_are_left_at_the_end_are_spoken_of(make):

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch.utils.data import DataLoader, Dataset
 
-from training_eomt.script.error_lines import error_line
+from training_eomt.script.error_lines import describe_error
 
 
 class Broken(Dataset):
@@ -21,18 +21,18 @@ class Broken(Dataset):
 
 def test_documented_errors_say_what_they_say():
     for error in (ValueError("a.json: x"), FileNotFoundError("b"), FloatingPointError("c"), ImportError("d")):
-        assert error_line(error) == str(error)
+        assert describe_error(error) == str(error)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), RuntimeError("shapes differ"), AssertionError()])
 def test_bugs_keep_their_traceback(error):
-    assert error_line(error) is None
+    assert describe_error(error) is None
 
 
 def test_what_a_worker_found_is_said_without_its_traceback():
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker") as caught:
         next(iter(DataLoader(Broken(), num_workers=1)))
-    assert error_line(caught.value).strip() == "street/1.jpg cannot be decoded\n  Mend it: x"
+    assert describe_error(caught.value).strip() == "street/1.jpg cannot be decoded\n  Mend it: x"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_a_worker_found_is_said_without_its_traceback():
     ],
 )
 def test_too_little_memory_comes_with_what_to_do(error):
-    line = error_line(error)
+    line = describe_error(error)
     assert line.startswith("There is not enough memory.") and "low_memory" in line and "\n" not in line
 
 
@@ -52,14 +52,14 @@ def test_too_little_memory_comes_with_what_to_do(error):
 def test_a_checkpoint_that_cannot_be_written_is_a_line():
     with pytest.raises(RuntimeError) as caught:
         torch.save(torch.zeros(1_000_000), "/dev/full")
-    assert error_line(caught.value).startswith("A checkpoint could not be written; the disk may be full.")
+    assert describe_error(caught.value).startswith("A checkpoint could not be written; the disk may be full.")
     with pytest.raises(SafetensorError) as refused:
         load(b"too short")
-    assert error_line(refused.value).startswith("A file of weights could not be read or written: ")
+    assert describe_error(refused.value).startswith("A file of weights could not be read or written: ")
 
 
 def test_a_killed_worker_is_explained():
-    line = error_line(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "))
+    line = describe_error(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "))
     assert "--dataloader_num_workers" in line and "\n" not in line
 
 
@@ -69,20 +69,20 @@ def test_a_lost_connection_points_to_the_process_that_failed(monkeypatch):
         RuntimeError("[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d"),
         torch.distributed.DistNetworkError("recvValue failed"),
     ]
-    assert [error_line(error) for error in errors] == [None, None, None]  # a process alone
+    assert [describe_error(error) for error in errors] == [None, None, None]  # a process alone
     monkeypatch.setenv("WORLD_SIZE", "2")
     for error in errors:
-        assert "its own message says why" in error_line(error)
-    assert error_line(ValueError("nccl is not a model")) == "nccl is not a model"
+        assert "its own message says why" in describe_error(error)
+    assert describe_error(ValueError("nccl is not a model")) == "nccl is not a model"
 
 
 def test_failures_of_hub_and_tracker_are_one_line():
     offline = type("ConnectError", (Exception,), {"__module__": "httpx"})
-    line = error_line(offline("[Errno -2] Name or service not known"))
+    line = describe_error(offline("[Errno -2] Name or service not known"))
     assert line == "The Hub cannot be reached (ConnectError): [Errno -2] Name or service not known"
     hub_error = type("HfHubHTTPError", (OSError,), {"__module__": "huggingface_hub.errors"})
-    line = error_line(hub_error("401 Client Error.\n\nRepository Not Found for url: x.\nPlease log in."))
+    line = describe_error(hub_error("401 Client Error.\n\nRepository Not Found for url: x.\nPlease log in."))
     assert line == "The Hub: 401 Client Error. Repository Not Found for url: x. Please log in."
     usage_error = type("UsageError", (Exception,), {"__module__": "wandb.errors"})("no API key.\nrun wandb login")
-    assert error_line(usage_error, ["wandb"]) == "wandb, which --report_to names: no API key. run wandb login"
-    assert error_line(usage_error, []) is None
+    assert describe_error(usage_error, ["wandb"]) == "wandb, which --report_to names: no API key. run wandb login"
+    assert describe_error(usage_error, []) is None

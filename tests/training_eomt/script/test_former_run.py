@@ -6,7 +6,7 @@ import pytest
 
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.publishing.card import BY_TRAINING, write_card
+from training_eomt.card import is_generated, write_card
 from training_eomt.script.former_run import check_not_needed, remove_former_run
 
 
@@ -36,7 +36,7 @@ MINE = {"keepsake.txt", "checkpoint-notes.txt", "checkpoint-5.tar", "checkpoint-
 
 
 def test_everything_that_a_run_wrote_goes_and_nothing_else(output):
-    assert BY_TRAINING in (output / "README.md").read_text()
+    assert is_generated((output / "README.md").read_text())
     remove_former_run(output)
     assert {path.name for path in output.iterdir()} == MINE
     remove_former_run(output)

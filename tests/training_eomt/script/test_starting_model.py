@@ -10,7 +10,7 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.samples import Category, LabelSpace
 from training_eomt.script.arguments import ModelArguments
-from training_eomt.script.starting_model import load_model, set_classes, stored_labels, stored_task
+from training_eomt.script.starting_model import load_model, read_labels, read_task, set_classes
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def start(folder, pixels=None, **arguments):
 
 def test_how_a_stored_model_learns_can_be_changed_and_what_it_is_cannot(stored, capsys):
     model, _ = start(stored, model_config={"mask_weight": 7, "drop_path_rate": 0.25})
-    assert model.config.mask_weight == 7 and model.criterion.mask_weight == 7
+    assert model.config.mask_weight == 7 and model.criterion.config.mask_weight == 7
     assert model.layers[0].drop_path.rate == 0.25
     assert "1 of 2 classes are kept by name; new are bird." in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"sets hidden_size, num_channels, which .*only no_object_weight"):
@@ -119,8 +119,8 @@ def test_a_folder_whose_configuration_is_broken_is_named(stored, content):
     (stored / "config.json").write_text(content)
     with pytest.raises((ValueError, OSError), match=str(stored)):
         start(stored)
-    for stored_value in (stored_labels, stored_task):
-        if stored_value is stored_labels or ("hidden_size" not in content and "id2label" not in content):
+    for stored_value in (read_labels, read_task):
+        if stored_value is read_labels or ("hidden_size" not in content and "id2label" not in content):
             with pytest.raises((ValueError, OSError), match=str(stored)):
                 stored_value(ModelArguments(model_name_or_path=str(stored)))
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_eomt import matching_eomt
-from modeling_eomt.matching_eomt import match_queries, pairwise_cross_entropy, pairwise_dice, sample_points
+from modeling_eomt import loss_eomt
+from modeling_eomt.loss_eomt import match_queries, pairwise_cross_entropy, pairwise_dice, sample_points
 
 
-WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0, "num_points": 4096}
+WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0}
+NUM_POINTS = 4096
 
 
 def test_samples_are_bilinear_and_zero_outside():
@@ -44,11 +45,10 @@ def test_the_assignment_is_the_cheapest_of_all(num_targets):
     class_logits = torch.randn(num_queries, num_labels + 1)
     masks = (torch.arange(num_targets) % 2).float()[:, None, None].expand(-1, 8, 8)
     labels = torch.randint(num_labels, (num_targets,))
-    seeds = torch.tensor([0])
-    found = match_queries(mask_logits[None, None], class_logits[None, None], masks, [labels], seeds, **WEIGHTS)
+    points = torch.rand(1, NUM_POINTS, 2)
+    found = match_queries(mask_logits[None, None], class_logits[None, None], masks, [labels], points, **WEIGHTS)
 
-    size = WEIGHTS["num_points"]
-    logits, targets = mask_logits[:, :1, 0].expand(-1, size), masks[:, :1, 0].expand(-1, size)
+    logits, targets = mask_logits[:, :1, 0].expand(-1, NUM_POINTS), masks[:, :1, 0].expand(-1, NUM_POINTS)
     cost = 5 * pairwise_cross_entropy(logits, targets) + 5 * pairwise_dice(logits, targets)
     cost -= 2 * class_logits.softmax(-1)[:, labels]
 
@@ -67,8 +67,8 @@ def test_images_and_predictions_do_not_mix():
     mask_logits, class_logits = torch.randn(2, 2, 5, 1, 1).expand(-1, -1, -1, 8, 8), torch.randn(2, 2, 5, 4)
     masks = (torch.arange(5) % 2).float()[:, None, None].expand(-1, 8, 8)
     labels = [torch.tensor([0, 2]), torch.tensor([1, 1, 0])]
-    seeds = torch.tensor([4, 5])
-    together = match_queries(mask_logits, class_logits, masks, labels, seeds, **WEIGHTS)
+    points = torch.rand(2, NUM_POINTS, 2)
+    together = match_queries(mask_logits, class_logits, masks, labels, points, **WEIGHTS)
     for prediction in range(2):
         for image, part in enumerate((slice(0, 2), slice(2, 5))):
             alone = match_queries(
@@ -76,7 +76,7 @@ def test_images_and_predictions_do_not_mix():
                 class_logits[prediction, image][None, None],
                 masks[part],
                 [labels[image]],
-                seeds[image, None],
+                points[image, None],
                 **WEIGHTS,
             )
             assert together[prediction, part].equal(alone[0])
@@ -84,10 +84,10 @@ def test_images_and_predictions_do_not_mix():
 
 def test_a_copy_of_the_file_does_not_take_this_ones_operator_away():
     # As when a checkpoint is loaded with its own code; torch destroys an operator that is registered a second time.
-    spec = importlib.util.spec_from_file_location("modeling_eomt.copy_of_matching_eomt", matching_eomt.__file__)
+    spec = importlib.util.spec_from_file_location("modeling_eomt.copy_of_loss_eomt", loss_eomt.__file__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     assert repr(copy.match_queries) != repr(match_queries)
     inputs = torch.randn(1, 1, 3, 4, 4), torch.randn(1, 1, 3, 2), torch.ones(1, 4, 4), [torch.tensor([0])]
     for operator in (match_queries, copy.match_queries):
-        assert operator(*inputs, torch.tensor([0]), **WEIGHTS).shape == (1, 1)
+        assert operator(*inputs, torch.rand(1, NUM_POINTS, 2), **WEIGHTS).shape == (1, 1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from configuration_eomt import EomtConfig
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, inference_eomt
-from modeling_eomt.inference_eomt import multiplies_exactly, quantizer
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, pretrained_eomt
+from modeling_eomt.kernels_eomt import find_quantizer, measure_slowdown, multiplies_exactly
 
 
 @pytest.fixture(params=["eomt", "eomt_swiglu", "eomt_dinov3", "eomt_dinov3_gated"])
@@ -54,7 +54,7 @@ def test_in_bfloat16_outputs_stay_nearly_the_same(model):
 @pytest.mark.slow
 def test_quantised_and_compiled_outputs_stay_nearly_the_same(tiny_config, fresh_compiler_cache):
     pytest.importorskip("torchao")
-    if not multiplies_exactly(quantizer("int8")):
+    if not multiplies_exactly(find_quantizer("int8")):
         pytest.skip("this processor has no instructions for exact sums of 8-bit products")
     model = EomtForUniversalSegmentation(tiny_config).eval()
     model.set_mask_probabilities([0.0] * 2)
@@ -83,17 +83,22 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(tiny_config, tmp_pat
 
 
 def test_a_processor_that_would_predict_something_else_in_8_bits_is_refused(tiny_config, monkeypatch):
-    monkeypatch.setattr(inference_eomt, "quantizer", lambda quantization: lambda layers: layers[0].weight.fill_(0.5))
+    monkeypatch.setattr(pretrained_eomt, "find_quantizer", lambda _: lambda layers: layers[0].weight.fill_(0.5))
     model = EomtForUniversalSegmentation(tiny_config)
     with pytest.raises(ValueError, match=r"int8.*no instructions"):
         model.optimize_for_inference(quantization="int8")
     assert not model.is_optimized_for_inference and model.layers[0].attention.qkv_proj is None
 
 
-def test_bfloat16_without_instructions_for_it_is_said_to_be_slow(tiny_config, monkeypatch):
+def test_a_precision_that_makes_the_model_slower_is_said_to(tiny_config, monkeypatch):
     said = []
-    monkeypatch.setattr(inference_eomt.logger, "warning", said.append)
-    monkeypatch.setattr(inference_eomt, "onednn_computes", lambda dtype: False)
-    EomtForUniversalSegmentation(tiny_config).optimize_for_inference(dtype=torch.bfloat16)
-    EomtForUniversalSegmentation(tiny_config).optimize_for_inference()
-    assert len(said) == 1 and "no instructions for bfloat16" in said[0]
+    monkeypatch.setattr(pretrained_eomt.logger, "warning", said.append)
+    for slowdown in (7.3, 0.6):
+        monkeypatch.setattr(pretrained_eomt, "measure_slowdown", lambda *_, slowdown=slowdown: slowdown)
+        EomtForUniversalSegmentation(tiny_config).optimize_for_inference(dtype=torch.bfloat16)
+        EomtForUniversalSegmentation(tiny_config).optimize_for_inference()
+    assert len(said) == 1 and "7.3 times as long in torch.bfloat16" in said[0]
+
+
+def test_float64_is_slower_than_float32():
+    assert measure_slowdown(torch.nn.Linear(384, 384), torch.float64) > 1.2

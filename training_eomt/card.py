@@ -1,11 +1,13 @@
 """Model cards: all that training and publishing write come from one template, `model_card.md` beside this file.
 
-A card is built from the settings in `config.json` and `preprocessor_config.json`. Its second line of text says who may
-write it again; a card without that line belongs to a person, and stays.
+The first line below a card's metadata says who wrote it, and a hash of what it then said. A card without that line,
+or that says something else by now, belongs to a person and is left alone.
 """
 
+import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -19,21 +21,18 @@ from yaml import YAMLError
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
 from configuration_eomt.configuration_eomt import as_pair
+from image_processing_eomt import TASKS
 
-from ..text import markdown_text, terminal_text
+from .text import markdown_text, terminal_text
 
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-BY_TRAINING = "<!-- Training writes this card again with every save. Delete this line to keep your changes. -->"
-BY_PUBLISHING = (
-    "<!-- Publishing to this folder writes this card and the files beside it again. "
-    "Delete this line to protect them. -->"
-)
+TRAINING, PUBLISHING = "training", "publishing"  # who writes cards
 
 _TEMPLATE = Path(__file__).with_name("model_card.md")
-_TASKS = ("panoptic", "instance", "semantic")
+_MARKER = re.compile(r"<!-- Written by (?P<author>\S+) \((?P<hash>\w*)\)\. .*? -->")
 _MANY_CLASSES = 20  # are folded away
 _METRIC_TITLES = {  # of the authors' figures
     "PQ": "panoptic quality (PQ), validation data",
@@ -47,7 +46,7 @@ def model_card(
     processor: Mapping[str, Any] | None,
     name: str,
     *,
-    marker: str = BY_TRAINING,
+    author: str = TRAINING,
     license: str | None = None,
     license_name: str | None = None,
     license_link: str | None = None,
@@ -66,18 +65,18 @@ def model_card(
         config: the model's configuration.
         processor: its image processor's settings, as `preprocessor_config.json` has them; None: not known yet.
         name: the folder or the name on the Hub that the card tells to load.
-        marker: [`BY_TRAINING`], [`BY_PUBLISHING`] or another comment that says who writes the card.
+        author: who writes the card.
         license: as the Hub calls it, such as "apache-2.0"; "other" comes with a `license_name` and a link.
         datasets: what the model was trained on, named as on the Hub.
         base_model: the model on the Hub that this one was made from.
         results: metric -> value, measured on the first of `datasets`.
         results_source: name and URL of who measured them, if it was not done here.
         tags: further tags.
-        run: tables and figures of a training, see [`describe_run`].
+        run: what a training has recorded, see [`write_run_card`].
         checkpoint: the [`PublishedCheckpoint`] that the card is about.
     """
     settings, datasets = processor or {}, list(datasets)
-    task = settings["task"] if settings.get("task") in _TASKS else None
+    task = settings["task"] if settings.get("task") in TASKS else None
     title = terminal_text(Path(name).name or Path(name).resolve().name)
     source_name, source_url = results_source or (None, None)
     measured_on = datasets[0] if datasets else "validation data"
@@ -112,11 +111,11 @@ def model_card(
     if license:
         fields["Licence"] = license_name or license
     is_link = source_url is not None and source_url.startswith(("https://", "http://"))
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         metadata,
         template_path=str(_TEMPLATE),
         escape=markdown_text,
-        marker=marker,
+        author=author,
         title=title,
         quoted_name=json.dumps(name, ensure_ascii=not name.isprintable()),
         kind=f"{task} segmentation" if task else "image segmentation",
@@ -130,6 +129,8 @@ def model_card(
         run=run,
         checkpoint=checkpoint,
     )
+    card.text = card.text.replace(f"{author} ()", f"{author} ({_hash(card)})", 1)
+    return card
 
 
 def _describe_model(
@@ -145,8 +146,8 @@ def _describe_model(
         "Patches": f"{_format_size(config.patch_size)} pixels",
         "Queries": f"{config.num_queries}, in the last {config.num_blocks} blocks",
         "Images": f"{placement} {_format_size(config.image_size)} pixels",
+        "Model class": config.own_auto_map()["AutoModel"].split(".")[1],
     }
-    fields["Model class"] = config.own_auto_map()["AutoModel"].split(".")[1]
     if checkpoint and checkpoint.pretrained_on_coco:
         fields["Pre-training"] = "COCO panoptic segmentation"
     if task:
@@ -224,9 +225,23 @@ def keep_hub_card(folder: Path, repo_id: str, token: str | None = None) -> None:
         shutil.copyfile(card, folder / CARD)
 
 
-def is_generated(card: str | None, *markers: str) -> bool:
-    """Whether a card is missing, or has one of the markers (by default either of them): it may be written again."""
-    return card is None or any(marker in card for marker in markers or (BY_TRAINING, BY_PUBLISHING))
+def is_generated(card: str | None, *authors: str) -> bool:
+    """Whether a card is missing, or one of the authors (by default any) wrote it and nobody has changed it since."""
+    if card is None:
+        return True
+    marker = _MARKER.search(card)
+    if marker is None or (authors and marker["author"] not in authors):
+        return False
+    try:
+        return marker["hash"] == _hash(ModelCard(card))
+    except YAMLError:
+        return False
+
+
+def read_author(card: str | None) -> str | None:
+    """Returns who wrote a card, even if a person has changed it since; None if it was a person, or there is none."""
+    marker = _MARKER.search(card or "")
+    return marker["author"] if marker else None
 
 
 def read_metadata(card: str) -> ModelCardData:
@@ -242,13 +257,17 @@ def read_metadata(card: str) -> ModelCardData:
         raise ValueError(f"The metadata at the top of the card cannot be read: {error}") from error
 
 
+def _hash(card: ModelCard) -> str:
+    """Returns a hash of what a card says. Its tags do not matter, since they are kept, nor do spaces."""
+    metadata = {name: value for name, value in card.data.to_dict().items() if name != "tags"}
+    text = json.dumps(metadata, sort_keys=True, default=str) + _MARKER.sub("", card.text)
+    return hashlib.sha256("".join(text.split()).encode()).hexdigest()[:12]
+
+
 def read_further_tags(card: str | None) -> list[str]:
-    """Returns the tags of a card that [`model_card`] does not give by itself; none if its metadata cannot be read."""
-    try:
-        tags = read_metadata(card).tags if card else None
-    except ValueError:
-        return []
-    return [tag for tag in tags or [] if tag not in ("eomt", *(f"{task}-segmentation" for task in _TASKS))]
+    """Returns the tags of a card, if there is one, that [`model_card`] does not give by itself."""
+    tags = read_metadata(card).tags if card is not None else None
+    return [tag for tag in tags or [] if tag not in ("eomt", *(f"{task}-segmentation" for task in TASKS))]
 
 
 def _compare_sizes(folder: Path, image_size: Any, processor: Mapping[str, Any]) -> None:

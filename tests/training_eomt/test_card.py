@@ -10,15 +10,7 @@ from markdown_it import MarkdownIt
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
-from training_eomt.publishing.card import (
-    BY_PUBLISHING,
-    BY_TRAINING,
-    is_generated,
-    keep_hub_card,
-    model_card,
-    read_metadata,
-    write_card,
-)
+from training_eomt.card import PUBLISHING, TRAINING, is_generated, keep_hub_card, model_card, write_card
 
 
 @pytest.fixture
@@ -150,36 +142,48 @@ def test_a_model_without_an_image_processor_is_loaded_by_its_class(tiny_config, 
 
 def test_saving_writes_no_card_and_leaves_one_alone(folder, tiny_config):
     assert not (folder / "README.md").exists()
-    write_card(folder, marker=BY_PUBLISHING, license="mit")
+    write_card(folder, author=PUBLISHING, license="mit")
     before = (folder / "README.md").read_text()
     EomtForUniversalSegmentation(tiny_config).save_pretrained(folder)
     EomtImageProcessor(size=64).save_pretrained(folder)
     assert (folder / "README.md").read_text() == before
 
 
-@pytest.mark.parametrize("text", [b"# Mine\n", b"# M\xfcll\n", b""])
+@pytest.mark.parametrize("text", [b"# Mine\n", b"# M\xfcll\n", b"", b"---\ntags: [\n---\n"])
 def test_a_persons_card_stays(folder, text):
     (folder / "README.md").write_bytes(text)
     write_card(folder, license="mit")
     assert (folder / "README.md").read_bytes() == text
 
 
-@pytest.mark.parametrize("marker", [BY_TRAINING, BY_PUBLISHING])
-def test_a_generated_card_is_written_again_with_its_further_tags(folder, marker):
-    write_card(folder, marker=marker, license="mit", results={"pq": 0.9}, tags=["mine"])
+@pytest.mark.parametrize("change", ["a word", "the licence", "a line above all", "the comment", "broken metadata"])
+def test_a_card_that_a_person_has_changed_stays(folder, change):
+    write_card(folder, license="mit")
+    text = (folder / "README.md").read_text()
+    before, after = {
+        "a word": ("plain Vision", "very plain Vision"),
+        "the licence": ("license: mit", "license: apache-2.0"),
+        "a line above all": ("<!--", "My pets.\n\n<!--"),
+        "the comment": (text[text.index("<!--") : text.index("-->")], "<!-- "),
+        "broken metadata": ("tags:", "tags: ["),
+    }[change]
+    assert is_generated(text) and before in text
+    changed = text.replace(before, after, 1)
+    (folder / "README.md").write_text(changed)
+    write_card(folder, license="apache-2.0")
+    assert (folder / "README.md").read_text() == changed and not is_generated(changed)
+
+
+@pytest.mark.parametrize("author", [TRAINING, PUBLISHING])
+def test_a_generated_card_is_written_again_with_its_further_tags(folder, author):
+    write_card(folder, author=author, license="mit", results={"pq": 0.1 + 0.2}, tags=["mine"])
+    path = folder / "README.md"
+    path.write_bytes(path.read_bytes().replace(b"- mine\n", b"- mine\n- theirs\n").replace(b"\n", b"\r\n"))
+    assert is_generated(path.read_text(), author) and not is_generated(path.read_text(), "somebody")
     write_card(folder, tags=["yours", "mine"])
     card = card_of(folder)
-    assert BY_TRAINING in card.text and is_generated(str(card)) and not is_generated(str(card), BY_PUBLISHING)
-    assert card.data.license is None and card.data.eval_results is None
-    assert card.data.tags == ["eomt", "panoptic-segmentation", "mine", "yours"]
-
-
-def test_metadata_that_cannot_be_read_are_written_again(folder):
-    (folder / "README.md").write_text(f"---\ntags: [\n---\n{BY_TRAINING}\n")
-    with pytest.raises(ValueError, match="the card cannot be read"):
-        read_metadata((folder / "README.md").read_text())
-    write_card(folder)
-    assert card_of(folder).data.tags == ["eomt", "panoptic-segmentation"]
+    assert is_generated(str(card), TRAINING) and card.data.license is None and card.data.eval_results is None
+    assert card.data.tags == ["eomt", "panoptic-segmentation", "mine", "theirs", "yours"]
 
 
 def test_a_card_needs_a_model(tmp_path):
@@ -200,12 +204,13 @@ def test_sizes_that_differ_are_warned_of(folder, caplog):
 def test_a_card_that_a_person_wrote_on_the_hub_comes_to_the_folder_that_will_be_uploaded(folder, hub):
     keep_hub_card(folder, "me/pets")
     assert not (folder / "README.md").exists()
-    hub.files["README.md"] = f"{BY_TRAINING}\n".encode()
-    keep_hub_card(folder, "me/pets")
-    assert not (folder / "README.md").exists()
+    write_card(folder)
+    generated = (folder / "README.md").read_bytes()
     hub.files["README.md"] = b"# M\xfcll\n"
     keep_hub_card(folder, "me/pets")
     assert (folder / "README.md").read_bytes() == b"# M\xfcll\n"
+    hub.files["README.md"] = generated
+    keep_hub_card(folder, "me/pets")
     (folder / "README.md").write_text("# Mine\n")
     keep_hub_card(folder, "me/pets")
     assert (folder / "README.md").read_text() == "# Mine\n"

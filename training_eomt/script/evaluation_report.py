@@ -1,4 +1,4 @@
-"""What an evaluation has found, for people and for programs: a table of the classes, JSON, a confusion matrix."""
+"""The results of an evaluation, for people and for programs: a table of the classes, JSON, a confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ import math
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .disk import write_whole
-from .evaluation import select_results
-from .json_files import read_object
-from .run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
-from .tasks import TASKS
-from .text import terminal_text
+from ..disk import write_whole
+from ..run_files import CONFUSION_CSV, CONFUSION_PNG, REPORT
+from ..tasks import TASKS
+from ..text import terminal_text
 
 
 NO_CLASS = "(no class)"
 MAX_ROWS = 40  # of a table on the terminal
-MAX_DRAWN = 40  # classes in the picture of a confusion matrix
+MAX_DRAWN = 40  # classes in the drawing of a confusion matrix
 MIN_NAME_WIDTH = 12  # characters
 
 
@@ -47,7 +44,7 @@ def write_evaluation(
         confusion_matrix: `(num_labels, 1 + num_labels)` pixels, see [`StreamingMetric.confusion_matrix`]. In the files
             the column of no class is the last.
     """
-    text = json.dumps(_without_nan({**metrics, "per_class": per_class}), indent=2)
+    text = json.dumps(_replace_nan({**metrics, "per_class": per_class}), indent=2)
     if confusion_matrix is not None:
         pixels = np.roll(confusion_matrix, -1, axis=1)
         rows = ",\n".join(f"      {json.dumps(row)}" for row in pixels.tolist())  # a line each
@@ -62,25 +59,7 @@ def write_evaluation(
     write_whole(folder / CONFUSION_PNG, lambda path: _draw_matrix(path, pixels, names))
 
 
-def read_evaluation(path: str | PathLike) -> dict[str, float]:
-    """
-    Metric -> value from an `evaluation.json`, without times and the loss.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds no results.
-    """
-    report = read_object(Path(path))
-    results = select_results(report)
-    if not results:
-        raise ValueError(f"{path} holds no results.")
-    for name, value in results.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{path}: {name} is {value}, and must be a finite number. Evaluate again.")
-    return results
-
-
-def evaluation_text(
+def format_evaluation(
     task: str,
     metrics: Mapping[str, float],
     per_class: Mapping[str, Mapping[str, float]],
@@ -88,16 +67,16 @@ def evaluation_text(
     width: int = 80,
 ) -> str:
     """
-    What is said at the end of an evaluation: the table of the classes and the headline.
+    Formats the results of an evaluation: the table of the classes and the headline.
 
     Args:
         task: "panoptic", "instance" or "semantic".
         metrics, per_class: as for [`write_evaluation`].
-        num_labels: how many classes there are.
+        num_labels: number of classes.
         width: of the terminal, in characters.
     """
     kind = TASKS[task]
-    lines = [class_table(per_class, width)] if per_class else []
+    lines = [format_class_table(per_class, width)] if per_class else []
     if per_class and len(per_class) < num_labels:
         lines.append(kind.absent_classes.format(num_labels - len(per_class)))
     if per_class:
@@ -112,9 +91,9 @@ def evaluation_text(
     return "\n".join([*lines, last])
 
 
-def class_table(per_class: Mapping[str, Mapping[str, float]], width: int = 80) -> str:
+def format_class_table(per_class: Mapping[str, Mapping[str, float]], width: int = 80) -> str:
     """
-    A table of the classes for terminals, the best first: all of them, or the best and the worst.
+    Formats a table of the classes for terminals, the best first: all of them, or the best and the worst.
 
     Args:
         per_class: class name -> figures by name; by the first one the rows are sorted.
@@ -122,13 +101,13 @@ def class_table(per_class: Mapping[str, Mapping[str, float]], width: int = 80) -
     """
     figures = list(next(iter(per_class.values())))
     ranked = sorted(per_class.items(), key=lambda item: _rank(item[1][figures[0]]))
-    cells = [[_shown(values[figure]) for figure in figures] for _, values in ranked]
+    cells = [[_format_value(values[figure]) for figure in figures] for _, values in ranked]
     widths = [max(len(cell) for cell in column) for column in zip(figures, *cells, strict=True)]
     names = [terminal_text(name) for name, _ in ranked]
     room = max(MIN_NAME_WIDTH, width - sum(widths) - 2 * len(widths))
-    name_width = min(room, max(_cells(name) for name in ["class", *names]))
+    name_width = min(room, max(_count_columns(name) for name in ["class", *names]))
     lines = [
-        _fitted(name, name_width) + "".join(f"  {cell:>{size}}" for cell, size in zip(row, widths, strict=True))
+        _fit(name, name_width) + "".join(f"  {cell:>{size}}" for cell, size in zip(row, widths, strict=True))
         for name, row in zip(["class", *names], [figures, *cells], strict=True)
     ]
     if len(ranked) > MAX_ROWS:
@@ -142,59 +121,59 @@ def _rank(value: float) -> tuple[bool, float]:
     return math.isnan(value), -value
 
 
-def _shown(value: float) -> str:
+def _format_value(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _cells(text: str) -> int:
-    """How many columns of a terminal a text takes up."""
+def _count_columns(text: str) -> int:
+    """Counts the columns of a terminal that a text takes up."""
     return sum(
         0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
         for character in text
     )
 
 
-def _fitted(text: str, width: int) -> str:
-    """A text in exactly `width` columns of a terminal, cut if it has to be."""
-    if _cells(text) > width:
-        while _cells(text) > width - 1:
+def _fit(text: str, width: int) -> str:
+    """Pads or cuts a text to exactly `width` columns of a terminal."""
+    if _count_columns(text) > width:
+        while _count_columns(text) > width - 1:
             text = text[:-1]
         text += "…"
-    return text + " " * (width - _cells(text))
+    return text + " " * (width - _count_columns(text))
 
 
-def _without_nan(values: Any) -> Any:
-    """JSON has no NaN: None instead."""
+def _replace_nan(values: Any) -> Any:
+    """Replaces NaN, which JSON does not have, by None."""
     if isinstance(values, Mapping):
-        return {name: _without_nan(value) for name, value in values.items()}
+        return {name: _replace_nan(value) for name, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _write_csv(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
-    """Rows are what pixels are, columns what they were taken for."""
-    shown = [_csv_text(name) for name in names]
+    """Writes a confusion matrix: a row for each class, a column for each predicted class."""
+    shown = [_escape_csv(name) for name in names]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class / found as", *shown, NO_CLASS])
         writer.writerows([name, *row] for name, row in zip(shown, pixels.tolist(), strict=True))
 
 
-def _csv_text(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
+def _escape_csv(name: str) -> str:
+    """Escapes a name that a spreadsheet would take for a formula."""
     text = terminal_text(name)
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def _draw_matrix(path: Path, pixels: np.ndarray, names: Sequence[str]) -> None:
-    """The shares of each class' pixels, of the classes that have most."""
+    """Draws the shares of the pixels of the largest classes."""
     areas = pixels.sum(axis=1)
     chosen = np.sort(np.argsort(-areas, kind="stable")[:MAX_DRAWN])
     chosen = chosen[areas[chosen] > 0]
     shown = [terminal_text(names[label_id])[:30] for label_id in chosen]
     others = np.setdiff1d(np.arange(len(names)), chosen)
-    # What is no class of these is in the last columns, where there is any.
+    # Other classes, and pixels without a class, are in the last columns if there are any.
     rest = {"(other classes)": pixels[np.ix_(chosen, others)].sum(axis=1), NO_CLASS: pixels[chosen, -1]}
     rest = {name: column for name, column in rest.items() if column.any()}
     counts = np.column_stack([pixels[np.ix_(chosen, chosen)], *rest.values()])
