@@ -47,7 +47,7 @@ _PACKAGES = {
         "segment_semantic",
     ),
     "training_eomt": ("EomtTrainer", "EomtTrainingArguments"),
-    "training_eomt.metrics": ("MaskAveragePrecision", "MeanIoU", "PanopticQuality"),
+    "training_eomt.metrics": ("MaskAveragePrecision", "MeanIoU", "PanopticQuality", "StreamingMetric"),
 }
 _PACKAGE_BY_NAME = {name: package for package, names in _PACKAGES.items() for name in names}
 
