@@ -19,9 +19,10 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from yaml import YAMLError
 
-from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt import TASKS
+from modeling_eomt.checkpoints_eomt import FAMILIES
 
 from .text import markdown_text, terminal_text
 
@@ -143,7 +144,8 @@ def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) ->
     """
     folder = Path(folder)
     kind = EomtConfig.get_config_dict(folder)[0].get("model_type")
-    config = (EomtDinov3Config if kind == "eomt_dinov3" else EomtConfig).from_pretrained(folder)
+    config_class = FAMILIES[kind].config_class if kind in FAMILIES else EomtConfig
+    config = config_class.from_pretrained(folder)
     settings = folder / "preprocessor_config.json"
     processor = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
     _compare_sizes(folder, config.image_size, processor or {})
