@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and whether there is room for them."""
+"""Files that appear whole or not at all, and whether there is room for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_FREE = 16 << 20  # bytes: less is a full disk
 
 def check_writable(folder: Path) -> None:
     """
-    Writes a little where a folder is or will be, and removes it again.
+    Checks that a folder can be written to, by writing a temporary file where it is or will be.
 
     Raises:
         OSError: the folder or one above it is a file, may not be written to, or its disk is full or read-only.
@@ -31,7 +31,7 @@ def check_writable(folder: Path) -> None:
 
 def check_room(folder: Path, needed: int = MIN_FREE, advice: str = "choose another folder") -> None:
     """
-    Finds out whether results can be written into a folder, and leaves nothing behind.
+    Checks that results can be written into a folder, and leaves nothing behind.
 
     Args:
         folder: the folder; it need not exist.
@@ -51,7 +51,7 @@ def check_room(folder: Path, needed: int = MIN_FREE, advice: str = "choose anoth
 
 
 def draft_path(path: Path) -> Path:
-    """Where a file is written before it is complete."""
+    """Returns where a file is written before it is complete."""
     return path.with_name(f".{path.name}.draft")
 
 

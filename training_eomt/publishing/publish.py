@@ -27,7 +27,7 @@ from ..card import (
     read_text,
     write_card,
 )
-from ..folders import CONFIG, DRAFT, draft_folder, publish_draft
+from ..folders import CONFIG, DRAFT, disk_errors, draft_folder, publish_draft
 from ..json_files import read_object
 from ..text import terminal_text
 
@@ -94,8 +94,9 @@ def publish_model(
     folder = Path(folder)
     present = _check_target(folder, model.config, image_processor, facts.get("base_model"))
     with draft_folder(folder) as draft:
-        model.save_pretrained(draft)
-        image_processor.save_pretrained(draft)
+        with disk_errors(folder):
+            model.save_pretrained(draft)
+            image_processor.save_pretrained(draft)
         facts["tags"] = dict.fromkeys([*read_further_tags(present), *facts.get("tags", ())])
         write_card(draft, name or push_to_hub or folder.as_posix(), author=PUBLISHING, **facts)
         _check_complete(draft)
