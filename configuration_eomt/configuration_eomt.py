@@ -5,6 +5,7 @@ Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https:
 
 import os
 import shutil
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,7 +55,7 @@ def _invert(id2label: dict[Any, Any]) -> dict[str, int]:
 
 class EomtConfig(PreTrainedConfig):
     r"""
-    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
+    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are as in Transformers'
     own `EomtConfig`, so that checkpoints move both ways; the defaults describe the published ViT-L model.
 
     Args:
@@ -199,18 +200,19 @@ class EomtConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> Any:  # type: ignore[override]
         """
-        As `PreTrainedConfig.save_pretrained`, with the code of the pipeline that a configuration beside its code
-        names. Code in other repositories is not named in what is saved.
+        As `PreTrainedConfig.save_pretrained`, and copies the pipeline's code, which `pipeline` will look for there.
+        Code in other repositories is not named in what is saved.
         """
         here = {name: place for name, place in self.auto_map.items() if "--" not in place}
         self.auto_map = {**self.own_auto_map(), **here}
         os.makedirs(save_directory, exist_ok=True)
         for file in self._pipeline_files():
-            shutil.copyfile(file, Path(save_directory, Path(file).name))
+            with suppress(shutil.SameFileError):  # saved where it was loaded from
+                shutil.copyfile(file, Path(save_directory, Path(file).name))
         return super().save_pretrained(save_directory, **kwargs)
 
     def _pipeline_files(self) -> list[str | PathLike]:
-        """The pipeline's file and those it imports; none if they lie in a folder that is gone or cannot be reached."""
+        """Returns the pipeline's file and those it imports, none if they lie where they cannot be reached."""
         here, name = Path(__file__).parent, f"{PIPELINE_CLASS.split('.')[0]}.py"
         places = [place for place in (here.with_name("image_processing_eomt"), here) if (place / name).is_file()]
         if not places:  # this file was loaded from a saved folder or a repository, without the pipeline's
@@ -331,8 +333,8 @@ class EomtConfig(PreTrainedConfig):
 class EomtDinov3Config(EomtConfig):
     r"""
     Configuration of an [`EomtDinov3ForUniversalSegmentation`], EoMT on a DINOv3 backbone. Field names, meanings and
-    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
-    `mlp_ratio` and `use_swiglu_ffn` mean nothing here.
+    defaults are as in Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
+    `mlp_ratio` and `use_swiglu_ffn` have no effect here.
 
     Args:
         intermediate_size (`int`, *optional*, defaults to 4096):

@@ -275,9 +275,9 @@ def in_bands(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def call(module: nn.Module, features: Tensor, *tensors: Tensor, **settings: Any) -> Tensor:
-        num_rows, row_bytes = features.shape[2], features[:1, :, :1].nbytes
         if torch.is_grad_enabled() or not is_eager_on_cpu(features, *tensors):
             return forward(module, features, *tensors, **settings)
+        num_rows, row_bytes = features.shape[2], features[:1, :, :1].nbytes
         rows_at_once = max(1, num_rows // math.ceil(num_rows * row_bytes / BAND_BYTES))
         images = []
         for image in zip(*(tensor.split(1) for tensor in (features, *tensors)), strict=True):

@@ -17,17 +17,8 @@ from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
 from .positions_eomt import EomtRope
 from .pretrained_eomt import EomtForUniversalSegmentationOutput, EomtPreTrainedModel
-from .random_eomt import StepRandomness
+from .random_eomt import MaskProbabilitiesMixin, StepRandomness
 from .vit_eomt import EomtEmbeddings, EomtLayer
-
-
-class BlockMasking(NamedTuple):
-    """How often a query block masks its queries. The forward pass asks the flags alone, which change at 0 and 1 only,
-    so that annealing the probability does not compile the model again."""
-
-    probability: float
-    in_training: bool
-    in_evaluation: bool
 
 
 class SharedInputs(NamedTuple):
@@ -46,12 +37,12 @@ class SharedInputs(NamedTuple):
     branch_draws: Tensor | list[None]
 
 
-class EomtForUniversalSegmentation(EomtPreTrainedModel):
+class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     """
     EoMT for panoptic, instance and semantic segmentation.
 
-    The first blocks of the ViT process class, register and patch tokens. Before the last `config.num_blocks` blocks,
-    learnable queries are put in front of them. A class head reads a class and the mask module a mask off each query.
+    The first blocks of the ViT process class, register and patch tokens; learnable queries join them in the last
+    `config.num_blocks` blocks. A class head reads a class and the mask module a mask off each query.
 
     In training, the attention of a query in a query block may be restricted to the mask it predicts just before that
     block; `mask_probabilities` says how often, per block. In evaluation a block is masked only at exactly 1.
@@ -73,9 +64,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         self.mask_head = EomtMaskHead(config)
         self.class_predictor = nn.Linear(config.hidden_size, (config.num_labels or 0) + 1)
         self.criterion = EomtLoss.from_config(config)
-        # What checkpoints store of `mask_probabilities`, and what random numbers are compared with.
-        self.register_buffer("attn_mask_probs", torch.ones(config.num_blocks, dtype=torch.float32))
-        self._use_mask_probabilities([1.0] * config.num_blocks)
+        self.create_mask_probabilities(config.num_blocks)
         self.post_init()
 
     @classmethod
@@ -83,57 +72,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._read_mask_probabilities()
-        if not model.criterion.empty_weight.is_meta:  # the configuration may have been given another weight
-            model.criterion.empty_weight.copy_(model.criterion.initial_empty_weight())
+        model.read_mask_probabilities()
         return loaded
-
-    def _read_mask_probabilities(self) -> None:
-        """Takes over what a checkpoint has stored."""
-        stored = self.attn_mask_probs
-        if stored.is_meta and (offloaded := getattr(getattr(self, "_hf_hook", None), "weights_map", None)):
-            stored = offloaded["attn_mask_probs"]
-        if not stored.is_meta:
-            self._use_mask_probabilities(stored.tolist())
-
-    def _use_mask_probabilities(self, probabilities: list[float]) -> None:
-        self._masking = [BlockMasking(p, in_training=p > 0.0, in_evaluation=p >= 1.0) for p in probabilities]
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._read_mask_probabilities()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        probabilities = self.attn_mask_probs
-        super()._apply(*args, **kwargs)
-        if self.attn_mask_probs.dtype != torch.float32:  # in 16 bits, 0.999 would be 1
-            self.attn_mask_probs = probabilities.to(self.attn_mask_probs.device)
-        return self
-
-    @property
-    def mask_probabilities(self) -> list[float]:
-        """Per query block, earliest first: how often a query's attention is restricted to its mask in training."""
-        return [block.probability for block in self._masking]
-
-    def set_mask_probabilities(self, probabilities: list[float]) -> None:
-        """
-        Sets the probability of masking of each query block.
-
-        Args:
-            probabilities: `config.num_blocks` numbers in [0, 1], earliest block first.
-
-        Raises:
-            ValueError: wrong number of probabilities, or one outside of [0, 1].
-        """
-        probabilities = [float(probability) for probability in probabilities]
-        if len(probabilities) != self.config.num_blocks or not all(0.0 <= p <= 1.0 for p in probabilities):
-            raise ValueError(
-                f"Expected {self.config.num_blocks} mask probabilities in [0, 1], one per query block, got "
-                f"{probabilities}."
-            )
-        self._use_mask_probabilities(probabilities)
-        with torch.no_grad():
-            self.attn_mask_probs.copy_(torch.tensor(probabilities))
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> None:
         """
@@ -201,8 +141,8 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
             kwargs:
                 `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`, as in every model
                 of Transformers. `num_items_in_batch`, `(2,)`: number of images and of masks that the loss is averaged
-                over if this batch is part of a larger one, see [`count_items`]; by default those of this batch, over
-                all processes.
+                over if this batch is part of a larger one, see [`count_items`]; by default this batch's, over all
+                processes.
 
         Returns:
             [`EomtForUniversalSegmentationOutput`].
@@ -270,7 +210,7 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
 
         Args:
             pixel_values: `(batch, num_channels, height, width)`.
-            random: what is random in the blocks of a training step, or None.
+            random: the random numbers of a training step; None in evaluation.
 
         Returns:
             The tokens `(batch, num_queries + num_prefix_tokens + num_patches, hidden_size)`, and what the query blocks
@@ -292,11 +232,6 @@ class EomtForUniversalSegmentation(EomtPreTrainedModel):
         queries = self.query(torch.arange(num_queries, device=tokens.device)).to(tokens)
         tokens = torch.cat([queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, SharedInputs(grid, rope, masked_queries, branch_draws)
-
-    def is_masked(self, index: int) -> bool:
-        """Whether the attention of queries may be restricted in a query block."""
-        masking = self._masking[index]
-        return masking.in_training if self.training else masking.in_evaluation
 
     def query_block(
         self, index: int, tokens: Tensor, shared: SharedInputs, mask_logits: Tensor | None = None

@@ -589,7 +589,7 @@ def test_a_threshold_decides_what_is_predicted_and_belongs_to_the_predictions(wo
         "--do_predict",
     ]
     run([*again, "--threshold", "1"])
-    assert "2 of them have no segments. Warning: that are all" in capsys.readouterr().out
+    assert "2 of them have no segments. Warning: that is all of them" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"image_processor\.threshold: 1\.0 there, 0\.0 now"):
         run([*again, "--threshold", "0"])
     run([*again, "--threshold", "0", "--overlap_mask_area_threshold", "0", "--overwrite_output_dir"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers.dynamic_module_utils import get_relative_imports
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
@@ -110,7 +111,7 @@ def trained(tmp_path_factory) -> Path:
     trainer.train()
     trainer.save_model()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
-    image.save(directory / "output" / "picture.png")
+    image.save(directory / "output" / "image.png")
     return directory / "output"
 
 
@@ -134,8 +135,8 @@ segmenter = pipeline("image-segmentation", model=folder, **trust)
 again = pipeline("image-segmentation", model=folder, dtype=torch.bfloat16, **trust)
 assert type(again) is type(segmenter) and again.model.dtype == torch.bfloat16
 origins["pipeline"] = type(segmenter).__name__
-segments = segmenter(folder + "/picture.png", threshold=0.0, overlap_mask_area_threshold=0.0)
-batched = segmenter([folder + "/picture.png"] * 3, batch_size=2, threshold=0.0, overlap_mask_area_threshold=0.0)
+segments = segmenter(folder + "/image.png", threshold=0.0, overlap_mask_area_threshold=0.0)
+batched = segmenter([folder + "/image.png"] * 3, batch_size=2, threshold=0.0, overlap_mask_area_threshold=0.0)
 theirs = AutoModelForUniversalSegmentation.from_pretrained(folder, trust_remote_code=False).eval()
 origins["theirs"] = type(theirs).__module__.split(".")[0]
 print(json.dumps({
@@ -153,7 +154,7 @@ print(json.dumps({
 def test_a_saved_folder_loads_everywhere_without_the_project(trained, tmp_path, checkpoint):
     folder = trained / checkpoint
     if checkpoint != ".":
-        (folder / "picture.png").write_bytes((trained / "picture.png").read_bytes())
+        (folder / "image.png").write_bytes((trained / "image.png").read_bytes())
     result = run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home")
     loads_everywhere(result)
 
@@ -183,7 +184,7 @@ def test_every_family_loads_everywhere_without_the_project(tiny_config, tiny_din
     model.save_pretrained(folder)
     EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}, stuff_classes=[2]).save_pretrained(folder)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
-    image.save(folder / "picture.png")
+    image.save(folder / "image.png")
     loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
 
 
@@ -193,7 +194,7 @@ def test_the_processor_may_be_saved_first(tiny_config, tmp_path):
     EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(folder)
     EomtForUniversalSegmentation(tiny_config).save_pretrained(folder)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
-    image.save(folder / "picture.png")
+    image.save(folder / "image.png")
     loads_everywhere(run_elsewhere(LOAD_EVERYTHING, folder, tmp_path / "home"))
 
 
@@ -212,7 +213,7 @@ print(json.dumps([type(found[name]).__name__ for name in ("segmenter", "model") 
 def test_the_cards_snippet_runs_without_the_project(trained, tiny_config, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    Image.open(trained / "picture.png").save(home / "image.jpg")
+    Image.open(trained / "image.png").save(home / "image.jpg")
     # The names in the card are those of the folders at the time of saving: absolute here.
     assert run_elsewhere(RUN_CARD, trained, home) == ["EomtImageSegmentationPipeline"]
     EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "no_processor")
@@ -240,7 +241,7 @@ print(json.dumps(again))
 @pytest.mark.slow
 def test_a_folder_saved_again_from_remote_code_still_loads(trained, tmp_path):
     again = Path(run_elsewhere(SAVE_AGAIN, trained, tmp_path / "home"))
-    (again / "picture.png").write_bytes((trained / "picture.png").read_bytes())
+    (again / "image.png").write_bytes((trained / "image.png").read_bytes())
     result = run_elsewhere(LOAD_EVERYTHING, again, tmp_path / "other")
     assert result["origins"]["pipeline"] == "EomtImageSegmentationPipeline"
     assert result["origins"]["AutoModelForImageSegmentation"] == "transformers_modules"
@@ -253,7 +254,7 @@ from transformers import pipeline
 found = {}
 for trust in (False, None):
     segmenter = pipeline("image-segmentation", model=folder, trust_remote_code=trust)  # None asks, and gets no answer
-    segmenter(folder + "/picture.png")
+    segmenter(folder + "/image.png")
     parts = (segmenter, segmenter.model, segmenter.image_processor)
     found[str(trust)] = sorted({type(part).__module__.split(".")[0] for part in parts})
 print()
@@ -289,7 +290,7 @@ def test_a_trained_model_is_saved_without_masks(trained):
     assert EomtForUniversalSegmentation.from_pretrained(trained).mask_probabilities == [0.0]
 
 
-SIZES = {  # height, width: pictures that need no resizing, so that both backends see the same
+SIZES = {  # height, width: images that need no resizing, so that both backends see the same
     "panoptic": [(64, 64), (64, 40), (50, 64), (64, 64)],
     "instance": [(64, 64), (64, 40), (50, 64), (64, 64)],
     "semantic": [(64, 64), (64, 150), (200, 64), (64, 64)],
@@ -298,7 +299,7 @@ SIZES = {  # height, width: pictures that need no resizing, so that both backend
 
 @pytest.fixture(scope="module")
 def of_every_task(tmp_path_factory) -> Path:
-    """A folder for each task, of the same small model that finds something everywhere, with four pictures."""
+    """A folder for each task, of the same small model that finds something everywhere, with four images."""
     directory = tmp_path_factory.mktemp("tasks")
     config = EomtConfig(
         hidden_size=32,
@@ -321,7 +322,7 @@ def of_every_task(tmp_path_factory) -> Path:
         EomtImageProcessor(size=64, task=task, stuff_classes=[2], **settings).save_pretrained(directory / task)
         for index, size in enumerate(sizes):
             image = Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8))
-            image.save(directory / task / f"picture{index}.png")
+            image.save(directory / task / f"image{index}.png")
     return directory
 
 
@@ -333,14 +334,14 @@ found = {}
 for task in ("panoptic", "instance", "semantic"):
     model = f"{folder}/{task}"
     segmenter = pipeline("image-segmentation", model=model, trust_remote_code=True)
-    pictures = [f"{model}/picture{index}.png" for index in range(4)]
+    images = [f"{model}/image{index}.png" for index in range(4)]
     found[task] = {
         "classes": [type(part).__name__ for part in (segmenter, segmenter.image_processor)],
         "by_batch_size": [
             [
                 [[s["label"], s["score"] and round(s["score"], 3), s["mask"].size, int(np.count_nonzero(s["mask"]))]
                  for s in segments]
-                for segments in segmenter(pictures, batch_size=batch_size)
+                for segments in segmenter(images, batch_size=batch_size)
             ]
             for batch_size in (1, 3)
         ],
@@ -368,14 +369,14 @@ def test_every_task_runs_without_the_project_with_and_without_torchvision(of_eve
             for segments, same in zip(expected, others, strict=True):
                 for (label, score, size, area), other in zip(segments, same, strict=True):
                     assert [label, score, size] == other[:3]
-                    assert area == pytest.approx(other[3], abs=3)  # a batch may round differently from one picture
+                    assert area == pytest.approx(other[3], abs=3)  # a batch may round differently from one image
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_without_trust_a_folder_of_each_task_that_pads_works(of_every_task, tmp_path, task):
     folder = of_every_task / task
-    (folder / "picture.png").write_bytes((folder / "picture0.png").read_bytes())
+    (folder / "image.png").write_bytes((folder / "image0.png").read_bytes())
     assert run_elsewhere(WITHOUT_TRUST, folder, tmp_path / "home") == {
         "False": ["transformers"],
         "None": ["transformers"],
@@ -406,6 +407,26 @@ def test_all_that_a_model_names_is_in_its_folder_and_everybody_may_read_it(model
         written = [path for path in folder.iterdir() if path.is_file()]
         assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o644}
         assert {path.suffix for path in written} == {".py", ".json", ".safetensors"}
+
+
+def test_code_that_was_loaded_without_the_pipeline_finds_it_where_it_came_from(model, tmp_path, monkeypatch):
+    """As where `AutoModel` loaded it. What lies in a folder that is gone cannot be had, and the rest is saved."""
+    model.save_pretrained(tmp_path / "source")
+    (tmp_path / "loaded").mkdir()
+    for name in ("configuration_eomt.py", "fields_eomt.py"):
+        shutil.copy(tmp_path / "source" / name, tmp_path / "loaded")
+    monkeypatch.setattr(
+        "configuration_eomt.configuration_eomt.__file__", str(tmp_path / "loaded" / "configuration_eomt.py")
+    )
+    saved = {}
+    for source in ("source", "gone"):
+        config = EomtConfig(name_or_path=str(tmp_path / source))
+        config.save_pretrained(tmp_path / f"from_{source}")
+        config.save_pretrained(tmp_path / "source")
+        saved[source] = {path.name for path in (tmp_path / f"from_{source}").iterdir()}
+    assert saved["gone"] == {"config.json", "configuration_eomt.py", "fields_eomt.py"}
+    pipeline_files = {Path(path).name for path in get_relative_import_files(tmp_path / "source" / "pipeline_eomt.py")}
+    assert saved["source"] == saved["gone"] | pipeline_files | {"pipeline_eomt.py"}
 
 
 def test_code_of_others_is_not_handed_on(model, tmp_path):

@@ -1,7 +1,15 @@
-"""How an EoMT model learns: datasets, augmentation, metrics, optimisation, annealing and the Trainer."""
+"""How an EoMT model learns.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+- `tasks`: the metrics, reference and augmentation of each task; `metrics/`; `evaluation`: running the metrics.
+- `training_arguments`: defaults; `optimization`: learning rates and warm-up; `mask_annealing`: when masks fade out.
+- `data/`: datasets; `augmentation`, `inputs`: from their samples to the model's inputs.
+- `trainer`: the Trainer, on `resumable_trainer`, `checkpoints`, `comparison`, `ema`, `finiteness` and `stopping`.
+- `prediction/`, `publishing/` and `script/` (the command) use all of this, and nothing here uses them.
+"""
+
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -10,11 +18,5 @@ if TYPE_CHECKING:
 
 __all__ = ["EomtTrainer", "EomtTrainingArguments"]
 
-_MODULES = {"EomtTrainer": ".trainer", "EomtTrainingArguments": ".training_arguments"}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the Trainer on first use: a metric or a dataset alone does not wait for it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+# A metric or a dataset alone does not wait for the Trainer.
+__getattr__ = lazy_attributes(__name__, {"EomtTrainer": ".trainer", "EomtTrainingArguments": ".training_arguments"})

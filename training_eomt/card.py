@@ -19,9 +19,10 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from yaml import YAMLError
 
-from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt import TASKS
+from modeling_eomt.checkpoints_eomt import FAMILIES
 
 from .text import markdown_text, terminal_text
 
@@ -47,16 +48,13 @@ def model_card(
     name: str,
     *,
     author: str = TRAINING,
-    license: str | None = None,
-    license_name: str | None = None,
-    license_link: str | None = None,
     datasets: Iterable[str] = (),
-    base_model: str | None = None,
     results: Mapping[str, float] | None = None,
     results_source: tuple[str, str] | None = None,
     tags: Iterable[str] = (),
     run: Mapping[str, Any] | None = None,
     checkpoint: Any = None,
+    **metadata: Any,
 ) -> ModelCard:
     """
     Builds the card of a model. Its metadata, https://huggingface.co/docs/hub/model-cards, hold only what is given.
@@ -66,29 +64,24 @@ def model_card(
         processor: its image processor's settings, as `preprocessor_config.json` has them; None: not known yet.
         name: the folder or the name on the Hub that the card tells to load.
         author: who writes the card.
-        license: as the Hub calls it, such as "apache-2.0"; "other" comes with a `license_name` and a link.
         datasets: what the model was trained on, named as on the Hub.
-        base_model: the model on the Hub that this one was made from.
         results: metric -> value, measured on the first of `datasets`.
         results_source: name and URL of who measured them, if it was not done here.
         tags: further tags.
         run: what a training has recorded, see [`write_run_card`].
         checkpoint: the [`PublishedCheckpoint`] that the card is about.
+        metadata: `license`, `license_name`, `license_link` and `base_model`, see `huggingface_hub.ModelCardData`.
     """
     settings, datasets = processor or {}, list(datasets)
     task = settings["task"] if settings.get("task") in TASKS else None
     title = terminal_text(Path(name).name or Path(name).resolve().name)
     source_name, source_url = results_source or (None, None)
     measured_on = datasets[0] if datasets else "validation data"
-    metadata = ModelCardData(
+    data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-segmentation",
         tags=["eomt", *([f"{task}-segmentation"] if task else []), *tags],
-        license=license,
-        license_name=license_name,
-        license_link=license_link,
         datasets=datasets or None,
-        base_model=base_model,
         model_name=title if results else None,
         eval_results=[
             EvalResult(
@@ -104,24 +97,27 @@ def model_card(
             for metric, value in (results or {}).items()
         ]
         or None,
+        **metadata,
     )
-    fields = _describe_model(config, settings, task, checkpoint)
-    if datasets:
-        fields["Trained on"] = ", ".join(datasets)
-    if license:
-        fields["Licence"] = license_name or license
+    labels = [markdown_text(label or f"LABEL_{index}") for index, label in sorted((config.id2label or {}).items())]
+    stuff = set(settings.get("stuff_classes") or [])
     is_link = source_url is not None and source_url.startswith(("https://", "http://"))
     card = ModelCard.from_template(
-        metadata,
+        data,
         template_path=str(_TEMPLATE),
         escape=markdown_text,
+        format_size=lambda size: "{}x{}".format(*as_pair(size)),
         author=author,
         title=title,
         quoted_name=json.dumps(name, ensure_ascii=not name.isprintable()),
-        kind=f"{task} segmentation" if task else "image segmentation",
+        config=config,
+        model_class=config.own_auto_map()["AutoModel"].split(".")[1],
         processor=processor,
-        fields=fields,
-        **_describe_classes(config.id2label, settings.get("stuff_classes")),
+        task=task,
+        num_stuff=len(stuff),
+        labels=[f"{label} (stuff)" if index in stuff else label for index, label in enumerate(labels)],
+        are_named=labels != [markdown_text(f"LABEL_{index}") for index in range(len(labels))],
+        max_listed=_MANY_CLASSES,
         results=results,
         results_source=results_source,
         source_link=quote(str(source_url), safe="/:?=&%#+,;@~") if is_link else None,
@@ -131,47 +127,6 @@ def model_card(
     )
     card.text = card.text.replace(f"{author} ()", f"{author} ({_hash(card)})", 1)
     return card
-
-
-def _describe_model(
-    config: EomtConfig, settings: Mapping[str, Any], task: str | None, checkpoint: Any
-) -> dict[str, str]:
-    """Returns the rows of the table about the model: field -> text."""
-    backbone = checkpoint.backbone if checkpoint else "ViT"
-    placement = "windows of" if settings.get("do_split_image") else "fitted into"
-    fields = {
-        "Backbone": f"{backbone}, {config.num_hidden_layers} blocks of width {config.hidden_size} with "
-        f"{config.num_attention_heads} heads",
-        "Positions": "rotary" if config.model_type == "eomt_dinov3" else "learned",
-        "Patches": f"{_format_size(config.patch_size)} pixels",
-        "Queries": f"{config.num_queries}, in the last {config.num_blocks} blocks",
-        "Images": f"{placement} {_format_size(config.image_size)} pixels",
-        "Model class": config.own_auto_map()["AutoModel"].split(".")[1],
-    }
-    if checkpoint and checkpoint.pretrained_on_coco:
-        fields["Pre-training"] = "COCO panoptic segmentation"
-    if task:
-        fields["Task"] = f"{task} segmentation"
-    thresholds = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
-    if task == "panoptic" and all(name in settings for name in thresholds):
-        fields["Thresholds of class score, mask and overlap"] = ", ".join(str(settings[name]) for name in thresholds)
-    return fields
-
-
-def _format_size(size: Any) -> str:
-    height, width = as_pair(size)
-    return f"{height}x{width}"
-
-
-def _describe_classes(id2label: Any, stuff_classes: Iterable[int] | None) -> dict[str, Any]:
-    """Returns the number and the names of the classes."""
-    names = [markdown_text(name or f"LABEL_{index}") for index, name in sorted(id2label.items())]
-    stuff = set(stuff_classes or [])
-    count = f"{len(names)} classes" + (f", {len(stuff)} of them stuff" if stuff else "")
-    if all(name == markdown_text(f"LABEL_{index}") for index, name in enumerate(names)):
-        return {"class_count": f"{count}, without names", "class_names": "", "folds_classes": False}
-    listed = ", ".join(f"{name} (stuff)" if index in stuff else name for index, name in enumerate(names))
-    return {"class_count": count, "class_names": listed, "folds_classes": len(names) > _MANY_CLASSES}
 
 
 def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) -> None:
@@ -189,7 +144,8 @@ def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) ->
     """
     folder = Path(folder)
     kind = EomtConfig.get_config_dict(folder)[0].get("model_type")
-    config = (EomtDinov3Config if kind == "eomt_dinov3" else EomtConfig).from_pretrained(folder)
+    config_class = FAMILIES[kind].config_class if kind in FAMILIES else EomtConfig
+    config = config_class.from_pretrained(folder)
     settings = folder / "preprocessor_config.json"
     processor = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
     _compare_sizes(folder, config.image_size, processor or {})

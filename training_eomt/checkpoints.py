@@ -55,6 +55,7 @@ class _Settings(msgspec.Struct):
     """The part of a `training_settings.json` that is relied on; the rest is compared."""
 
     processes: Annotated[int, msgspec.Meta(ge=1)]
+    random_states: int | None = None  # files of them, where each machine has its own disk
     ema_decay: float | None = None
 
 
@@ -68,7 +69,8 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     with suppress(ValueError):  # older checkpoints do not say how many processes wrote them
-        return len(_random_states(checkpoint)) in (0, read_settings(checkpoint)[1].processes)
+        settings = read_settings(checkpoint)[1]
+        return len(_random_states(checkpoint)) in (0, settings.random_states or settings.processes)
     return True
 
 
@@ -94,12 +96,7 @@ def remove_incomplete(output_dir: str | Path) -> None:
 
 def fail_writing(checkpoint: Path, error: Exception, is_writer: bool) -> NoReturn:
     """
-    Ends the writing of a checkpoint that failed, and deletes the part that was written.
-
-    Args:
-        checkpoint: the folder.
-        error: what went wrong.
-        is_writer: whether this process deletes it.
+    Deletes the part of a checkpoint that was written before an error, if this process is its writer.
 
     Raises:
         OSError: the disk is full or cannot be written to; the message names the last complete checkpoint.
@@ -121,14 +118,7 @@ def fail_writing(checkpoint: Path, error: Exception, is_writer: bool) -> NoRetur
 
 
 def estimate_bytes(num_parameters: int, num_trainable: int, kept: int | None, has_average: bool) -> int:
-    """
-    Estimates the disk space for the checkpoints of a training with AdamW.
-
-    Args:
-        num_parameters, num_trainable: of the model.
-        kept: number of checkpoints that are kept, None for all of them.
-        has_average: whether the averaged weights are saved too.
-    """
+    """Estimates the disk space for the checkpoints of a training with AdamW; `kept` is None to keep all of them."""
     one = 4 * (num_parameters + 2 * num_trainable + has_average * num_trainable)
     return one * ((kept or 1) + 1)  # the oldest goes when the newest is complete
 
@@ -145,10 +135,8 @@ def _advise(checkpoint: Path) -> str:
 
 def _read(path: Path, kind: Any) -> tuple[dict[str, Any], Any]:
     """
-    Reads a JSON file of a checkpoint, in which NaN is allowed: its content, and the same as a `kind`.
-
-    Raises:
-        ValueError: the file is missing, or has other content. It is named.
+    Reads a JSON file of a checkpoint, in which NaN is allowed: its content, and the same as a `kind`. Raises a
+    `ValueError` that names the file if it is missing or has other content.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -166,10 +154,8 @@ def read_settings(checkpoint: Path) -> tuple[dict[str, Any], _Settings]:
 
 def read_state(checkpoint: Path) -> TrainerState:
     """
-    Reads the state of the training that a checkpoint belongs to.
-
-    Raises:
-        ValueError: the file is missing, damaged, or written by a version of Transformers that knows more.
+    Reads the state of the training that a checkpoint belongs to. Raises a `ValueError` if the file is missing,
+    damaged, or written by a version of Transformers that knows more.
     """
     path = checkpoint / STATE
     content, state = _read(path, _State)
@@ -199,15 +185,8 @@ def has_average(checkpoint: Path) -> bool:
 
 def check_model(checkpoint: Path, model: torch.nn.Module, is_sharded: bool = False) -> None:
     """
-    Checks that the weights of a checkpoint were written to their end, and are a model's.
-
-    Args:
-        checkpoint: the folder.
-        model: the model that will be loaded.
-        is_sharded: whether FSDP writes the model in its own way.
-
-    Raises:
-        ValueError: a file is missing or damaged, or a weight is missing, too many or of another shape.
+    Raises a `ValueError` unless the weights of a checkpoint were written to their end and are the model's, in number,
+    names and shapes. FSDP (`is_sharded`) writes the model in its own way, of which only the files are checked.
     """
     shapes: dict[str, list[int]] = {}
     for path in _weight_files(checkpoint, is_sharded):
@@ -229,17 +208,8 @@ def check_course(
     checkpoint: Path, step: int, *, num_processes: int, process_index: int, is_sharded: bool, has_scaler: bool
 ) -> None:
     """
-    Checks that all that a checkpoint holds beside its model was written to its end, and belongs together.
-
-    Args:
-        checkpoint: the folder.
-        step: the step of its state.
-        num_processes, process_index: number of processes, and which of them this is.
-        is_sharded: whether FSDP writes the optimiser in its own way.
-        has_scaler: whether gradients are scaled (fp16).
-
-    Raises:
-        ValueError: a file is missing, damaged or of another step.
+    Raises a `ValueError` unless all that a checkpoint holds beside its model was written to its end and belongs to its
+    step. FSDP (`is_sharded`) writes the optimiser in its own way; fp16 has a scaler of gradients.
     """
     if has_average(checkpoint):
         _read_shapes(checkpoint / TRAINED_WEIGHTS)
@@ -300,10 +270,8 @@ def _read_shapes(path: Path) -> dict[str, list[int]]:
 
 def _load(path: Path, what: str, names: Sequence[str]) -> Mapping[str, Any]:
     """
-    Loads a file of `torch.save`, its tensors only when they are used.
-
-    Raises:
-        ValueError: the file has no end, where its list of contents is, or does not have these names.
+    Loads a file of `torch.save`, its tensors only when they are used. Raises a `ValueError` unless the file has its
+    end, where its list of contents is, and these names.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: {_advise(path.parent)}")

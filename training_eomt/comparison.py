@@ -23,24 +23,9 @@ _PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transform
 _MAX_SHOWN = 100  # characters of a value
 _MAX_LINES = 20
 # Arguments that a training is begun with, and that its checkpoints or its course depend on.
-_ARGUMENTS = (
-    "seed",
-    "optim",
-    "optim_args",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "learning_rate",
-    "layer_decay",
-    "decay_query_blocks",
-    "weight_decay",
-    "max_grad_norm",
-    "poly_power",
-    "ema_decay",
-    "freeze_backbone",
-    "freeze_layers",
-    "mask_annealing",
-)
+_OPTIMIZER = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
+_LEARNING_RATE = ("learning_rate", "layer_decay", "decay_query_blocks", "poly_power")
+_ARGUMENTS = ("seed", *_OPTIMIZER, *_LEARNING_RATE, "ema_decay", "freeze_backbone", "freeze_layers", "mask_annealing")
 _FOLLOW_FROM_STEPS = ("warm_up", "mask_annealing_starts_and_ends")
 
 
@@ -118,20 +103,15 @@ def training_settings(trainer: Any, total_steps: int) -> dict[str, Any]:
         settings["mask_annealing_starts_and_ends"] = arguments.annealing_schedule(
             total_steps, trainer.bare_model.config.num_blocks
         )
+    if arguments.save_on_each_node:
+        settings["random_states"] = int(os.environ.get("LOCAL_WORLD_SIZE", arguments.world_size))
     return json.loads(json.dumps(settings))
 
 
 def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping[str, Any]) -> None:
     """
-    Checks that a checkpoint belongs to a training.
-
-    Args:
-        checkpoint: the folder.
-        state: its `trainer_state.json`.
-        settings: of this training, see `training_settings`.
-
-    Raises:
-        ValueError: it belongs to another one; the settings that differ are listed.
+    Raises a `ValueError` unless a checkpoint, with its `trainer_state.json`, belongs to the training with these
+    [`training_settings`]; the settings that differ are listed.
     """
     path = checkpoint / SETTINGS
     if path.is_file():
@@ -142,7 +122,11 @@ def check_same_training(checkpoint: Path, state: TrainerState, settings: Mapping
             f"{path} is missing: whether this is the training that was stopped cannot be told, only that it "
             f"was {state.max_steps} steps long."
         )
-    left_out = {"processes", *(_FOLLOW_FROM_STEPS if before.get("steps") != settings["steps"] else ())}
+    left_out = {
+        "processes",
+        "random_states",
+        *(_FOLLOW_FROM_STEPS if before.get("steps") != settings["steps"] else ()),
+    }
     _check_same(checkpoint, differences(before, settings, left_out))
 
 

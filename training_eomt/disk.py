@@ -55,20 +55,29 @@ def draft_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.draft")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], draft: Path | None = None, is_synced: bool = True) -> int:
     """
-    Has a file written, which appears under its name once it is complete and on the disk, or not at all.
+    Writes a file, which appears under its name once it is complete and on the disk, or not at all.
 
     Args:
-        path: the file; one that is there is replaced. No other process writes it at the same time.
-        write: writes to the path that it is given, beside the file.
+        path: the file; one that is there is replaced.
+        write: writes to the path that it is given.
+        draft: this path, on the same disk, which no other process writes to at the same time; by default beside the
+            file.
+        is_synced: whether to wait until the file is on the disk.
+
+    Returns:
+        The size of the file in bytes.
     """
-    draft = draft_path(path)
+    draft = draft or draft_path(path)
     try:
         write(draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
+        if is_synced:
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+        size = draft.stat().st_size
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    return size

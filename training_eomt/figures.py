@@ -1,4 +1,4 @@
-"""Pictures for people: input, target and prediction side by side, with a legend of the classes."""
+"""Figures for people: input, target and prediction side by side, above a legend of the classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ from image_processing_eomt import class_color, draw_segmentation
 from image_processing_eomt.visualization_eomt import shorten_name
 
 
-MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller pictures are enlarged by a whole factor
+MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller images are enlarged by a whole factor
 MARGIN = 12
 TEXT_SIZE = 15
 BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 
-# What post-processing returns too: `segmentation`, the map of segment ids, and `segments_info`.
+# As post-processing returns it: `segmentation`, the map of segment ids, and `segments_info`.
 Segmentation = Mapping[str, Any]
 
 
 def as_segments(result: Any) -> Segmentation:
-    """What post-processing returns for any task as a map of segments and their classes, to be drawn."""
+    """Converts what post-processing returns for any task to a map of segments and their classes, to be drawn."""
     if not isinstance(result, dict):  # a map of classes
         classes = np.asarray(result.cpu())
         found = [label_id for label_id in np.unique(classes).tolist() if label_id >= 0]
@@ -30,7 +30,7 @@ def as_segments(result: Any) -> Segmentation:
 
 
 def overlapping_segments(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
-    """Instances whose masks are run lengths, best first, as a map of `(height, width)` with the best one on top."""
+    """Paints instances, run lengths with the best first, into a map of `(height, width)`, the best one on top."""
     segmentation = np.full(size, -1, dtype=np.int32)
     for rle, info in reversed(list(zip(result["segmentation"], result["segments_info"], strict=True))):
         segmentation[coco_mask.decode(rle).view(bool)] = info["id"]
@@ -39,12 +39,13 @@ def overlapping_segments(result: Mapping[str, Any], size: tuple[int, int]) -> Se
 
 def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], id2label: Any) -> Image.Image:
     """
-    The picture and segmentations of it in a row, above a legend of the classes that occur.
+    Draws an image and segmentations of it in a row, above a legend of the classes that occur. Pillow keeps every pixel
+    as it is, and draws a figure in milliseconds.
 
     Args:
-        image: the picture.
-        segmentations: caption -> segmentation of the picture.
-        id2label: class names.
+        image: the image.
+        segmentations: caption -> segmentation of the image.
+        id2label: names of the classes.
     """
     factor = max(1, -(-MIN_PANEL_SIZE // max(image.size)))
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -56,7 +57,7 @@ def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], 
     font = ImageFont.load_default(size=TEXT_SIZE)
     width = len(panels) * (image.width + MARGIN) + MARGIN
     label_ids = {info["label_id"] for result in segmentations.values() for info in result["segments_info"]}
-    rows = _legend_rows(label_ids, id2label, font, width)
+    rows = _break_legend(label_ids, id2label, font, width)
     line = TEXT_SIZE + MARGIN
     figure = Image.new("RGB", (width, line + image.height + MARGIN + line * len(rows) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(figure)
@@ -75,8 +76,8 @@ def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], 
     return figure
 
 
-def _legend_rows(label_ids: set[int], id2label: Any, font: Any, width: int) -> list[list[tuple[int, str, int]]]:
-    """Legend entries `(label id, name, width in pixels)`, broken into rows that fit into `width`."""
+def _break_legend(label_ids: set[int], id2label: Any, font: Any, width: int) -> list[list[tuple[int, str, int]]]:
+    """Returns legend entries `(label id, name, width in pixels)`, broken into rows that fit into `width`."""
     rows: list[list[tuple[int, str, int]]] = [[]]
     used = MARGIN
     for label_id in sorted(label_ids):

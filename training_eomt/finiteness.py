@@ -12,10 +12,8 @@ _MAX_NAMED = 20  # images, or weights
 
 def find_not_finite(outputs: Any) -> list[int]:
     """
-    Returns the indices of the images of a batch for which the model's outputs contain NaN or infinity.
-
-    Args:
-        outputs: of the model. Images that are split have several inputs, which `patch_offsets` assigns to them.
+    Returns the indices of the images of a batch for which the model's outputs contain NaN or infinity. Images that are
+    split have several inputs, which `patch_offsets` assigns to them.
     """
     logits = (outputs.masks_queries_logits.flatten(1), outputs.class_queries_logits.flatten(1))
     # NaN is both the largest and the smallest.
@@ -38,12 +36,7 @@ class GradientNorms:
         self._unchecked: list[tuple[int, Sequence[str], Any]] = []
 
     def add(self, step: int, images: Sequence[str], norm: Any) -> None:
-        """
-        Args:
-            step: the first being 1.
-            images: names of the images of the step.
-            norm: a number, or a tensor of one.
-        """
+        """Adds the norm, a number or a tensor of one, of a step (the first being 1) on the images with these names."""
         self._unchecked.append((step, images, norm))
 
     def check(self) -> None:

@@ -31,9 +31,10 @@ def log_line(state: TrainerState, logs: Mapping[str, Any]) -> str | None:
         probabilities = [f"{value:.2f}" for name, value in logs.items() if name.startswith("mask_probability_")]
         parts += [f"masks {' '.join(probabilities)}"] if probabilities else []
         return f"{where}  {'  '.join(parts)}"
-    if "eval_loss" not in logs:
+    losses = [name for name in logs if name.startswith("eval_") and name.endswith("_loss")]
+    measured = {**select_results(logs), **{name.removeprefix("eval_"): logs[name] for name in losses}}
+    if not measured:
         return None
-    measured = {**select_results(logs), "loss": logs["eval_loss"]}
     return f"{where}  evaluation: " + "  ".join(f"{name} {value:.3f}" for name, value in measured.items())
 
 

@@ -25,13 +25,13 @@ from .training_arguments import EomtTrainingArguments
 
 
 # Arguments that a data loader takes under these names.
-_LOADER_ARGUMENTS = (
+_WORKERS = (
     "num_workers",
-    "pin_memory",
-    "persistent_workers",
     "prefetch_factor",
+    "persistent_workers",
     "multiprocessing_context",
     "in_order",
+    "pin_memory",
 )
 
 
@@ -75,7 +75,7 @@ class ResumableTrainer(Trainer):
         arguments, dataset = self.args, self.train_dataset
         total_batch_size = self.get_total_train_batch_size(arguments)
         self._sampler = DrawSampler(len(dataset), total_batch_size, arguments.seed)
-        options = {name: getattr(arguments, f"dataloader_{name}", None) for name in _LOADER_ARGUMENTS}
+        options = {name: getattr(arguments, f"dataloader_{name}", None) for name in _WORKERS}
         loader = DataLoader(
             dataset,
             batch_size=total_batch_size // (arguments.gradient_accumulation_steps * arguments.world_size),

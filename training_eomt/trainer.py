@@ -257,23 +257,20 @@ class EomtTrainer(ResumableTrainer):
             if writer is not None:
                 writer.add_image(f"evaluation/{index}", np.asarray(figure), step, dataformats="HWC")
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]
         self,
-        language: str | None = None,
+        *,
         license: str | None = None,
         tags: str | list[str] | None = None,
-        model_name: str | None = None,
         finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
         dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
+        **unused: Any,
     ) -> None:
         """
         Writes this project's card into the output folder, beside the model; a card that a person has changed stays.
 
-        The parameters are `Trainer`'s. The card says `license`, `tags`, `finetuned_from` and `dataset_tags` (or
-        `dataset`); what else it says, it reads from the folder. The name is the repository's, else the folder's.
+        The parameters are `Trainer`'s; the others have no effect, since the card reads what it says from the folder.
         """
         if self.is_world_process_zero():
             write_card(

@@ -40,6 +40,13 @@ def test_the_last_complete_checkpoint_is_found_and_later_ones_are_spoken_of(outp
     assert spoken_of == [False, False, True, True, True]
 
 
+def test_where_each_machine_has_its_own_disk_a_checkpoint_has_the_random_states_of_one(output):
+    assert not checkpoints.is_complete(output / "checkpoint-12")
+    settings = {"processes": 2, "random_states": 1}
+    (output / "checkpoint-12" / "training_settings.json").write_text(json.dumps(settings))
+    assert checkpoints.is_complete(output / "checkpoint-12")
+
+
 def test_what_is_left_of_incomplete_ones_is_removed(output):
     checkpoints.remove_incomplete(output)
     assert sorted(folder.name for folder in output.iterdir()) == ["checkpoint-1", "checkpoint-2"]

@@ -225,5 +225,5 @@ def test_a_prediction_that_is_killed_again_and_again_writes_the_same_files(
     runner.finish(prediction(expected), num_processes)
     operations = [runner.operations(rank) for rank in range(num_processes)]
     kill_and_finish(runner, lambda: prediction(output), num_processes, kills, 7, operations)
-    found, undisturbed = (files(folder / "predictions", "records", "run.json") for folder in (output, expected))
+    found, undisturbed = (files(folder / "predictions", "run.json") for folder in (output, expected))
     assert len(undisturbed) > 2 * 12 and found == undisturbed

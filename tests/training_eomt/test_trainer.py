@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import Trainer
 
 import training_eomt
 from training_eomt.augmentation import SegmentationAugmentation
@@ -16,6 +17,7 @@ from training_eomt.card import TRAINING, is_generated
 from training_eomt.inputs import TrainingInputs
 from training_eomt.metrics import MaskAveragePrecision, MeanIoU, PanopticQuality
 from training_eomt.optimization import layerwise_learning_rates, two_stage_warmup_poly
+from training_eomt.resumable_trainer import ResumableTrainer
 from training_eomt.trainer import EomtTrainer
 from training_eomt.training_arguments import EomtTrainingArguments
 
@@ -326,3 +328,8 @@ def test_the_confusion_matrix_of_an_evaluation_is_kept_where_pixels_are_compared
         for target in sample.targets:
             areas[target.label_id] += int(target.mask().sum())
     assert trainer.confusion_matrix.sum(axis=1).tolist() == areas
+
+
+def test_no_private_function_of_transformers_trainer_is_overridden():
+    private = {name for name in vars(Trainer) if name.startswith("_") and not name.startswith("__")}
+    assert not private & (vars(EomtTrainer).keys() | vars(ResumableTrainer).keys())

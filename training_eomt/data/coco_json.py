@@ -14,10 +14,10 @@ import msgspec
 
 from ..json_files import SCHEMA_ERRORS, describe_fault, parse_flag, parse_id, read_json
 from .base import IMAGES_DIR, SegmentationDataset
-from .files import FileTree, find_tree
+from .files import FileTree
 from .located import Located
 from .samples import Category
-from .splits import SPLITS, of_split
+from .splits import SPLITS, find_split_names
 
 
 LAYOUTS = (
@@ -25,7 +25,7 @@ LAYOUTS = (
     "'annotations/'"
 )
 IMAGES, PNGS = "images", "panoptic PNGs"
-# What tools call their exports, of which only the content tells that they are COCO's: Label Studio, FiftyOne, labelme.
+# Names that Label Studio, FiftyOne and labelme give their exports; only the content tells that these are COCO's.
 OTHER_NAMES = ("result.json", "result_coco.json", "labels.json", "annotations.json", "coco.json")
 
 Id = int | float | str
@@ -115,7 +115,7 @@ def parse_category_id(value: Id) -> int:
 
 
 def read_names(entry: msgspec.Raw) -> EntryNames:
-    """Reads what can be read of an entry that is not what it should be."""
+    """Reads the names in an entry that does not follow its schema, as far as possible."""
     try:
         return msgspec.json.decode(entry, type=EntryNames)
     except SCHEMA_ERRORS:
@@ -148,9 +148,9 @@ class CocoDataset(SegmentationDataset):
         parts = {name[len(prefix) : -len(".json")]: name for name in names}
         if split is None:
             return names[0] if len(names) == 1 else None
-        if own := of_split(list(parts), split):
+        if own := find_split_names(list(parts), split):
             return parts[own[0]]
-        is_whole = len(names) == 1 and not any(of_split(list(parts), other) for other in SPLITS)
+        is_whole = len(names) == 1 and not any(find_split_names(list(parts), other) for other in SPLITS)
         return names[0] if is_whole else None  # one file for everything, as annotation tools write it
 
     @classmethod
@@ -169,9 +169,8 @@ class CocoDataset(SegmentationDataset):
         if not isinstance(path, FileTree) and Path(path).suffix == ".json":
             path = Path(path)
             around = path.parent.parent if path.parent.name == "annotations" else path.parent  # as COCO has it
-            tree, folder = find_tree(around, self.skip_bad_samples)
-            self.tree, self.json = self.open_tree(tree), posixpath.join(folder, path.relative_to(around).as_posix())
-            if self.json not in tree:
+            self.tree, self.json = self.open_tree(around), path.relative_to(around).as_posix()
+            if self.json not in self.tree:
                 raise FileNotFoundError(f"{path} (JSON file) is missing.")
         else:
             self.tree = self.open_tree(path)

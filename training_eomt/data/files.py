@@ -22,7 +22,7 @@ Place = Literal["folder", "disk"] | ZipArchive
 class FileTree:
     """The files in a folder and below it, by name: the path from the folder on, with forward slashes.
 
-    A zip stands for what is in it, as if it were unpacked where it lies; in `coco/`, the file `train2017.zip` stands
+    A zip stands for its content, as if it were unpacked where it lies; in `coco/`, the file `train2017.zip` stands
     for `train2017/`. Nothing is unpacked, and nothing is listed before it is asked for. A zip is not looked at where a
     folder of its name lies beside it (it has been unpacked), and a file on the disk comes before one in a zip. A zip
     in a zip stands for the folder of its name; it is extracted to a temporary file when that folder is asked for.
@@ -101,7 +101,7 @@ class FileTree:
         return sorted(names)
 
     def path(self, name: str) -> str:
-        """Where a file is, for messages."""
+        """The path of a file for messages."""
         full = self._full(name)
         place = self._store.place(full)
         return place.shown(full) if full and isinstance(place, ZipArchive) else str(self.root / name)
@@ -118,11 +118,11 @@ class FileTree:
         if full is None:
             raise FileNotFoundError(f"{name} is no file in {self.root}.")
         path = self._store.root / full
-        if os.path.isfile(path):  # without a listing: what is on the disk comes first
+        if os.path.isfile(path):  # without a listing: files on the disk come first
             return open_file(path)
         place = self._store.place(full)
         if place == "disk":
-            return open_file(path)  # which says what it is
+            return open_file(path)  # which reports what else it is
         if not isinstance(place, ZipArchive):
             raise FileNotFoundError(f"{self.path(name)} is missing.")
         try:
@@ -176,30 +176,26 @@ def open_file(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def find_tree(path: str | Path, skip_bad_entries: bool = False) -> tuple[FileTree, str]:
+def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
     """
-    Finds the tree that holds a path, and its name in there ("" for the root itself). Paths may lead into zips.
+    Opens the files of a folder or a zip, which may lie in a zip itself.
 
     Raises:
         FileNotFoundError: the path does not exist.
     """
+    if isinstance(path, FileTree):
+        return path
     path = Path(path)
     for root in (path, *path.parents):
         if root.is_dir() or _is_zip(root):
             tree = FileTree(root, skip_bad_entries)
-            name = "" if root == path else path.relative_to(root).as_posix()
-            if name and name not in tree and not tree.has_folder(name):
-                break
-            return tree, name
+            name = path.relative_to(root).as_posix()
+            if root == path:
+                return tree
+            if name in tree or tree.has_folder(name):
+                return tree.subtree(name)
+            break
     raise FileNotFoundError(f"There is no file or folder {path}.")
-
-
-def open_tree(path: str | Path | FileTree, skip_bad_entries: bool = False) -> FileTree:
-    """Opens the files of a folder, which may be (in) a zip. Raises what `find_tree` raises."""
-    if isinstance(path, FileTree):
-        return path
-    tree, name = find_tree(path, skip_bad_entries)
-    return tree.subtree(name) if name else tree
 
 
 def _is_zip(path: Path) -> bool:
@@ -224,7 +220,7 @@ class _Store:
             self._add(ZipArchive(self.root, str(self.root), ""))
 
     def __getstate__(self) -> dict:
-        """What another process needs; it lists what it uses anew, and shares the temporary files."""
+        """The state for another process, which lists folders again and shares the temporary files."""
         return {name: getattr(self, name) for name in ("root", "skip_bad_entries", "bad_entries", "_extracted")}
 
     def __setstate__(self, state: dict) -> None:
@@ -238,7 +234,7 @@ class _Store:
         return self.listing(folder).get(entry)
 
     def listing(self, folder: str | None) -> Mapping[str, Place]:
-        """What is directly in a folder, by its name there."""
+        """Lists the entries directly in a folder, by their names there."""
         if folder is None:
             return {}
         if folder in self._listings:

@@ -1,4 +1,4 @@
-"""How files about images are called, whatever the images are called."""
+"""Names of the files about images, on any file system and whatever the images are called."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _FORBIDDEN = re.compile(r'[<>:"\\|?*]')
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
-def safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> list[str]:
+def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> list[str]:
     """
-    For each image the path of its files, less their endings: its own name wherever that can be.
+    Returns for each image the path of its files, without their endings: the image's own name wherever possible.
 
-    Otherwise (the name is too long with an ending, has control characters or bytes that are no text, Windows does not
-    take it, or it would be the file or the folder of another image, on file systems that do not tell capitals or
-    composed accents apart, too) what cannot be is replaced, and a hash of the name tells the image from others.
+    Otherwise what is not possible is replaced, and a hash of the name tells the image from others. That is so where
+    the name is too long with an ending, has control characters or bytes that are no text, or is not allowed on
+    Windows, and where it would be the file or the folder of another image, also on file systems that ignore case or
+    the form of accents.
 
     Args:
-        names: relative paths with forward slashes, none of them twice.
+        names: relative paths with forward slashes, each once.
         endings: what is added to a path; each is used in a folder of its own.
     """
     longest = max(len(os.fsencode(ending)) for ending in endings)
@@ -34,26 +35,26 @@ def safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> list[str
     for name in names:
         folder, _, last = name.rpartition("/")
         if folder not in folders:
-            folders[folder] = "/".join(_safe(part, MAX_NAME_BYTES) for part in folder.split("/")) + "/"
-        paths.append(folders[folder] + _safe(last, MAX_NAME_BYTES - longest))
+            folders[folder] = "/".join(_make_safe(part, MAX_NAME_BYTES) for part in folder.split("/")) + "/"
+        paths.append(folders[folder] + _make_safe(last, MAX_NAME_BYTES - longest))
 
     used_folders: set[str] = set()
     for folder in folders.values():
-        parts = _key(folder).split("/")[:-1]
+        parts = _fold(folder).split("/")[:-1]
         used_folders.update("/".join(parts[: end + 1]) for end in range(len(parts)))
     taken: set[str] = set()
     for index in sorted(range(len(names)), key=names.__getitem__):  # whatever the order in which they are given
-        key = _key(paths[index])
+        key = _fold(paths[index])
         if key in taken or any(key + ending in used_folders for ending in endings):
             folder, slash, last = paths[index].rpartition("/")
-            paths[index] = folder + slash + _with_hash(last, names[index], MAX_NAME_BYTES - longest)
-            key = _key(paths[index])
+            paths[index] = folder + slash + _add_hash(last, names[index], MAX_NAME_BYTES - longest)
+            key = _fold(paths[index])
         taken.add(key)
     return paths
 
 
-def _safe(name: str, max_bytes: int) -> str:
-    """A name of a file or a folder that every file system takes."""
+def _make_safe(name: str, max_bytes: int) -> str:
+    """Returns a name of a file or a folder that every file system takes."""
     text = "".join("_" if unicodedata.category(character)[0] == "C" else character for character in name)
     text = _FORBIDDEN.sub("_", text)
     if text.endswith((".", " ")):
@@ -62,11 +63,11 @@ def _safe(name: str, max_bytes: int) -> str:
         text = f"_{text}"
     if text == name and len(text.encode()) <= max_bytes:
         return text
-    return _with_hash(text, name, max_bytes)
+    return _add_hash(text, name, max_bytes)
 
 
-def _with_hash(text: str, name: str, max_bytes: int) -> str:
-    """`text` with a hash of `name` before its suffix, cut to `max_bytes`."""
+def _add_hash(text: str, name: str, max_bytes: int) -> str:
+    """Returns `text` with a hash of `name` before its suffix, cut to `max_bytes`."""
     stem, suffix = os.path.splitext(text)
     suffix = suffix if len(suffix.encode()) <= 16 else ""
     ending = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:HASH_DIGITS]}{suffix}"
@@ -74,6 +75,6 @@ def _with_hash(text: str, name: str, max_bytes: int) -> str:
     return stem.encode()[:room].decode(errors="ignore") + ending
 
 
-def _key(path: str) -> str:
-    """What file systems that do not tell capitals or composed accents apart compare."""
+def _fold(path: str) -> str:
+    """Returns what file systems compare that ignore case or the form of accents."""
     return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()

@@ -1,54 +1,48 @@
-"""Segmenting pictures with a finished model, as many as there are: batched, on several machines, and resumed."""
+"""Segmenting any number of images with a finished model: in batches, on several machines, and resumed."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..comparison import model_settings, processor_settings
 from ..disk import check_writable
 from ..evaluation import run_model
 from ..finiteness import find_not_finite
 from ..inputs import ImageProcessor, collate
-from .names import safe_paths
-from .outputs import DEFAULT_OUTPUTS, ENDINGS, Picture, PredictionFiles
-from .records import (
-    FinishedPictures,
-    Record,
-    RecordFile,
-    check_fingerprint,
-    only_run,
-    record_path,
-    weights_hash,
-)
-from .sources import AnnotatedPictures, PictureFolder, PictureSource
-from .summary import FailedPicture, PredictionSummary, finish, is_up_to_date, summary_of
+from .names import make_safe_paths
+from .outputs import DEFAULT_OUTPUTS, ENDINGS, PREDICTION_FILES, PredictionFiles, ReadImage
+from .records import Record, Records
+from .run_settings import check_settings, describe_settings
+from .shared_folder import SharedFolder
+from .sources import AnnotatedImages, ImageFolder, ImageSource
+from .summary import FailedImage, PredictionSummary
 
 
-__all__ = ["AnnotatedPictures", "FailedPicture", "PictureFolder", "PictureSource", "PredictionSummary", "predict"]
+__all__ = ["AnnotatedImages", "FailedImage", "ImageFolder", "ImageSource", "PredictionSummary", "predict"]
 
 NUM_WRITERS = 4  # threads that draw and compress
-MAX_UNWRITTEN = 4 * NUM_WRITERS  # pictures in memory that the model is done with
+MAX_UNWRITTEN = 4 * NUM_WRITERS  # images in memory that the model is done with
 NOT_FINITE = "the model's outputs are not finite (nan or inf)"
 
-# What ends everything when a file cannot be written: it is not about one picture.
+# Errors of writing that are not about one image: they end the run.
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def predict(
     model: Any,
     image_processor: ImageProcessor,
-    source: PictureSource,
+    source: ImageSource,
     directory: str | Path,
     *,
     outputs: Collection[str] = DEFAULT_OUTPUTS,
@@ -61,247 +55,199 @@ def predict(
     show_progress: bool = True,
 ) -> PredictionSummary:
     """
-    Segments pictures for the processor's own task, with its own thresholds, and writes what was found.
+    Segments images for the processor's own task, with its own thresholds, and writes the results.
 
-    Under `directory` there will be, `NAME` being a picture's path in the source, with its suffix:
+    Under `directory` there will be, `NAME` being an image's path in the source, with its suffix:
 
-    - "overlays": `overlays/NAME.overlay.png`, the picture with its segments, at its own size;
-    - "figures": `figures/NAME.figure.png`, the picture, its target where there is one, and the prediction side by
-      side, with a legend; several times as large as the picture, so only on request;
+    - "overlays": `overlays/NAME.overlay.png`, the image with its segments, at its own size;
+    - "figures": `figures/NAME.figure.png`, the image, its target where there is one, and the prediction side by
+      side, with a legend; several times as large as the image, so only on request;
     - "maps": `panoptic/NAME.png`, whose colours are COCO's (id = R + 256 G + 65536 B, 0 for what is no segment), or
       `label_maps/NAME.png`, one channel of 8 or 16 bits that holds numbers of classes. Instances, which overlap, have
       no maps;
     - "json": `panoptic.json` in COCO panoptic format, each segment with its `score`; or `instances.json`, a list of
       COCO results without boxes (pycocotools would take their areas for those of the masks), and `classes.json`, the
       name of every number; or `classes.json` alone for label maps;
-    - `run.json`: what the predictions depend on. `records/`: what each process has done. `summary.json`: how many
-      pictures there are, once the last one is done; the JSON files are written just before it.
+    - `run.json`: what the predictions depend on. `records/NAME.json`: what was done about an image, written once its
+      files are complete. `summary.json`: how many images there are, once the last one is done; the JSON files are
+      written just before it.
 
-    A `NAME` that some file system does not take is replaced, see [`safe_paths`]; `file_name` in the JSON files leads
-    from pictures to maps.
+    A `NAME` that some file system does not take is replaced, see [`make_safe_paths`]; `file_name` in the JSON files
+    leads from images to maps.
 
-    Process p of n takes the pictures p, p + n, ... that are not done yet, whatever the number of processes was
+    Process p of n takes the images p, p + n, ... that are not done yet, whatever the number of processes was
     before; processes that share `directory` need not run at the same time, and do not talk to each other. Whichever
-    finds that nothing is left writes the files about all pictures. A folder that is complete is left as it is.
-    A picture that cannot be read, segmented or written is noted and ends nothing. One whose files are gone or damaged,
-    or that was replaced by another of its name, is segmented again.
+    finds that nothing is left writes the files about all images. A folder that is complete is left as it is.
+    An image that cannot be read, segmented or written is noted and ends nothing. One whose files are missing or
+    damaged, or that was replaced by another of its name, is segmented again.
 
     Scores are rounded to six digits. They, and pixels where two segments are equally likely, may differ in the last
     digit between batch sizes, as the sums of a matrix product do.
 
     Args:
         model: the model; it is set to evaluation. Its dtype, or that of the autocast around the call, is used.
-        image_processor: prepares pictures and reads the model's outputs.
-        source: [`PictureFolder`] or [`AnnotatedPictures`].
+        image_processor: prepares images and reads the model's outputs.
+        source: [`ImageFolder`] or [`AnnotatedImages`].
         directory: where to write; made if it does not exist.
-        outputs: what to write, of "overlays", "maps", "json" and "figures". Pictures are drawn at their own size,
+        outputs: what to write, of "overlays", "maps", "json" and "figures". Images are drawn at their own size,
             which takes longer than to segment them: leave "overlays" out where there are many.
-        batch_size: pictures at a time; a picture that is split brings several windows.
-        num_workers: processes that read and prepare pictures, on this machine for this process.
-        process_index, num_processes: which part of the pictures to take.
+        batch_size: images at a time; an image that is split brings several windows.
+        num_workers: processes that read and prepare images, on this machine for this process.
+        process_index, num_processes: which part of the images to take.
         device: where the model runs, by default where it is.
         category_ids: label id -> number under which the class is written; by default the number that it has in the
             source's data, or the label id. Classes without a number get those after the largest.
         show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: `directory` holds predictions of another model, task or source, or lies in the folder of pictures.
-        OSError: nothing can be written, such as on a full disk; what is done stays. Or another run is at it.
+        ValueError: `directory` holds predictions of another model, task or source, or lies in the folder of images.
+        OSError: nothing can be written, such as on a full disk, and what is done stays; or another run writes there.
     """
     directory = Path(directory)
-    if isinstance(source, PictureFolder):
+    if isinstance(source, ImageFolder):
         source.check_not_written_into(directory)
     if device is not None:
         model.to(device)
     model.eval()
-    process = f"{process_index}-of-{num_processes}"
-    files = PredictionFiles(
-        directory,
-        str(image_processor.task),
+    folder = SharedFolder(directory, f"{process_index}-of-{num_processes}")
+    files = PREDICTION_FILES[str(image_processor.task)](
+        folder,
         outputs,
         model.config.id2label,
         image_processor.stuff_classes or (),
         source.category_ids if category_ids is None else category_ids,
         source.has_targets,
-        process,
     )
-    check_fingerprint(directory, _fingerprint(model, image_processor, source, files))
+    check_settings(folder, describe_settings(model, image_processor, source, files))
 
-    names = [source.name(index) for index in range(len(source))]
-    paths = safe_paths(names, list(ENDINGS.values()))
+    paths = make_safe_paths(source.names, list(ENDINGS.values()))
 
     def is_current(index: int, record: Record) -> bool:
-        return record.stamp == source.stamp(index) and files.holds(record, paths[index])
+        return record.stamp == source.stamp(index) and files.are_whole(record.files)
 
-    finished = FinishedPictures(directory, names, is_current)
-    indices = np.arange(process_index, len(names), num_processes)
-    todo = indices[~finished.is_finished[indices]]
-    if not len(todo) and is_up_to_date(files, names, finished):
-        return summary_of(directory, names, finished, 0)
+    records = Records(folder, source.names, paths, is_current)
+    summary = records.summarize()
+    share = np.arange(process_index, len(source), num_processes)
+    todo = share[~summary.is_segmented[share]]
+    if not len(todo) and files.is_up_to_date(summary) and not folder.list_drafts():
+        return summary
     check_writable(directory)
-    num_done = len(indices) - len(todo)
-    with only_run(directory, process):
-        files.remove_old_drafts()
+    with folder.hold():
         try:
             if len(todo):
-                with (
-                    RecordFile(record_path(directory, process)) as records,
-                    tqdm(
-                        desc="Segmenting",
-                        unit="picture",
-                        total=len(indices),
-                        initial=num_done,
-                        disable=not show_progress,
-                    ) as progress,
-                ):
-                    prepared = _PreparedPictures(source, paths, todo, image_processor, files.draws)
-                    batches = _batches(prepared, batch_size, num_workers)
-                    try:
-                        _segment(model, image_processor, batches, files, records, progress)
-                    finally:
-                        num_done += records.num_added
-                # The records are closed: the last process to come here sees those of all others, on a network's disk
-                # too.
-                finished = FinishedPictures(directory, names, is_current)
-            summary = summary_of(directory, names, finished, num_done - len(indices) + len(todo))
-            if summary.is_complete and not is_up_to_date(files, names, finished):
-                finish(files, names, finished)
+                prepared = _PreparedImages(source, paths, todo, image_processor, files.draws)
+                batches = DataLoader(prepared, batch_size, num_workers=num_workers, collate_fn=_collate)
+                with tqdm(
+                    desc="Segmenting",
+                    unit="image",
+                    total=len(share),
+                    initial=len(share) - len(todo),
+                    disable=not show_progress,
+                ) as bar:
+                    _segment(model, image_processor, batches, files, records, bar)
+                summary = records.summarize()  # with what other processes have done meanwhile
+            if summary.is_complete and not files.is_up_to_date(summary):
+                files.write_files_about_all(summary, partial(records.read_segmented, summary))
         except OSError as error:
             where = f": {error.filename2 or error.filename}" if error.strerror and error.filename else ""
+            num_done = records.summarize().is_segmented[share].sum()
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}{where}. Of {len(indices)} pictures, {num_done} are done and stay in "
+                f"{error.strerror or error}{where}. Of {len(share)} images, {num_done} are done and stay in "
                 f"{directory}; the same call goes on with the others",
             ) from error
-    return summary
+    return replace(summary, num_new=int(summary.is_segmented[todo].sum()))
 
 
-class _PreparedPictures(Dataset):
-    """Pictures as model inputs; one that cannot be read is what is wrong with it."""
+@dataclass(eq=False)
+class _PreparedImages(Dataset):
+    """Images as model inputs; of one that cannot be read, the record with the reason."""
 
-    def __init__(
-        self,
-        source: PictureSource,
-        paths: Sequence[str],
-        indices: np.ndarray,
-        image_processor: ImageProcessor,
-        keeps_samples: bool,
-    ) -> None:
-        self.source = source
-        self.paths = [paths[index] for index in indices]
-        self.indices = indices
-        self.image_processor = image_processor
-        self.keeps_samples = keeps_samples
+    source: ImageSource
+    paths: Sequence[str]
+    indices: np.ndarray
+    image_processor: ImageProcessor
+    keeps_samples: bool
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> dict[str, Any] | FailedPicture:
+    def __getitem__(self, position: int) -> dict[str, Any]:
         index = int(self.indices[position])
-        name = self.source.name(index)
-        stamp = self.source.stamp(index)  # before it is read: one that replaces it later is another
+        # The stamp before the image is read: one that replaces it later is another.
+        image = ReadImage(self.paths[index], Record(self.source.names[index], stamp=self.source.stamp(index)))
         try:
             sample = self.source[index]
             features = self.image_processor.preprocess(images=[sample.image], return_tensors="pt")
         except (ValueError, OSError) as error:
-            return FailedPicture(name, str(error))
-        kept = sample if self.keeps_samples else None
-        picture = Picture(name, self.paths[position], sample.image_id, sample.size, stamp, kept)
-        return {**features, "pictures": [picture]}
+            image.record.error = str(error)
+            return {"unreadable": image}
+        image.record.id, (image.record.height, image.record.width) = sample.image_id, sample.size
+        return {**features, "images": [image._replace(sample=sample if self.keeps_samples else None)]}
 
 
-class _Batch(NamedTuple):
-    """`inputs` as `collate` makes them of the pictures that could be read, or None if there are none."""
-
-    inputs: dict[str, Any] | None
-    unreadable: list[FailedPicture]
-
-
-def _collate(examples: Sequence[dict[str, Any] | FailedPicture]) -> _Batch:
-    readable = [example for example in examples if isinstance(example, dict)]
-    unreadable = [example for example in examples if isinstance(example, FailedPicture)]
-    return _Batch(collate(readable) if readable else None, unreadable)
-
-
-def _batches(pictures: _PreparedPictures, batch_size: int, num_workers: int) -> Iterator[_Batch]:
-    return iter(DataLoader(pictures, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate))
+def _collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Collates a batch of the images that could be read, and puts the others beside it."""
+    readable = [example for example in examples if "unreadable" not in example]
+    unreadable = [example["unreadable"] for example in examples if "unreadable" in example]
+    return {**(collate(readable) if readable else {}), "unreadable": unreadable}
 
 
 def _segment(
     model: Any,
     image_processor: ImageProcessor,
-    batches: Iterator[_Batch],
+    batches: Iterable[dict[str, Any]],
     files: PredictionFiles,
-    records: RecordFile,
-    progress: tqdm,
+    records: Records,
+    bar: tqdm,
 ) -> None:
-    """Segments batches of pictures while threads write earlier results."""
-    settings: dict[str, Any] = {"return_coco_annotation": True} if files.task == "instance" else {}
-    unwritten: deque[Future[None]] = deque()
+    """Segments batches of images while threads write earlier results."""
 
-    def write(picture: Picture, result: Any) -> None:
+    def write(image: ReadImage, result: Any) -> None:
         try:
-            content = files.write(picture, result)
+            files.write(image, result)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in FATAL:
                 raise
-            records.add_failure(picture.name, f"its files cannot be written: {error}")
-        else:
-            records.add(picture.name, content)
+            image.record.error = f"its files cannot be written: {error}"
+        records.write(image.path, image.record)
 
+    unwritten: deque[Future[None]] = deque()
     with ThreadPoolExecutor(NUM_WRITERS) as writers:
-        for inputs, unreadable in batches:
-            for name, error in unreadable:
-                records.add_error(name, error)
-            progress.update(len(unreadable))
-            if inputs is None:
+        for inputs in batches:
+            unreadable = inputs.pop("unreadable")
+            for image in unreadable:
+                records.write(image.path, image.record)
+            bar.update(len(unreadable))
+            if not inputs:
                 continue
-            pictures = inputs.pop("pictures")
+            images = inputs.pop("images")
             with torch.inference_mode():
                 pixel_values = inputs.pop("pixel_values").to(model.device, model.dtype)
-                model_outputs = run_model(model, pixel_values, len(pictures), **inputs)
+                model_outputs = run_model(model, pixel_values, len(images), **inputs)
                 failed = find_not_finite(model_outputs)
-                for logits in (
-                    (model_outputs.masks_queries_logits, model_outputs.class_queries_logits) if failed else ()
-                ):
-                    logits.nan_to_num_(0.0, 0.0, 0.0)  # or the others of the batch could not be had
-                results = image_processor.post_process(
-                    model_outputs, [picture.size for picture in pictures], **settings
-                )
-            for index, (picture, result) in enumerate(zip(pictures, results, strict=True)):
+                if failed:  # or there would be no results for the others of the batch
+                    model_outputs.masks_queries_logits.nan_to_num_(0.0, 0.0, 0.0)
+                    model_outputs.class_queries_logits.nan_to_num_(0.0, 0.0, 0.0)
+                sizes = [image.size for image in images]
+                results = image_processor.post_process(model_outputs, sizes, **files.post_processing)
+            for index, (image, result) in enumerate(zip(images, results, strict=True)):
                 if index in failed:
-                    records.add_failure(picture.name, NOT_FINITE)
+                    image.record.error = NOT_FINITE
+                    records.write(image.path, image.record)
                     continue
                 while len(unwritten) >= MAX_UNWRITTEN:
                     unwritten.popleft().result()  # waits, and raises what went wrong
-                unwritten.append(writers.submit(partial(write, picture, _on_cpu(result))))
-            progress.update(len(pictures))
+                unwritten.append(writers.submit(write, image, _move_to_cpu(result)))
+            bar.update(len(images))
         while unwritten:
             unwritten.popleft().result()
 
 
-def _on_cpu(result: Any) -> Any:
-    """A result without tensors on the device; classes take two bytes a pixel on their way, as they fit in them."""
+def _move_to_cpu(result: Any) -> Any:
+    """Returns a result without tensors on the device; classes take two bytes a pixel on their way, as they fit."""
     if isinstance(result, torch.Tensor):
         return result.to(torch.int16).cpu()
     if isinstance(result["segmentation"], torch.Tensor):
         return {**result, "segmentation": result["segmentation"].cpu()}
     return result
-
-
-def _fingerprint(
-    model: Any, image_processor: ImageProcessor, source: PictureSource, files: PredictionFiles
-) -> dict[str, Any]:
-    """What predictions depend on."""
-    device_type = torch.device(model.device).type
-    autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-    return {
-        "pictures": source.where,
-        "exif": source.image_reading.exif,
-        "outputs": sorted(files.outputs),
-        "category_ids": files.category_ids,
-        "weights_sha256": weights_hash(model),
-        "autocast": str(autocast) if autocast else None,
-        "image_processor": processor_settings(image_processor),
-        "model": model_settings(model.config),
-    }

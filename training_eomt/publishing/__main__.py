@@ -17,7 +17,7 @@ from modeling_eomt import EomtForUniversalSegmentation
 
 from ..card import CARD
 from ..disk import MIN_FREE, check_room
-from ..evaluation_report import read_evaluation
+from ..evaluation import read_evaluation
 from ..run_files import REPORT
 from .publish import load_source, publish_model, read_facts
 from .published import published_checkpoints

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import PIPELINE_CLASS
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
+from modeling_eomt.checkpoints_eomt import find_file
 
 from ..card import (
     CARD,
@@ -188,25 +188,14 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
         ValueError: not an EoMT model, or no image processor.
     """
     kind = EomtConfig.get_config_dict(source)[0].get("model_type")
-    classes = {"eomt": EomtForUniversalSegmentation, "eomt_dinov3": EomtDinov3ForUniversalSegmentation}
-    if not isinstance(kind, str) or kind not in classes:
+    if not isinstance(kind, str) or kind not in MODEL_CLASSES:
         raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
-    model = classes[kind].from_pretrained(source)
-    if _find(source, PROCESSOR) or _find(source, "processor_config.json"):
+    model = MODEL_CLASSES[kind].from_pretrained(source)
+    if find_file(source, PROCESSOR) or find_file(source, "processor_config.json"):
         return model, EomtImageProcessor.from_pretrained(source, **settings)
     if "task" not in settings:
         raise ValueError(f"{source} has no image processor: say with --task what the model is for.")
     return model, EomtImageProcessor(**{"size": model.config.image_size, **settings})
-
-
-def _find(source: str, name: str) -> Path | None:
-    """Returns the path of a file in a folder or in a repository on the Hub, None if it is not there."""
-    if Path(source).is_dir():
-        return Path(source, name) if Path(source, name).is_file() else None
-    try:
-        return Path(HfApi().hf_hub_download(source, name))
-    except EntryNotFoundError:
-        return None
 
 
 def read_facts(source: str, task: str | None = None) -> dict[str, Any]:
@@ -217,7 +206,7 @@ def read_facts(source: str, task: str | None = None) -> dict[str, Any]:
         source: a folder, or a repository on the Hub.
         task: what the model is for now; results for another task are left out.
     """
-    card = read_text(_find(source, CARD))
+    card = read_text(find_file(source, CARD))
     if card is None or read_author(card) != PUBLISHING:
         return {}
     metadata = read_metadata(card)

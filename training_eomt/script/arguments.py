@@ -22,18 +22,9 @@ MAX_IMAGE_PIXELS = 100_000_000
 
 
 # Fields of a configuration that do not change what a model is, only how it learns.
-_OF_TRAINING = (
-    "no_object_weight",
-    "class_weight",
-    "mask_weight",
-    "dice_weight",
-    "train_num_points",
-    "oversample_ratio",
-    "importance_sample_ratio",
-    "hidden_dropout_prob",
-    "attention_dropout",
-    "drop_path_rate",
-)
+_LOSS = ("no_object_weight", "class_weight", "mask_weight", "dice_weight")
+_POINTS = ("train_num_points", "oversample_ratio", "importance_sample_ratio")
+_OF_TRAINING = (*_LOSS, *_POINTS, "hidden_dropout_prob", "attention_dropout", "drop_path_rate")
 
 
 class Argument(NamedTuple):
@@ -236,12 +227,7 @@ class DataArguments:
             raise ValueError("train_val_split and validation_data both say what to evaluate on: give one.")
 
     def prediction_settings(self, task: str) -> dict[str, Any]:
-        """
-        Returns the settings of the image processor that a prediction changes.
-
-        Raises:
-            ValueError: one of them has no effect on the task.
-        """
+        """Returns the settings that a prediction changes. Raises a `ValueError` if one has no effect on the task."""
         from ..tasks import TASKS
 
         known = [name for name in PREDICTION_SETTINGS if name in TASKS[task].settings]

@@ -103,14 +103,7 @@ def parse_resume(training_args: Any) -> str | Literal[True] | None:
 
 
 def check_exists(argument: str, given: str, may_be_on_hub: bool = True) -> None:
-    """
-    Raises a `FileNotFoundError` for a path that is no file or folder, not in a zip, and cannot be a name on the Hub.
-
-    Args:
-        argument: the name of the argument, for the message.
-        given: its value.
-        may_be_on_hub: whether it may be a name on the Hub at all.
-    """
+    """Raises a `FileNotFoundError` for what is no file or folder, not in a zip, and cannot be a name on the Hub."""
     path = Path(given)
     is_there = path.exists() or any(parent.is_file() for parent in path.parents)
     if not is_there and not (may_be_on_hub and HUB_NAME.fullmatch(given)):

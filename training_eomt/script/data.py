@@ -8,10 +8,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ..data import NoDatasetError, SegmentationDataset, leave_out, open_dataset, split_dataset
+from ..data.base import Settings
 from ..data.images import ImageReading
 from ..data.report import check_samples, has_targets, list_reasons, report
 from ..data.subsets import Subset, draw_samples
-from ..prediction.sources import PictureFolder, is_picture
+from ..prediction.sources import ImageFolder, is_image
 from .arguments import DataArguments
 
 
@@ -31,15 +32,8 @@ def open_data(
     """
     Opens the data that a run needs.
 
-    Args:
-        arguments: the arguments.
-        trains, evaluates: what the run does.
-        task: the task of the data; None for the one that they are annotated for.
-        id2label: the classes of the model, if it is not trained.
-
-    Raises:
-        FileNotFoundError: there are no such data.
-        ValueError: data that cannot be used.
+    `task` is None for the task that the data are annotated for; `id2label` are the classes of a model that is not
+    trained. Raises a `FileNotFoundError` or a `ValueError` for data that are missing or cannot be used.
     """
 
     def open_split(path: str, split: str, **settings: Any) -> SegmentationDataset:
@@ -79,19 +73,13 @@ def _is_same(train: SegmentationDataset, validation: SegmentationDataset) -> boo
 
 def open_prediction_images(
     arguments: DataArguments, task: str | None, id2label: Mapping[int, str]
-) -> SegmentationDataset | PictureFolder:
-    """
-    Opens the images to segment: a dataset with its targets, a plain folder, or a single image.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: data that do not fit the model.
-    """
+) -> SegmentationDataset | ImageFolder:
+    """Opens the images to segment: a dataset with its targets, a plain folder, or a single image."""
     assert arguments.predict_data is not None
     path = Path(arguments.predict_data)
     image_reading = _image_reading(arguments)
-    if is_picture(path):
-        return PictureFolder(path, image_reading)
+    if is_image(path):
+        return ImageFolder(path, image_reading)
     try:
         return open_dataset(
             arguments.predict_data,
@@ -102,18 +90,16 @@ def open_prediction_images(
             **_settings(arguments),
         )
     except NoDatasetError:
-        return PictureFolder(arguments.predict_data, image_reading)
+        return ImageFolder(arguments.predict_data, image_reading)
     except FileNotFoundError:
         if arguments.dataset_format == "auto":
             raise
-        return PictureFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
+        return ImageFolder(arguments.predict_data, image_reading)  # the format belongs to the other data
 
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
     """Returns the arguments that say how the data are stored."""
-    columns = ("image_column", "annotation_column")
-    names = ("class_names", "label_values", "ignore_index", "do_reduce_labels", *columns, "images_dir")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {name: value for name in Settings.__annotations__ if (value := getattr(arguments, name)) is not None}
     # A check goes on after the first error, to list all of them.
     return {
         **given,
@@ -130,13 +116,8 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
     """
     Prints the report of the data; takes only some of them and leaves out what cannot be used if that is asked for.
 
-    Args:
-        data: the data.
-        arguments: the arguments.
-        num_workers: processes that read samples.
-
     Returns:
-        The data that are left, and the report of each part as a dictionary.
+        The data that are left, and the report of each split as a dictionary.
 
     Raises:
         ValueError: bad samples that are not to be skipped, or no sample is left, or there is nothing to learn in the
@@ -173,7 +154,7 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
                 outcome[0] = result.as_dict()
                 is_sure = result.num_to_learn and not arguments.skip_bad_samples
                 if name == "train" and not is_sure and not has_targets(dataset, num_workers):
-                    outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.why_nothing()}."
+                    outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.explain_nothing()}."
             except ValueError as error:
                 outcome[1] = str(error)
         outcome = broadcast_object_list(outcome)

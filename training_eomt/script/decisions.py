@@ -50,13 +50,7 @@ def find_last_evaluation(trainer: EomtTrainer) -> dict[str, float]:
 
 
 def find_odd_settings(trainer: EomtTrainer, reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """
-    Returns a line for each setting of a training that is allowed and seldom meant.
-
-    Args:
-        trainer: before the training.
-        reports: "train" -> `DataReport.as_dict()`.
-    """
+    """Returns a line for each setting of a training that is allowed and seldom meant, before the training."""
     arguments, config = trainer.args, trainer.bare_model.config
     lines = []
     counts: Mapping[int, int] = reports["train"]["pictures_by_segments"] if "train" in reports else {}

@@ -18,14 +18,11 @@ _LOST_CONNECTION = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|
 
 def describe_error(error: Exception, trackers: Collection[str] = ()) -> str | None:
     """
-    Describes an error that a person can do something about, without a traceback.
+    Describes an error that a person can do something about; returns None for one that only its traceback explains.
 
     Args:
         error: what ended the run.
         trackers: names of the libraries that the run reports to.
-
-    Returns:
-        The message; None for an error that only its traceback explains.
     """
     text = str(error) or type(error).__name__
     if len(text) > 100_000:

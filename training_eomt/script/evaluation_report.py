@@ -67,13 +67,8 @@ def format_evaluation(
     width: int = 80,
 ) -> str:
     """
-    Formats the results of an evaluation: the table of the classes and the headline.
-
-    Args:
-        task: "panoptic", "instance" or "semantic".
-        metrics, per_class: as for [`write_evaluation`].
-        num_labels: number of classes.
-        width: of the terminal, in characters.
+    Formats the results of an evaluation: the table of the classes and the headline. The first arguments are as for
+    [`write_evaluation`]; `width` is the terminal's, in characters.
     """
     kind = TASKS[task]
     lines = [format_class_table(per_class, width)] if per_class else []
@@ -93,11 +88,8 @@ def format_evaluation(
 
 def format_class_table(per_class: Mapping[str, Mapping[str, float]], width: int = 80) -> str:
     """
-    Formats a table of the classes for terminals, the best first: all of them, or the best and the worst.
-
-    Args:
-        per_class: class name -> figures by name; by the first one the rows are sorted.
-        width: characters in a line.
+    Formats a table of the classes for terminals, sorted by their first figure, the best first: all of them, or the
+    best and the worst.
     """
     figures = list(next(iter(per_class.values())))
     ranked = sorted(per_class.items(), key=lambda item: _rank(item[1][figures[0]]))

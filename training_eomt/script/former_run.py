@@ -16,23 +16,10 @@ from ..run_files import CONFUSION_CSV, CONFUSION_PNG, CURVES, DATA_REPORT, DRAWI
 
 FORMER = ".former_run"  # a folder in the output folder, for files that are being deleted
 # Everything that a run writes there besides a model's code and card; other files are not touched.
-_WRITTEN = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "training_args.bin",
-    "trainer_state.json",
-    REPORT,
-    CONFUSION_CSV,
-    CONFUSION_PNG,
-    DRAWINGS,
-    DATA_REPORT,
-    CURVES,
-    PREDICTIONS,
-    "runs",
-    DRAFT,
-)
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_SETTINGS = ("preprocessor_config.json", "training_args.bin", "trainer_state.json", "runs")
+_RESULTS = (REPORT, CONFUSION_CSV, CONFUSION_PNG, DRAWINGS, DATA_REPORT, CURVES, PREDICTIONS)
+_WRITTEN = (*_WEIGHTS, *_SETTINGS, *_RESULTS, DRAFT)
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 
 
@@ -53,13 +40,7 @@ def find_written(output_dir: Path) -> Iterator[Path]:
 
 
 def check_not_needed(output_dir: Path, inputs: Iterable[str | None]) -> None:
-    """
-    Raises a `ValueError` if a run needs a file that it would overwrite.
-
-    Args:
-        output_dir: the folder to overwrite.
-        inputs: the paths that the run reads from.
-    """
+    """Raises a `ValueError` if a run reads from one of the files that it would overwrite."""
     doomed = [path.resolve() for path in find_written(output_dir)]
     for given in inputs:
         if given is None or not Path(given).exists():

@@ -22,7 +22,7 @@ from ..evaluation import measured_names
 from ..folders import disk_errors
 from ..inputs import EvaluationInputs, TrainingInputs
 from ..prediction.outputs import FIGURES, OVERLAYS
-from ..prediction.predict import AnnotatedPictures, PictureFolder, predict
+from ..prediction.predict import AnnotatedImages, ImageFolder, predict
 from ..publishing.run_card import write_run_card
 from ..run_files import DATA_REPORT, PREDICTIONS, REPORT
 from ..tasks import TASKS
@@ -39,15 +39,7 @@ from .starting_model import load_model, read_labels, read_task
 
 
 def run(arguments: ScriptArguments) -> dict[str, float]:
-    """
-    Runs what the arguments ask for.
-
-    Args:
-        arguments: checked by `check_arguments`.
-
-    Returns:
-        The metrics of the evaluation, empty where there was none.
-    """
+    """Runs what the arguments ask for, which `check_arguments` has checked. Returns the metrics of the evaluation."""
     _, data_args, training_args = arguments
     writes_results = training_args.do_eval or training_args.do_predict
     if writes_results and not training_args.do_train and training_args.process_index == 0:
@@ -62,9 +54,9 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     check_best_metric(training_args, task)
     prediction_settings = data_args.prediction_settings(task)
     id2label: Any = model.config.id2label
-    pictures = open_prediction_images(data_args, task, id2label) if training_args.do_predict else None
-    if isinstance(pictures, PictureFolder):
-        pictures.check_not_written_into(training_args.output_dir)
+    images = open_prediction_images(data_args, task, id2label) if training_args.do_predict else None
+    if isinstance(images, ImageFolder):
+        images.check_not_written_into(training_args.output_dir)
 
     trainer = build_trainer(arguments, data, model, image_processor)
     if training_args.do_train:
@@ -73,8 +65,8 @@ def run(arguments: ScriptArguments) -> dict[str, float]:
     if trainer.is_world_process_zero():
         with disk_errors(Path(training_args.output_dir)):
             write_results(arguments, trainer, metrics, reports)
-    if pictures is not None:
-        predict_images(arguments, trainer, pictures, prediction_settings)
+    if images is not None:
+        predict_images(arguments, trainer, images, prediction_settings)
     if trainer.is_world_process_zero():
         print_summary(trainer, task, metrics)
     return metrics
@@ -229,7 +221,7 @@ def name_classes(trainer: EomtTrainer) -> dict[str, dict[str, float]]:
 def predict_images(
     arguments: ScriptArguments,
     trainer: EomtTrainer,
-    pictures: SegmentationDataset | PictureFolder,
+    images: SegmentationDataset | ImageFolder,
     settings: dict[str, Any],
 ) -> None:
     """Segments the images, each process its share; results of an earlier run are kept."""
@@ -250,7 +242,7 @@ def predict_images(
             summary = predict(
                 model,
                 image_processor,
-                AnnotatedPictures(pictures) if isinstance(pictures, SegmentationDataset) else pictures,
+                AnnotatedImages(images) if isinstance(images, SegmentationDataset) else images,
                 directory,
                 outputs=data_args.predict_outputs,
                 batch_size=training_args.per_device_eval_batch_size,

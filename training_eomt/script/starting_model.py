@@ -7,9 +7,10 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, EomtLoss
+from modeling_eomt.checkpoints_eomt import find_model_type
 
 from ..checkpoints import last_complete
 from ..data.samples import LabelSpace
@@ -19,7 +20,10 @@ from .arguments import DataArguments, ModelArguments
 
 
 NEW_MODEL_IMAGE_SIZE = 640
-EOMT = ("eomt", "eomt_dinov3")
+MODELS = {
+    model_class.config_class.model_type: model_class
+    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation)
+}
 _NAMED = 10  # classes that a line names
 
 
@@ -44,26 +48,20 @@ def _read_settings(name: str) -> dict[str, Any]:
 
 def read_task(model_args: ModelArguments) -> str | None:
     """Reads the task of the checkpoint to start from; None for a new model or a backbone."""
-    if model_args.model_name_or_path is None or read_kind(model_args) not in EOMT:
+    if model_args.model_name_or_path is None or read_kind(model_args) not in MODELS:
         return None
     return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
 
 
 def read_labels(model_args: ModelArguments) -> dict[int, str]:
-    """
-    Reads the classes of a checkpoint that is used as it is.
-
-    Raises:
-        ValueError: it is not an EoMT model.
-    """
+    """Reads the classes of a checkpoint that is used as it is. Raises a `ValueError` if it is no EoMT model."""
     name: Any = model_args.model_name_or_path
     settings = _read_settings(name)
-    if settings["model_type"] not in EOMT:
+    if settings["model_type"] not in MODELS:
         raise ValueError(
             f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
         )
-    config_class = EomtDinov3Config if settings["model_type"] == "eomt_dinov3" else EomtConfig
-    return config_class.from_pretrained(name).id2label
+    return MODELS[settings["model_type"]].config_class.from_pretrained(name).id2label
 
 
 def load_model(
@@ -72,13 +70,8 @@ def load_model(
     """
     Loads the model and its image processor: new, from an EoMT checkpoint, or new on a pre-trained backbone.
 
-    Args:
-        model_args, data_args: the arguments.
-        task: the task; None for the checkpoint's.
-        label_space: the training data's classes; None to keep the checkpoint's, if nothing is trained.
-
-    Raises:
-        ValueError: the arguments do not fit the checkpoint.
+    `task` is None to keep the checkpoint's; `label_space` is that of the training data, None to keep the checkpoint's
+    classes. Raises a `ValueError` if the arguments do not fit the checkpoint.
     """
     settings: dict[str, Any] = {} if task is None else {"task": task}
     labels: dict[str, Any] = {}
@@ -93,18 +86,17 @@ def load_model(
     image_size = data_args.pixels
     kind = read_kind(model_args)
     name: Any = model_args.model_name_or_path
-    if kind not in EOMT:
+    if kind not in MODELS:
         image_size = image_size or NEW_MODEL_IMAGE_SIZE
         processor = EomtImageProcessor(size=image_size, **settings)
         if kind is None:
             config = EomtConfig(image_size=image_size, **fields, **labels)
             return EomtForUniversalSegmentation(config), processor
-        model_class = EomtDinov3ForUniversalSegmentation if kind == "dinov3_vit" else EomtForUniversalSegmentation
+        model_class = MODELS[find_model_type(kind) or "eomt"]  # which says what it can be built on
         return model_class.from_backbone(name, image_size=image_size, **fields, **labels), processor
     if model_args.num_blocks is not None:
         raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
-    model_class = EomtDinov3ForUniversalSegmentation if kind == "eomt_dinov3" else EomtForUniversalSegmentation
-    model = model_class.from_pretrained(name, **described)
+    model = MODELS[kind].from_pretrained(name, **described)
     if label_space is not None:
         decision = set_classes(model, label_space.id2label)
         if PartialState().is_main_process:
@@ -123,13 +115,7 @@ def load_model(
 def set_classes(model: EomtForUniversalSegmentation, id2label: dict[int, str]) -> str:
     """
     Gives a model other classes. It keeps the weights of classes that it has by the same name, and of "no object".
-
-    Args:
-        model: the model.
-        id2label: names of the new classes.
-
-    Returns:
-        A line that says which classes were kept.
+    Returns a line that says which they are.
     """
     known = {name: int(label_id) for label_id, name in (model.config.id2label or {}).items()}
     model.config.id2label = id2label  # its inverse follows

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from training_eomt.data.coco_instance import CocoInstanceDataset
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.data.masks import decode_runs
 
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
@@ -80,14 +78,6 @@ def test_real_instances_are_the_segments_of_the_panoptic_data(coco_sample):
     instances, panoptic = CocoInstanceDataset(coco_sample), CocoPanopticDataset(coco_sample)
     for index in range(2):
         np.testing.assert_array_equal(instances[index].masks(), panoptic[index].masks())
-
-
-def test_the_pixels_of_a_compressed_encoding_are_counted_as_pycocotools_wrote_it():
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (20, 30), (300, 1000)):
-        for share in (0.0, 0.01, 0.5, 1.0):
-            mask = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
-            assert sum(decode_runs(coco_mask.encode(mask)["counts"].decode())) == height * width
 
 
 def test_an_image_without_annotations_is_an_empty_sample(folder):

@@ -15,7 +15,7 @@ from training_eomt.data import open_dataset
 from training_eomt.data.images import ImageReading, both_fit
 from training_eomt.data.label_coding import extract_values
 from training_eomt.data.report import report
-from training_eomt.prediction.sources import PictureFolder
+from training_eomt.prediction.sources import ImageFolder
 
 
 # As it is seen: 4 rows of 6 pixels, a bright object at the top left.
@@ -119,7 +119,7 @@ def test_every_reader_prediction_and_processor_read_the_same_pixels(tmp_path, re
         (folder / "predict").mkdir()
         path = folder / "predict" / f"a.{suffix}"
         path.write_bytes(file.getvalue())
-        assert (np.asarray(PictureFolder(path)[0].image) == pixels).all()
+        assert (np.asarray(ImageFolder(path)[0].image) == pixels).all()
         assert (as_pixels(ImageOps.exif_transpose(Image.open(path)), True).permute(1, 2, 0).numpy() == pixels).all()
 
 
@@ -151,7 +151,7 @@ def test_floating_point_is_scaled_or_named(tmp_path):
     with pytest.raises(ValueError, match=r"images/a\.tif is of floating point with values from 0 to 200"):
         read(tmp_path / "bad", "label_maps")
     with pytest.raises(ValueError, match=r"a\.tif is of floating point"):
-        PictureFolder(tmp_path / "bad" / "images")[0]
+        ImageFolder(tmp_path / "bad" / "images")[0]
 
 
 @pytest.mark.parametrize("orientation", [3, 4, 6, 8])
@@ -191,8 +191,8 @@ def test_sizes_that_do_not_fit_either_way_name_the_orientation(tmp_path):
 
 def test_predicted_images_are_upright_unless_said_otherwise(tmp_path):
     (tmp_path / "a.jpg").write_bytes(file_of(stored(SEEN, 6), 6, "JPEG"))
-    assert PictureFolder(tmp_path)[0].size == (4, 6)
-    assert PictureFolder(tmp_path, ImageReading("stored"))[0].size == (6, 4)
+    assert ImageFolder(tmp_path)[0].size == (4, 6)
+    assert ImageFolder(tmp_path, ImageReading("stored"))[0].size == (6, 4)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_limit_holds_for_every_reader(tmp_path, reader):
 def test_the_limit_holds_for_prediction(tmp_path):
     (tmp_path / "a.png").write_bytes(file_of(SEEN))
     with pytest.raises(ValueError, match=r"a\.png has 4x6 pixels .*--max_image_pixels"):
-        PictureFolder(tmp_path, ImageReading(max_pixels=23))[0]
+        ImageFolder(tmp_path, ImageReading(max_pixels=23))[0]
 
 
 @pytest.mark.parametrize("settings", [{"exif": "sideways"}, {"max_pixels": 0}, {"max_pixels": -1}])

@@ -8,7 +8,6 @@ from PIL import Image
 from training_eomt.data.class_names import ClassNames
 from training_eomt.data.label_coding import extract_colours, extract_values, find_label_coding, segment_map
 from training_eomt.data.label_values import parse_label_values
-from training_eomt.data.masks import find_values
 from training_eomt.data.samples import Target
 
 
@@ -93,14 +92,6 @@ def test_colours_are_one_number_each():
     ):
         with pytest.raises(ValueError, match=f"here.png {message}"):
             extract_colours(image, "here.png")
-
-
-@pytest.mark.parametrize(
-    "values", [[0, 3, 3], [70_000, 5], [2**24 - 1, 0], [2**31 - 1, 2], [-4, 9], [0]], ids=lambda values: str(values[0])
-)
-def test_values_are_those_that_numpy_finds(values):
-    label_map = np.array([values], np.int32)
-    assert find_values(label_map) == set(np.unique(label_map).tolist())
 
 
 def test_values_of_a_table_are_classes_and_null_is_void():

@@ -1,9 +1,6 @@
-import tracemalloc
-
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from training_eomt.data.masks import encode_masks
 from training_eomt.data.samples import Category, LabelSpace, Sample, Target
@@ -38,24 +35,6 @@ def test_categories_with_one_name_are_an_error():
 def test_two_categories_with_one_id_are_an_error_that_names_both():
     with pytest.raises(ValueError, match=r"id 7 .*'cup'.*'sky'"):
         LabelSpace((Category(7, "cup", True), Category(7, "sky", False)))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
-@pytest.mark.parametrize("size", [(13, 29), (1, 40), (40, 1), (1, 1)])
-def test_run_lengths_are_those_of_pycocotools(size, dtype):
-    segment_map = np.random.default_rng(1).integers(0, 3, size).repeat(2, axis=0).astype(dtype)
-    ids = [2, 77, 0, 1]  # 77 is nowhere
-    masks = np.asfortranarray(np.stack([segment_map == segment for segment in ids], axis=-1).astype(np.uint8))
-    assert encode_masks(segment_map, ids) == coco_mask.encode(masks)
-
-
-def test_memory_of_masks_does_not_grow_with_the_number_of_segments():
-    segment_map = np.repeat(np.arange(200, dtype=np.uint8), 10)[:, None].repeat(1000, axis=1)  # 2 million pixels
-    tracemalloc.start()
-    rles = encode_masks(segment_map, list(range(200)))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(rles) == 200 and peak < 20 * segment_map.size  # 200 masks are 200 bytes a pixel
 
 
 def test_a_name_is_the_same_however_its_accents_were_typed():

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from training_eomt.prediction.names import safe_paths
+from training_eomt.prediction.names import make_safe_paths
 
 
 ENDINGS = (".png", ".overlay.png")
@@ -14,7 +14,7 @@ HASH = "[0-9a-f]{12}"
 
 def test_usual_names_stay_as_they_are():
     names = ["a/1.png", "a/1.jpg", "a.b/c d/ü (2)-x.tif", "x.png", "x.jpg", "狗.png", ".hidden/x.png", "1"]
-    assert safe_paths(names, ENDINGS) == names
+    assert make_safe_paths(names, ENDINGS) == names
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_usual_names_stay_as_they_are():
 )
 def test_a_name_that_some_file_system_does_not_take_is_replaced_and_told_from_others(tmp_path, name):
     other = name[:-1] + ("h" if name[-1] != "h" else "i")
-    paths = safe_paths([name, other, "fine.png"], ENDINGS)
+    paths = make_safe_paths([name, other, "fine.png"], ENDINGS)
     assert paths[0] != name and paths[0] != paths[1] and paths[2] == "fine.png"
-    assert safe_paths([name], ENDINGS) == paths[:1]  # whatever others there are
+    assert make_safe_paths([name], ENDINGS) == paths[:1]  # whatever others there are
     for ending in ENDINGS:
         assert all(len(os.fsencode(part)) <= 255 for part in f"{paths[0]}{ending}".split("/"))
         file = tmp_path / f"{paths[0]}{ending}"
@@ -59,7 +59,7 @@ def test_a_name_that_some_file_system_does_not_take_is_replaced_and_told_from_ot
 )
 @pytest.mark.parametrize("order", [1, -1])
 def test_names_that_some_file_systems_take_for_one_are_told_apart(names, order):
-    paths = dict(zip(names[::order], safe_paths(names[::order], ENDINGS), strict=True))
+    paths = dict(zip(names[::order], make_safe_paths(names[::order], ENDINGS), strict=True))
     assert sum(path == name for name, path in paths.items()) == 1
     keys = {unicodedata.normalize("NFC", path).casefold() for path in paths.values()}
     assert len(keys) == 2
@@ -68,7 +68,7 @@ def test_names_that_some_file_systems_take_for_one_are_told_apart(names, order):
 @pytest.mark.parametrize("folder", ["x.png.png", "x.png.overlay.png", "X.PNG.png"])
 def test_a_file_does_not_take_the_place_of_a_folder(tmp_path, folder):
     names = ["x.png", f"{folder}/y.png"]
-    paths = safe_paths(names, ENDINGS)
+    paths = make_safe_paths(names, ENDINGS)
     assert paths[0] != "x.png" and paths[1] == names[1]
     for path in paths:
         for ending in ENDINGS:
@@ -79,4 +79,4 @@ def test_a_file_does_not_take_the_place_of_a_folder(tmp_path, folder):
 
 def test_many_names_take_no_time():
     names = [f"street {number // 1000}/{number}.jpg" for number in range(100_000)]
-    assert safe_paths(names, ENDINGS) == names
+    assert make_safe_paths(names, ENDINGS) == names

@@ -1,4 +1,4 @@
-"""What is written for pictures is what the tools of each format read, and what the pipeline finds."""
+"""What is written for images is what the tools of each format read, and what the pipeline finds."""
 
 import contextlib
 import io
@@ -16,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 from image_processing_eomt import EomtImageProcessorPil, EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.prediction.outputs import Picture, PredictionFiles
-from training_eomt.prediction.predict import AnnotatedPictures, PictureFolder, predict
+from training_eomt.prediction.outputs import PREDICTION_FILES, ReadImage
+from training_eomt.prediction.predict import AnnotatedImages, ImageFolder, predict
+from training_eomt.prediction.records import Record
+from training_eomt.prediction.shared_folder import SharedFolder
 from training_eomt.shapes import CATEGORIES, STUFF, THINGS, generate_shapes_dataset
 
 
@@ -33,8 +35,16 @@ def model(tiny_config):
 
 @pytest.fixture
 def shapes(tmp_path):
-    """Three pictures with targets, each of another size."""
+    """Three images with targets, each of another size."""
     return generate_shapes_dataset(tmp_path / "shapes", 0, 0, 3, image_size=(40, 90)) / "test"
+
+
+def make_files(directory, task, outputs, id2label=ID2LABEL, *args, **settings):
+    return PREDICTION_FILES[task](SharedFolder(directory, "0-of-1"), outputs, id2label, *args, **settings)
+
+
+def make_image(name, size, sample=None, **fields):
+    return ReadImage(name, Record(name, height=size[0], width=size[1], **fields), sample)
 
 
 def processor(task):
@@ -42,7 +52,7 @@ def processor(task):
 
 
 def pipeline_segments(model, image_processor, path):
-    """What the pipeline finds in a picture: `(class name, mask, score)` of each segment."""
+    """What the pipeline finds in a image: `(class name, mask, score)` of each segment."""
     segmenter = EomtImageSegmentationPipeline(model=model, image_processor=image_processor, device="cpu")
     return [(segment["label"], np.asarray(segment["mask"]) > 0, segment["score"]) for segment in segmenter(str(path))]
 
@@ -54,7 +64,7 @@ def bounding_box(mask):
 
 def test_panoptic_maps_and_json_are_coco_panoptic(model, shapes, tmp_path):
     image_processor = processor("panoptic")
-    source = AnnotatedPictures(CocoPanopticDataset(shapes, ID2LABEL))
+    source = AnnotatedImages(CocoPanopticDataset(shapes, ID2LABEL))
     predict(model, image_processor, source, tmp_path / "out", show_progress=False)
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     truth = json.loads((shapes / "panoptic.json").read_text())
@@ -85,7 +95,7 @@ def test_panoptic_predictions_are_data_that_can_be_read_again(model, shapes, tmp
     predict(
         model,
         processor("panoptic"),
-        AnnotatedPictures(CocoPanopticDataset(shapes, ID2LABEL)),
+        AnnotatedImages(CocoPanopticDataset(shapes, ID2LABEL)),
         tmp_path / "out",
         show_progress=False,
     )
@@ -96,7 +106,7 @@ def test_panoptic_predictions_are_data_that_can_be_read_again(model, shapes, tmp
 
 def test_instances_are_coco_results(model, shapes, tmp_path):
     image_processor = processor("instance")
-    source = AnnotatedPictures(CocoPanopticDataset(shapes, ID2LABEL, task="instance"))
+    source = AnnotatedImages(CocoPanopticDataset(shapes, ID2LABEL, task="instance"))
     predict(model, image_processor, source, tmp_path / "out", show_progress=False)
     truth = COCO()
     images = json.loads((shapes / "panoptic.json").read_text())["images"]
@@ -143,13 +153,13 @@ def test_instances_are_coco_results(model, shapes, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_label_maps_of_pictures_in_several_windows_hold_numbers_of_classes(model, tmp_path, batch_size):
+def test_label_maps_of_images_in_several_windows_hold_numbers_of_classes(model, tmp_path, batch_size):
     for index, size in enumerate([(64, 64), (200, 70), (60, 150)]):
         pixels = np.random.default_rng(index).integers(256, size=(*size[::-1], 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     image_processor = processor("semantic")
     out = tmp_path.with_name(f"{tmp_path.name}-out")
-    source = PictureFolder(tmp_path)
+    source = ImageFolder(tmp_path)
     predict(model, image_processor, source, out, batch_size=batch_size, show_progress=False)
     classes = json.loads((out / "classes.json").read_text())
     assert classes == {str(label_id): name for label_id, name in ID2LABEL.items()}
@@ -165,19 +175,20 @@ def test_label_maps_of_pictures_in_several_windows_hold_numbers_of_classes(model
 
 
 def test_numbers_past_a_byte_make_16_bit_maps(tmp_path):
-    picture = Picture("a/b.jpg", "a/b.jpg", "a/b.jpg", (1, 3))
+    image = make_image("a/b.jpg", (1, 3))
     for numbers, mode in ((None, "L"), ({0: 7, 1: 300}, "I;16")):
-        files = PredictionFiles(tmp_path, "semantic", ["maps"], {0: "cat", 1: "dog", 2: "sky"}, (), numbers)
-        assert files.write(picture, torch.tensor([[0, 1, 2]], dtype=torch.int16))["stamp"] is None
+        files = make_files(tmp_path, "semantic", ["maps"], {0: "cat", 1: "dog", 2: "sky"}, (), numbers)
+        files.write(image, torch.tensor([[0, 1, 2]], dtype=torch.int16))
+        assert image.record.num_segments is None
         with Image.open(tmp_path / "label_maps" / "a" / "b.jpg.png") as png:
             assert png.mode == mode
             assert np.asarray(png).tolist() == ([[0, 1, 2]] if numbers is None else [[7, 300, 301]])
 
 
 def test_ids_past_a_byte_go_on_in_green_and_blue(tmp_path):
-    files = PredictionFiles(tmp_path, "panoptic", ["maps"], {0: "cat"})
+    files = make_files(tmp_path, "panoptic", ["maps"], {0: "cat"})
     result = {"segmentation": torch.tensor([[-1, 0, 254, 255, 70_000]], dtype=torch.int32), "segments_info": []}
-    files.write(Picture("a.png", "a.png", 1, (1, 5)), result)
+    files.write(make_image("a.png", (1, 5)), result)
     with Image.open(tmp_path / "panoptic" / "a.png.png") as png:
         colors = np.asarray(png).tolist()
     assert colors == [[[0, 0, 0], [1, 0, 0], [255, 0, 0], [0, 1, 0], [70_001 % 256, 70_001 // 256 % 256, 1]]]
@@ -193,7 +204,7 @@ def test_ids_past_a_byte_go_on_in_green_and_blue(tmp_path):
 )
 def test_what_cannot_be_written_is_refused(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
-        PredictionFiles(tmp_path, "semantic", **{"outputs": ["maps"], "id2label": ID2LABEL, **given})
+        make_files(tmp_path, "semantic", **{"outputs": ["maps"], "id2label": ID2LABEL, **given})
 
 
 def half_a_prediction(height=300, width=400):
@@ -207,16 +218,14 @@ def half_a_prediction(height=300, width=400):
 GRAY = SimpleNamespace(image=Image.new("RGB", (400, 300), "gray"), size=(300, 400), targets=[])
 
 
-def test_overlays_are_the_picture_with_its_segments_at_its_own_size(tmp_path):
-    files = PredictionFiles(tmp_path, "panoptic", ["overlays"], ID2LABEL)
-    content = files.write(Picture("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+def test_overlays_are_the_image_with_its_segments_at_its_own_size(tmp_path):
+    files = make_files(tmp_path, "panoptic", ["overlays"], ID2LABEL)
+    image = make_image("a/two.jpg", GRAY.size, GRAY)
+    files.write(image, half_a_prediction())
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert path.relative_to(tmp_path).as_posix() == "overlays/a/two.jpg.overlay.png"
-    assert content == {
-        "stamp": None,
-        "files": {"overlays/a/two.jpg.overlay.png": path.stat().st_size},
-        "num_segments": 1,
-    }
+    sizes = {"overlays/a/two.jpg.overlay.png": path.stat().st_size}
+    assert (image.record.files, image.record.num_segments, image.record.segments) == (sizes, 1, None)
     with Image.open(path) as overlay:
         assert overlay.size == (400, 300)
         pixels = np.asarray(overlay.convert("RGB"))
@@ -225,28 +234,28 @@ def test_overlays_are_the_picture_with_its_segments_at_its_own_size(tmp_path):
 
 def test_figures_show_input_target_and_prediction(tmp_path):
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 1) / "test"
-    sample = AnnotatedPictures(CocoPanopticDataset(data, ID2LABEL))[0]
-    PredictionFiles(tmp_path, "panoptic", ["figures"], ID2LABEL, has_targets=True).write(
-        Picture("three.jpg", "three.jpg", 0, sample.size, sample=sample), half_a_prediction(*sample.size)
+    sample = AnnotatedImages(CocoPanopticDataset(data, ID2LABEL))[0]
+    make_files(tmp_path, "panoptic", ["figures"], ID2LABEL, has_targets=True).write(
+        make_image("three.jpg", sample.size, sample), half_a_prediction(*sample.size)
     )
-    files = PredictionFiles(tmp_path, "panoptic", ["figures"], ID2LABEL)
-    files.write(Picture("a/two.jpg", "a/two.jpg", 0, GRAY.size, sample=GRAY), half_a_prediction())
+    files = make_files(tmp_path, "panoptic", ["figures"], ID2LABEL)
+    files.write(make_image("a/two.jpg", GRAY.size, GRAY), half_a_prediction())
     figures = tmp_path / "figures"
     with (
         Image.open(figures / "three.jpg.figure.png") as three,
         Image.open(figures / "a" / "two.jpg.figure.png") as two,
     ):
         assert three.width > 3 * 320 and 2 * 400 < two.width < 3 * 400
-        # The upper half of the prediction's panel is painted, the lower half is the picture.
+        # The upper half of the prediction's panel is painted, the lower half is the image.
         panel = np.asarray(two.convert("RGB"))[:, -400:]
         assert (panel[60] != 128).any() and (panel[250, :380] == 128).all()
 
 
-def test_a_picture_that_is_written_in_part_leaves_nothing(tmp_path):
-    files = PredictionFiles(tmp_path, "panoptic", ["overlays", "maps"], ID2LABEL)
+def test_an_image_that_is_written_in_part_leaves_nothing(tmp_path):
+    files = make_files(tmp_path, "panoptic", ["overlays", "maps"], ID2LABEL)
     (tmp_path / "panoptic" / "a.png.png").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        files.write(Picture("a.png", "a.png", 0, GRAY.size, sample=GRAY), half_a_prediction())
+        files.write(make_image("a.png", GRAY.size, GRAY), half_a_prediction())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -255,7 +264,7 @@ def test_real_photographs_keep_the_numbers_of_their_data(coco_sample, tiny_confi
     categories = truth["categories"]
     tiny_config.id2label = {index: category["name"] for index, category in enumerate(categories)}
     model = EomtForUniversalSegmentation(tiny_config)
-    source = AnnotatedPictures(CocoPanopticDataset(coco_sample, tiny_config.id2label))
+    source = AnnotatedImages(CocoPanopticDataset(coco_sample, tiny_config.id2label))
     stuff = [index for index, category in enumerate(categories) if not category["isthing"]]
     image_processor = EomtImageProcessorPil(task="panoptic", size=64, stuff_classes=stuff, **EVERYTHING)
     summary = predict(model, image_processor, source, tmp_path / "out", batch_size=2, show_progress=False)

@@ -1,4 +1,4 @@
-"""Pictures are segmented once each, by however many processes, and whatever stops them in between."""
+"""Images are segmented once each, by however many processes, and whatever stops them in between."""
 
 import json
 import shutil
@@ -19,21 +19,21 @@ from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.data.images import ImageReading
 from training_eomt.figures import overlapping_segments, side_by_side
 from training_eomt.prediction.outputs import DEFAULT_OUTPUTS
-from training_eomt.prediction.predict import AnnotatedPictures, predict
-from training_eomt.prediction.records import only_run
-from training_eomt.prediction.sources import PictureFolder
+from training_eomt.prediction.predict import AnnotatedImages, predict
+from training_eomt.prediction.shared_folder import SharedFolder
+from training_eomt.prediction.sources import ImageFolder
 from training_eomt.shapes import STUFF, THINGS, generate_shapes_dataset
 
 
 ROOT = Path(__file__).resolve().parents[3]
-NUM_PICTURES = 7
+NUM_IMAGES = 7
 NAMES = ["a/0.png", "a/1.png", "b/0.jpg", "b/0.png", "b/c/2.png", "x.png", "y.png"]  # some share a stem
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     """Noise, in folders, of different sizes."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for index, name in enumerate(NAMES):
         pixels = np.random.default_rng(index).integers(256, size=(40 + 7 * index, 60, 3), dtype=np.uint8)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,27 +52,27 @@ def processor(task="panoptic", **settings):
 
 
 def run(model, source, directory, **settings):
-    source = PictureFolder(source) if isinstance(source, Path) else source
+    source = ImageFolder(source) if isinstance(source, Path) else source
     image_processor = settings.pop("image_processor", None) or processor()
     settings = {"outputs": ["maps", "json"], "show_progress": False, **settings}
     return predict(model, image_processor, source, directory, **settings)
 
 
 def results(directory):
-    """The bytes of every file but those that tell how the run went."""
+    """The bytes of every file but the locks of processes."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.parent.name != "records"
+        if path.is_file() and path.suffix != ".lock"
     }
 
 
 def num_records(directory):
-    return sum(len(file.read_bytes().splitlines()) for file in (directory / "records").iterdir())
+    return len(list((directory / "records").rglob("*.json")))
 
 
-class Stops(PictureFolder):
-    """Pictures that cannot be had from the k-th one on, for a reason that is not theirs."""
+class Stops(ImageFolder):
+    """Images that cannot be had from the k-th one on, for a reason that is not theirs."""
 
     def __init__(self, path, stop):
         super().__init__(path)
@@ -85,10 +85,10 @@ class Stops(PictureFolder):
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
-def test_every_picture_gets_the_files_of_the_task(model, pictures, tmp_path, task):
-    summary = run(model, pictures, tmp_path, image_processor=processor(task), outputs=DEFAULT_OUTPUTS)
-    assert summary.is_complete and summary.num_segmented == summary.num_new == summary.num_pictures == NUM_PICTURES
-    assert str(summary) == f"7 of 7 pictures are segmented in {tmp_path}."
+def test_every_image_gets_the_files_of_the_task(model, images, tmp_path, task):
+    summary = run(model, images, tmp_path, image_processor=processor(task), outputs=DEFAULT_OUTPUTS)
+    assert summary.is_complete and summary.num_segmented == summary.num_new == summary.num_images == NUM_IMAGES
+    assert str(summary) == f"7 of 7 images are segmented in {tmp_path}."
     maps = {"panoptic": ["panoptic"], "instance": [], "semantic": ["label_maps"]}[task]
     jsons = {
         "panoptic": ["panoptic.json"],
@@ -97,20 +97,21 @@ def test_every_picture_gets_the_files_of_the_task(model, pictures, tmp_path, tas
     }
     expected = [f"overlays/{name}.overlay.png" for name in NAMES]
     expected += [f"{folder}/{name}.png" for folder in maps for name in NAMES]
+    expected += [f"records/{name}.json" for name in NAMES]
     assert results(tmp_path).keys() == {*expected, *jsons[task], "run.json", "summary.json"}
     written = json.loads((tmp_path / "summary.json").read_text())
-    assert written["num_pictures"] == written["num_segmented"] == NUM_PICTURES
-    assert written["unreadable"] == written["failed"] == [] and written["num_without_segments"] == 0
+    assert written["num_images"] == written["num_segmented"] == NUM_IMAGES
+    assert written["failed"] == [] and written["num_without_segments"] == 0
 
 
-def test_only_what_is_asked_for_is_written(model, pictures, tmp_path):
-    run(model, pictures, tmp_path, outputs=["overlays"])
-    assert {name.split("/")[0] for name in results(tmp_path)} == {"overlays", "run.json", "summary.json"}
+def test_only_what_is_asked_for_is_written(model, images, tmp_path):
+    run(model, images, tmp_path, outputs=["overlays"])
+    assert {name.split("/")[0] for name in results(tmp_path)} == {"overlays", "records", "run.json", "summary.json"}
 
 
-def test_batches_and_workers_change_nothing(model, pictures, tmp_path):
+def test_batches_and_workers_change_nothing(model, images, tmp_path):
     for name, settings in {"1": {}, "3": {"batch_size": 3, "num_workers": 1}}.items():
-        run(model, pictures, tmp_path / name, **settings)
+        run(model, images, tmp_path / name, **settings)
     one, three = (json.loads((tmp_path / name / "panoptic.json").read_text()) for name in ("1", "3"))
     assert one["images"] == three["images"] and one["categories"] == three["categories"]
     for a, b in zip(one["annotations"], three["annotations"], strict=True):
@@ -122,26 +123,25 @@ def test_batches_and_workers_change_nothing(model, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_two_processes_write_what_one_writes(model, pictures, tmp_path, order):
-    run(model, pictures, tmp_path / "one")
-    first, second = (run(model, pictures, tmp_path / "two", process_index=index, num_processes=2) for index in order)
+def test_two_processes_write_what_one_writes(model, images, tmp_path, order):
+    run(model, images, tmp_path / "one")
+    first, second = (run(model, images, tmp_path / "two", process_index=index, num_processes=2) for index in order)
     assert not first.is_complete and first.num_new == (4 if order[0] == 0 else 3) and second.is_complete
     assert "left to other processes" in str(first) and f"{second.num_new} of them now" in str(second)
     assert results(tmp_path / "two") == results(tmp_path / "one")
-    assert {file.name for file in (tmp_path / "two" / "records").iterdir()} == {"0-of-2.jsonl", "1-of-2.jsonl"}
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
-def test_a_run_that_was_stopped_goes_on_whatever_the_number_of_processes(model, pictures, tmp_path, num_processes):
-    run(model, pictures, tmp_path / "whole")
+def test_a_run_that_was_stopped_goes_on_whatever_the_number_of_processes(model, images, tmp_path, num_processes):
+    run(model, images, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="out of memory"):
-        run(model, Stops(pictures, 5), tmp_path / "out", process_index=1, num_processes=2)
+        run(model, Stops(images, 5), tmp_path / "out", process_index=1, num_processes=2)
     assert num_records(tmp_path / "out") == 2 and not (tmp_path / "out" / "panoptic.json").exists()
     summaries = [
-        run(model, pictures, tmp_path / "out", process_index=index, num_processes=num_processes)
+        run(model, images, tmp_path / "out", process_index=index, num_processes=num_processes)
         for index in range(num_processes)
     ]
-    assert sum(summary.num_new for summary in summaries) == NUM_PICTURES - 2
+    assert sum(summary.num_new for summary in summaries) == NUM_IMAGES - 2
     assert [summary.is_complete for summary in summaries] == [*[False] * (num_processes - 1), True]
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
@@ -152,27 +152,26 @@ import time
 from image_processing_eomt import EomtImageProcessorPil
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.prediction.predict import predict
-from training_eomt.prediction.sources import PictureFolder
+from training_eomt.prediction.sources import ImageFolder
 
-class Slow(PictureFolder):
+class Slow(ImageFolder):
     def __getitem__(self, index):
         time.sleep(60 if index >= 4 else 0)
         return super().__getitem__(index)
 
-folder, pictures, out = sys.argv[1:]
+folder, images, out = sys.argv[1:]
 model, processor = EomtForUniversalSegmentation.from_pretrained(folder), EomtImageProcessorPil.from_pretrained(folder)
-predict(model, processor, Slow(pictures), out, outputs=["maps", "json"])
+predict(model, processor, Slow(images), out, outputs=["maps", "json"])
 """
 
 
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(model, pictures, tmp_path):
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(model, images, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor().save_pretrained(tmp_path / "model")
-    arguments = [str(path) for path in (tmp_path / "model", pictures, tmp_path / "out")]
+    arguments = [str(path) for path in (tmp_path / "model", images, tmp_path / "out")]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)
-    records = tmp_path / "out" / "records" / "0-of-1.jsonl"
     try:
-        while process.poll() is None and not (records.exists() and records.read_bytes().count(b"\n") >= 2):
+        while process.poll() is None and num_records(tmp_path / "out") < 2:
             time.sleep(0.05)
     finally:
         process.kill()  # SIGKILL: nothing is tidied up
@@ -180,12 +179,10 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(model, pictures, tmp_p
     assert process.returncode == -9
     num_written = num_records(tmp_path / "out")
     assert 2 <= num_written <= 4
-    with records.open("a") as file:
-        file.write('{"picture": "b/0.p')  # killed while writing
-    (tmp_path / "out" / ".drafts" / "0-of-1.99.0").write_bytes(b"half a PNG")
+    (tmp_path / "out" / ".drafts" / "0-of-1" / "99.0").write_bytes(b"half a PNG")  # killed while writing
 
-    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES - num_written
-    run(model, pictures, tmp_path / "whole")
+    assert run(model, images, tmp_path / "out").num_new == NUM_IMAGES - num_written
+    run(model, images, tmp_path / "whole")
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
@@ -194,18 +191,18 @@ class NeverAsked(EomtForUniversalSegmentation):
         raise AssertionError("nothing is left to segment")
 
 
-def test_a_run_that_is_complete_is_left_as_it_is(model, pictures, tmp_path):
-    run(model, pictures, tmp_path)
+def test_a_run_that_is_complete_is_left_as_it_is(model, images, tmp_path):
+    run(model, images, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     model.__class__ = NeverAsked
     for process in ((0, 1), (1, 2)):
-        summary = run(model, pictures, tmp_path, process_index=process[0], num_processes=process[1])
-        assert summary.is_complete and summary.num_new == 0 and summary.num_segmented == NUM_PICTURES
+        summary = run(model, images, tmp_path, process_index=process[0], num_processes=process[1])
+        assert summary.is_complete and summary.num_new == 0 and summary.num_segmented == NUM_IMAGES
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
-def test_pictures_that_come_and_go_are_in_the_files_about_all_of_them_or_not(model, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+def test_images_that_come_and_go_are_in_the_files_about_all_of_them_or_not(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
     run(model, folder, tmp_path / "out")
     (folder / "x.png").rename(folder / "aa.png")
     assert run(model, folder, tmp_path / "out").num_new == 1
@@ -213,68 +210,70 @@ def test_pictures_that_come_and_go_are_in_the_files_about_all_of_them_or_not(mod
     assert [image["file_name"] for image in images] == sorted({*NAMES, "aa.png"} - {"x.png"})
 
 
-def test_a_picture_that_cannot_be_read_is_reported_and_tried_again(model, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+def test_an_image_that_cannot_be_read_is_reported_and_tried_again(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
     whole = (folder / "b/0.png").read_bytes()
     (folder / "b/0.png").write_bytes(whole[:200])
-    (folder / "a/1.png").write_bytes(b"no picture")
-    for num_new in (NUM_PICTURES - 2, 0):
+    (folder / "a/1.png").write_bytes(b"no image")
+    for num_new in (NUM_IMAGES - 2, 0):
         summary = run(model, folder, tmp_path / "out", batch_size=2)
-        assert summary.is_complete and summary.num_new == num_new and summary.num_segmented == NUM_PICTURES - 2
-        assert [name for name, _ in summary.unreadable] == ["a/1.png", "b/0.png"]
-    assert "2 cannot be read" in str(summary) and f"a/1.png: {folder}/a/1.png cannot be decoded" in str(summary)
-    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_PICTURES - 2
-    unreadable = json.loads((tmp_path / "out" / "summary.json").read_text())["unreadable"]
-    assert [picture["name"] for picture in unreadable] == ["a/1.png", "b/0.png"]
+        assert summary.is_complete and summary.num_new == num_new and summary.num_segmented == NUM_IMAGES - 2
+        assert [name for name, _ in summary.failed] == ["a/1.png", "b/0.png"]
+    assert "2 could not be segmented" in str(summary) and f"a/1.png: {folder}/a/1.png cannot be decoded" in str(
+        summary
+    )
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_IMAGES - 2
+    failed = json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]
+    assert [image["name"] for image in failed] == ["a/1.png", "b/0.png"]
 
     (folder / "b/0.png").write_bytes(whole)
     (folder / "a/1.png").write_bytes(whole)
     summary = run(model, folder, tmp_path / "out")
-    assert summary.num_new == 2 and not summary.unreadable
-    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_PICTURES
+    assert summary.num_new == 2 and not summary.failed
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == NUM_IMAGES
 
 
-def test_a_folder_of_nothing_but_broken_pictures_ends_with_files_about_none(model, tmp_path):
-    (tmp_path / "pictures").mkdir()
+def test_a_folder_of_nothing_but_broken_images_ends_with_files_about_none(model, tmp_path):
+    (tmp_path / "images").mkdir()
     for index in range(9):
-        (tmp_path / "pictures" / f"{index}.png").write_bytes(b"no picture")
-    summary = run(model, tmp_path / "pictures", tmp_path / "out", batch_size=4)
-    assert len(summary.unreadable) == 9 and summary.num_segmented == 0 and str(summary).endswith("\n  ...")
+        (tmp_path / "images" / f"{index}.png").write_bytes(b"no image")
+    summary = run(model, tmp_path / "images", tmp_path / "out", batch_size=4)
+    assert len(summary.failed) == 9 and summary.num_segmented == 0 and str(summary).endswith("\n  ...")
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert content["images"] == content["annotations"] == [] and len(content["categories"]) == 3
 
 
-def test_predictions_of_another_model_task_or_source_are_not_added_to(model, pictures, tmp_path):
-    run(model, pictures, tmp_path / "out")
+def test_predictions_of_another_model_task_or_source_are_not_added_to(model, images, tmp_path):
+    run(model, images, tmp_path / "out")
     model.config._name_or_path = "moved/elsewhere"  # still the same
-    run(model, pictures, tmp_path / "out")
-    elsewhere = shutil.copytree(pictures, tmp_path / "elsewhere")
+    run(model, images, tmp_path / "out")
+    elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
     for settings, message in (
         ({"image_processor": processor(mask_threshold=0.25)}, "image_processor.mask_threshold: 0.5 there, 0.25 now"),
         ({"image_processor": processor("semantic")}, "image_processor.task"),
         ({"outputs": ["maps"]}, "outputs"),
         ({"category_ids": {0: 5}}, "category_ids.0: 0 there, 5 now"),
-        ({"source": elsewhere}, "pictures"),
-        ({"source": PictureFolder(pictures, ImageReading("stored"))}, 'exif: "auto" there, "stored" now'),
+        ({"source": elsewhere}, "images"),
+        ({"source": ImageFolder(images, ImageReading("stored"))}, 'exif: "auto" there, "stored" now'),
     ):
         with pytest.raises(ValueError, match=message):
-            run(model, **{"source": pictures, "directory": tmp_path / "out", **settings})
+            run(model, **{"source": images, "directory": tmp_path / "out", **settings})
     with pytest.raises(ValueError, match="autocast"), torch.autocast("cpu", torch.bfloat16):
-        run(model, pictures, tmp_path / "out")
+        run(model, images, tmp_path / "out")
     with torch.no_grad():
         model.class_predictor.bias[0] += 1e-3
     with pytest.raises(ValueError, match="weights_sha256"):
-        run(model, pictures, tmp_path / "out")
+        run(model, images, tmp_path / "out")
 
 
-def test_what_is_written_is_not_put_among_the_pictures(model, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+def test_what_is_written_is_not_put_among_the_images(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
     with pytest.raises(ValueError, match="Choose a folder outside"):
         run(model, folder, folder / "out")
     assert not (folder / "out").exists()
 
 
-def test_a_disk_that_is_full_ends_the_run(model, pictures, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_ends_the_run(model, images, tmp_path, monkeypatch):
     def full(self, *args, **settings):
         raise OSError(28, "No space left on device")
 
@@ -282,41 +281,39 @@ def test_a_disk_that_is_full_ends_the_run(model, pictures, tmp_path, monkeypatch
         patched.setattr(Image.Image, "save", full)
         patched.setattr("training_eomt.prediction.predict.MAX_UNWRITTEN", 2)
         with pytest.raises(OSError, match="No space left on device"):
-            run(model, pictures, tmp_path / "out")
-    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES
+            run(model, images, tmp_path / "out")
+    assert run(model, images, tmp_path / "out").num_new == NUM_IMAGES
 
 
-def test_a_disk_that_fills_up_ends_the_run_in_a_line_and_what_is_done_stays(model, pictures, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_ends_the_run_in_a_line_and_what_is_done_stays(model, images, tmp_path, monkeypatch):
     save = Image.Image.save
 
     def full(self, path, *args, **settings):
-        if self.size == (60, 68):  # the fifth picture
+        if self.size == (60, 68):  # the fifth image
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
         save(self, path, *args, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
-        with pytest.raises(OSError, match=r"No space left on device\. Of 7 pictures, \d are done and stay"):
-            run(model, pictures, tmp_path / "out")
-    assert list((tmp_path / "out" / ".drafts").iterdir()) == []
+        with pytest.raises(OSError, match=r"No space left on device\. Of 7 images, \d are done and stay"):
+            run(model, images, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / ".drafts").iterdir()] == ["0-of-1.lock"]
     num_written = num_records(tmp_path / "out")
     assert num_written >= 4
-    assert run(model, pictures, tmp_path / "out").num_new == NUM_PICTURES - num_written
-    run(model, pictures, tmp_path / "whole")
+    assert run(model, images, tmp_path / "out").num_new == NUM_IMAGES - num_written
+    run(model, images, tmp_path / "whole")
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_computed(pictures, tmp_path, tiny_config):
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_computed(images, tmp_path, tiny_config):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="file"):
-        run(NeverAsked(tiny_config), pictures, tmp_path / "file" / "out")
+        run(NeverAsked(tiny_config), images, tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
-def test_a_picture_whose_files_cannot_be_written_is_noted_and_tried_again(
-    model, pictures, tmp_path, monkeypatch, task
-):
+def test_an_image_whose_files_cannot_be_written_is_noted_and_tried_again(model, images, tmp_path, monkeypatch, task):
     save = Image.Image.save
 
     def refuse(self, path, *args, **settings):
@@ -328,15 +325,15 @@ def test_a_picture_whose_files_cannot_be_written_is_noted_and_tried_again(
     for _ in range(2):
         with monkeypatch.context() as patched:
             patched.setattr(Image.Image, "save", refuse)
-            summary = run(model, pictures, tmp_path / "out", **settings)
-        assert summary.is_complete and summary.num_segmented == NUM_PICTURES - 1 and not summary.unreadable
+            summary = run(model, images, tmp_path / "out", **settings)
+        assert summary.is_complete and summary.num_segmented == NUM_IMAGES - 1
         assert [name for name, _ in summary.failed] == ["b/c/2.png"]
-        assert "1 cannot be segmented or written" in str(summary) and "File name too long" in str(summary)
+        assert "1 could not be segmented" in str(summary) and "File name too long" in str(summary)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"][0]["name"] == "b/c/2.png"
-    assert not list((tmp_path / "out").rglob("2.png*"))
-    summary = run(model, pictures, tmp_path / "out", **settings)
+    assert [path.name for path in (tmp_path / "out").rglob("2.png*")] == ["2.png.json"]  # the record of the failure
+    summary = run(model, images, tmp_path / "out", **settings)
     assert summary.num_new == 1 and not summary.failed
-    run(model, pictures, tmp_path / "whole", **settings)
+    run(model, images, tmp_path / "whole", **settings)
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
@@ -360,10 +357,10 @@ def test_names_that_cannot_be_names_of_results_end_nothing(model, tmp_path):
 def test_names_that_are_no_text_are_segmented_once_and_named_in_json(model, tmp_path):
     (tmp_path / "in\udcfe").mkdir()
     Image.new("RGB", (60, 40), "gray").save(tmp_path / "in\udcfe" / "a\udcff.png")
-    (tmp_path / "in\udcfe" / "b\udcff.png").write_bytes(b"no picture")
+    (tmp_path / "in\udcfe" / "b\udcff.png").write_bytes(b"no image")
     for num_new in (1, 0):
         summary = run(model, tmp_path / "in\udcfe", tmp_path / "out", outputs=DEFAULT_OUTPUTS)
-        assert summary.is_complete and summary.num_new == num_new and len(summary.unreadable) == 1
+        assert summary.is_complete and summary.num_new == num_new and len(summary.failed) == 1
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert content["images"][0]["file_name"] == content["images"][0]["id"] == "a\\udcff.png"
     assert (tmp_path / "out" / "panoptic" / content["annotations"][0]["file_name"]).is_file()
@@ -371,9 +368,9 @@ def test_names_that_are_no_text_are_segmented_once_and_named_in_json(model, tmp_
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "cut", "folder removed"])
 @pytest.mark.parametrize("output", ["overlays", "panoptic"])
-def test_files_that_are_gone_or_damaged_are_made_again(model, pictures, tmp_path, output, damage):
+def test_files_that_are_gone_or_damaged_are_made_again(model, images, tmp_path, output, damage):
     out = tmp_path / "out"
-    run(model, pictures, out, outputs=DEFAULT_OUTPUTS)
+    run(model, images, out, outputs=DEFAULT_OUTPUTS)
     before = results(out)
     files = sorted((out / output).rglob("*.png"))
     if damage == "folder removed":
@@ -382,66 +379,68 @@ def test_files_that_are_gone_or_damaged_are_made_again(model, pictures, tmp_path
         files[1].unlink()
     else:
         files[1].write_bytes(files[1].read_bytes()[:50] if damage == "cut" else b"")
-    summary = run(model, pictures, out, outputs=DEFAULT_OUTPUTS)
-    assert summary.num_new == (NUM_PICTURES if damage == "folder removed" else 1)
+    summary = run(model, images, out, outputs=DEFAULT_OUTPUTS)
+    assert summary.num_new == (NUM_IMAGES if damage == "folder removed" else 1)
     assert results(out) == before
 
 
 @pytest.mark.parametrize("name", ["summary.json", "panoptic.json"])
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{", b'{"num_pictures": "7"}', b"\0" * 100])
-def test_a_file_about_all_pictures_that_is_gone_or_damaged_is_made_again(model, pictures, tmp_path, name, content):
-    run(model, pictures, tmp_path)
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{", b'{"num_images": "7"}', b"\0" * 100])
+def test_a_file_about_all_images_that_is_gone_or_damaged_is_made_again(model, images, tmp_path, name, content):
+    run(model, images, tmp_path)
     before = results(tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     model.__class__ = NeverAsked
-    assert run(model, pictures, tmp_path).is_complete
+    assert run(model, images, tmp_path).is_complete
     assert results(tmp_path) == before
 
 
-def test_a_record_that_is_damaged_costs_its_picture_alone(model, pictures, tmp_path):
-    run(model, pictures, tmp_path)
+@pytest.mark.parametrize("damage", [lambda content: b"\0" * len(content), lambda content: content[:-9], lambda _: b""])
+def test_a_record_that_is_damaged_costs_its_image_alone(model, images, tmp_path, damage):
+    run(model, images, tmp_path)
     before = results(tmp_path)
-    records = tmp_path / "records" / "0-of-1.jsonl"
-    lines = records.read_bytes().splitlines(keepends=True)
-    lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
-    lines[4] = lines[4].replace(b'"segments": [', b'"segments": {"a": [').replace(b"]}\n", b"]}}\n")
-    records.write_bytes(b"".join(lines))
-    assert run(model, pictures, tmp_path).num_new == 2
+    record = tmp_path / "records" / "b" / "0.jpg.json"
+    record.write_bytes(damage(record.read_bytes()))
+    assert run(model, images, tmp_path).num_new == 1
     assert results(tmp_path) == before
 
 
-def test_a_picture_that_another_takes_the_place_of_is_segmented_again(model, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+def test_an_image_that_another_takes_the_place_of_is_segmented_again(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
     run(model, folder, tmp_path / "out")
     Image.new("RGB", (33, 44), "red").save(folder / "x.png")
     assert run(model, folder, tmp_path / "out").num_new == 1
     with Image.open(tmp_path / "out" / "panoptic" / "x.png.png") as png:
         assert png.size == (33, 44)
+    images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
+    assert [(image["width"], image["height"]) for image in images if image["id"] == "x.png"] == [(33, 44)]
     assert run(model, folder, tmp_path / "out").num_new == 0
 
 
-def test_what_killed_runs_of_other_processes_left_is_removed_and_what_is_being_written_stays(
-    model, pictures, tmp_path
-):
-    (tmp_path / ".drafts").mkdir()
-    for name in ("0-of-1.7.0", "1-of-2.7.0", "0-of-2.8.3"):
+def test_what_killed_runs_of_other_processes_left_is_removed_and_what_is_being_written_stays(model, images, tmp_path):
+    for name in ("0-of-1/7.0", "1-of-2/7.0", "0-of-2/8.3"):
+        (tmp_path / ".drafts" / name).parent.mkdir(parents=True)
         (tmp_path / ".drafts" / name).write_bytes(b"half a PNG")
-    with only_run(tmp_path, "0-of-2"):
-        run(model, pictures, tmp_path)
-    assert [path.name for path in (tmp_path / ".drafts").iterdir()] == ["0-of-2.8.3"]
+    with SharedFolder(tmp_path, "0-of-2").hold():
+        run(model, images, tmp_path)
+        assert [path.name for path in (tmp_path / ".drafts").glob("*/*")] == ["8.3"]
+    assert not list((tmp_path / ".drafts").glob("*/*"))
 
 
-def test_two_runs_at_once_are_refused_before_the_second_has_done_anything(model, pictures, tmp_path):
-    with only_run(tmp_path, "0-of-1"), pytest.raises(OSError, match="Another run is writing predictions into"):
-        run(model, pictures, tmp_path)
-    assert run(model, pictures, tmp_path).num_new == NUM_PICTURES
+def test_two_runs_at_once_are_refused_before_the_second_has_done_anything(model, images, tmp_path):
+    with (
+        SharedFolder(tmp_path, "0-of-1").hold(),
+        pytest.raises(OSError, match="Another run is writing predictions into"),
+    ):
+        run(model, images, tmp_path)
+    assert run(model, images, tmp_path).num_new == NUM_IMAGES
 
 
-def test_outputs_that_are_not_finite_are_noted_of_their_picture_alone(model, pictures, tmp_path):
-    run(model, pictures, tmp_path / "whole", batch_size=4)
+def test_outputs_that_are_not_finite_are_noted_of_their_image_alone(model, images, tmp_path):
+    run(model, images, tmp_path / "whole", batch_size=4)
     forward = model.forward
 
     def broken(pixel_values, **inputs):
@@ -451,11 +450,11 @@ def test_outputs_that_are_not_finite_are_noted_of_their_picture_alone(model, pic
         return outputs
 
     model.forward = broken
-    summary = run(model, pictures, tmp_path / "out", batch_size=4)
+    summary = run(model, images, tmp_path / "out", batch_size=4)
     assert summary.failed == (("a/1.png", "the model's outputs are not finite (nan or inf)"),)
-    assert summary.num_new == summary.num_segmented == NUM_PICTURES - 1
+    assert summary.num_new == summary.num_segmented == NUM_IMAGES - 1
     model.forward = forward
-    assert run(model, pictures, tmp_path / "out").num_new == 1
+    assert run(model, images, tmp_path / "out").num_new == 1
     names = {name: (tmp_path / "out" / name, tmp_path / "whole" / name) for name in results(tmp_path / "whole")}
     for name, (out, whole) in names.items():
         if name.endswith(".png") and "a/1" not in name:
@@ -463,33 +462,33 @@ def test_outputs_that_are_not_finite_are_noted_of_their_picture_alone(model, pic
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_pictures_without_segments_are_counted_and_said_to_be_all_of_them(model, pictures, tmp_path, task):
-    summary = run(model, pictures, tmp_path, image_processor=processor(task, threshold=1.0))
-    assert summary.num_empty == NUM_PICTURES
-    assert "7 of them have no segments. Warning: that are all" in str(summary) and "--threshold" in str(summary)
-    assert json.loads((tmp_path / "summary.json").read_text())["num_without_segments"] == NUM_PICTURES
-    assert run(model, pictures, tmp_path, image_processor=processor(task, threshold=1.0)).num_empty == NUM_PICTURES
+def test_images_without_segments_are_counted_and_said_to_be_all_of_them(model, images, tmp_path, task):
+    summary = run(model, images, tmp_path, image_processor=processor(task, threshold=1.0))
+    assert summary.num_empty == NUM_IMAGES
+    assert "7 of them have no segments. Warning: that is all of them" in str(summary) and "--threshold" in str(summary)
+    assert json.loads((tmp_path / "summary.json").read_text())["num_without_segments"] == NUM_IMAGES
+    assert run(model, images, tmp_path, image_processor=processor(task, threshold=1.0)).num_empty == NUM_IMAGES
 
 
 def test_the_summary_shows_no_escape_sequences_of_names(model, tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a\x1b[2J\nb.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "a\x1b[2J\nb.png").write_bytes(b"no image")
     text = str(run(model, tmp_path / "in", tmp_path / "out"))
     assert "\x1b" not in text and "a\\x1b[2J\\nb.png" in text
 
 
-def test_a_picture_whose_annotation_cannot_be_used_is_segmented(model, tmp_path):
+def test_an_image_whose_annotation_cannot_be_used_is_segmented(model, tmp_path):
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 3) / "test"
     model.config.id2label = dict(enumerate([*THINGS, *STUFF]))
-    (data / "panoptic" / "000001.png").write_bytes(b"no picture")
-    source = AnnotatedPictures(CocoPanopticDataset(data, model.config.id2label))
+    (data / "panoptic" / "000001.png").write_bytes(b"no image")
+    source = AnnotatedImages(CocoPanopticDataset(data, model.config.id2label))
     summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
-    assert summary.num_segmented == 3 and not summary.unreadable
+    assert summary.num_segmented == 3 and not summary.failed
     images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["000000.png", "000001.png", "000002.png"]
-    (data / "images" / "000002.png").write_bytes(b"no picture")
+    (data / "images" / "000002.png").write_bytes(b"no image")
     summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
-    assert [name for name, _ in summary.unreadable] == ["000002.png"]
+    assert [name for name, _ in summary.failed] == ["000002.png"]
 
 
 def test_names_of_classes_cannot_break_a_legend():

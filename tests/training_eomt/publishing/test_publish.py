@@ -47,7 +47,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, capsys, remote_code_cache):
+def test_the_command_publishes_the_folder_of_a_training(source, model, tmp_path, capsys, remote_code_cache):
     target = tmp_path / "finished" / "pets"
     main([str(source), str(target), "--license", "apache-2.0", "--dataset", "pets"])
     assert str(target) in capsys.readouterr().out
@@ -64,20 +64,20 @@ def test_the_command_exports_a_training_runs_folder(source, model, tmp_path, cap
         "license": "apache-2.0",
         "datasets": ["pets"],
     }
-    exported = EomtForUniversalSegmentation.from_pretrained(target)
+    published = EomtForUniversalSegmentation.from_pretrained(target)
     for name, weight in model.state_dict().items():
-        assert torch.equal(exported.state_dict()[name], weight), name
+        assert torch.equal(published.state_dict()[name], weight), name
     segmenter = pipeline("image-segmentation", model=str(target), trust_remote_code=True)
     assert type(segmenter).__module__.startswith("transformers_modules")
     segmenter(Image.new("RGB", (50, 40)))
     assert list(target.parent.iterdir()) == [target]  # no drafts
 
 
-def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_path):
+def test_what_was_published_of_the_same_model_is_replaced(model, processor, tmp_path):
     folder = tmp_path / "pets"
     publish_model(model, processor, folder)
     (folder / "notes.txt").write_text("mine")
-    (folder / "model-00001-of-00002.safetensors").write_bytes(b"of a larger export")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"of a larger model")
     torch.nn.init.zeros_(model.query.weight)
     publish_model(model, processor, folder, license="mit")
     assert ModelCard.load(folder / "README.md").data.license == "mit"
@@ -86,7 +86,7 @@ def test_an_earlier_export_of_the_same_model_is_replaced(model, processor, tmp_p
     assert not (folder / "model-00001-of-00002.safetensors").exists()
 
 
-def test_what_is_not_the_exports_stays(model, processor, tmp_path):
+def test_other_files_in_the_folder_stay(model, processor, tmp_path):
     folder = tmp_path / "pets"
     publish_model(model, processor, folder)
     stale = ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
@@ -128,32 +128,32 @@ def refuses(model, processor, folder, match, **facts):
         ({"image_size": (64, 32)}, "image_size"),
     ],
 )
-def test_another_models_export_is_not_overwritten(model, processor, tiny_config, tmp_path, change, field):
+def test_another_published_model_is_not_overwritten(model, processor, tiny_config, tmp_path, change, field):
     publish_model(model, processor, tmp_path / "pets")
     other = EomtForUniversalSegmentation(EomtConfig(**{**tiny_config.to_dict(), **change}))
     refuses(other, processor, tmp_path / "pets", f"another model: {field}.*Choose another folder")
 
 
-def test_another_familys_export_is_not_overwritten(model, processor, tiny_dinov3_config, tmp_path):
+def test_a_model_of_another_family_is_not_overwritten(model, processor, tiny_dinov3_config, tmp_path):
     publish_model(model, processor, tmp_path / "pets")
     other = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
     refuses(other, processor, tmp_path / "pets", "another model: model_type")
 
 
-def test_an_export_for_another_task_is_not_overwritten(model, processor, tmp_path):
+def test_a_model_for_another_task_is_not_overwritten(model, processor, tmp_path):
     publish_model(model, processor, tmp_path / "pets")
     settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
     (tmp_path / "pets" / "preprocessor_config.json").write_text(json.dumps({**settings, "task": "semantic"}))
     refuses(model, processor, tmp_path / "pets", "another model: task")
 
 
-def test_an_export_with_another_base_model_is_not_overwritten(model, processor, tmp_path):
+def test_a_model_with_another_base_model_is_not_overwritten(model, processor, tmp_path):
     publish_model(model, processor, tmp_path / "pets", base_model="me/base")
     refuses(model, processor, tmp_path / "pets", "another model: base_model", base_model="you/base")
     publish_model(model, processor, tmp_path / "pets")
 
 
-def test_what_is_no_export_is_not_overwritten(source, model, processor, tmp_path):
+def test_what_was_not_published_is_not_overwritten(source, model, processor, tmp_path):
     refuses(model, processor, source, "not published there")  # the same model, as training left it
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "picture.jpg").write_bytes(b"")
@@ -171,7 +171,7 @@ def test_an_empty_folder_is_filled(model, processor, tmp_path):
     assert (tmp_path / "pets" / "model.safetensors").exists()
 
 
-def test_an_export_that_fails_leaves_everything_as_it_was(model, processor, tmp_path, monkeypatch):
+def test_publishing_that_fails_leaves_everything_as_it_was(model, processor, tmp_path, monkeypatch):
     publish_model(model, processor, tmp_path / "pets")
     before = contents(tmp_path / "pets")
 
@@ -193,7 +193,7 @@ def test_a_class_that_does_not_bring_its_code_is_refused(model, processor, tmp_p
     assert not any(tmp_path.iterdir())
 
 
-def test_an_export_of_an_export_says_what_it_said(model, processor, tmp_path):
+def test_publishing_a_published_model_again_says_what_its_card_said(model, processor, tmp_path):
     facts = {
         "license": "other",
         "license_name": "pets-licence",
@@ -206,7 +206,7 @@ def test_an_export_of_an_export_says_what_it_said(model, processor, tmp_path):
     }
     publish_model(model, processor, tmp_path / "pets", **facts)
 
-    def exported(target, *options):
+    def publish(target, *options):
         main([str(tmp_path / "pets"), str(tmp_path / target), *options])
         metadata = ModelCard.load(tmp_path / target / "README.md").data.to_dict()
         results = metadata.pop("model-index", [{"results": None}])[0]["results"]
@@ -214,15 +214,15 @@ def test_an_export_of_an_export_says_what_it_said(model, processor, tmp_path):
 
     expected = ModelCard.load(tmp_path / "pets" / "README.md").data.to_dict()
     expected_results = expected.pop("model-index")[0]["results"]
-    assert exported("same") == (expected, expected_results)
-    assert exported("pets") == (expected, expected_results)
-    metadata, results = exported("changed", "--license", "mit", "--dataset", "pets")
+    assert publish("same") == (expected, expected_results)
+    assert publish("pets") == (expected, expected_results)
+    metadata, results = publish("changed", "--license", "mit", "--dataset", "pets")
     changed = {name: value for name, value in expected.items() if not name.startswith("license_")}
     assert (metadata, results) == ({**changed, "license": "mit", "datasets": ["pets"]}, expected_results)
     (tmp_path / "results.json").write_text('{"eval_pq": 0.6}')
-    _, (result,) = exported("measured", "--results", str(tmp_path / "results.json"))
+    _, (result,) = publish("measured", "--results", str(tmp_path / "results.json"))
     assert result["metrics"] == [{"type": "pq", "value": 0.6}] and "source" not in result
-    metadata, results = exported("instances", "--task", "instance")
+    metadata, results = publish("instances", "--task", "instance")
     assert results is None and metadata["tags"] == ["eomt", "instance-segmentation", "animals"]
 
 
@@ -247,7 +247,7 @@ def test_a_card_that_somebody_changed_stays_on_the_hub_and_tags_of_others_are_ke
     assert hub.files["README.md"] == b"# M\xfcll\n" and "it stays" in caplog.text
 
 
-def test_an_export_goes_to_the_hub_with_its_card(source, hub, tmp_path):
+def test_the_folder_goes_to_the_hub_with_its_card(source, hub, tmp_path):
     (tmp_path / "pets").mkdir()
     main([str(source), str(tmp_path / "pets"), "--push-to-hub", "me/pets", "--private"])
     assert hub.files == contents(tmp_path / "pets")
@@ -273,7 +273,7 @@ def test_a_source_without_image_processor_needs_a_task(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["instance", "semantic"])
-def test_every_task_is_exported(source, tmp_path, task):
+def test_every_task_is_published(source, tmp_path, task):
     main([str(source), str(tmp_path / "pets"), "--task", task])
     settings = json.loads((tmp_path / "pets" / "preprocessor_config.json").read_text())
     assert (settings["task"], settings["do_split_image"]) == (task, task == "semantic")
@@ -304,7 +304,7 @@ def test_the_command_says_in_one_line_what_is_wrong(source, tmp_path, capsys):
     assert not (tmp_path / "pets").exists()
 
 
-def test_a_missing_library_is_said_in_one_line(source, tmp_path, capsys, monkeypatch):
+def test_a_missing_library_is_one_line(source, tmp_path, capsys, monkeypatch):
     def fail(*args, **kwargs):
         raise ImportError("torchvision is missing")
 
@@ -315,10 +315,8 @@ def test_a_missing_library_is_said_in_one_line(source, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("after", range(0, 60, 8))
-def test_a_kill_between_two_exports_leaves_the_old_one_the_new_one_or_none(
-    model, processor, tmp_path, monkeypatch, after
-):
-    """And the next export takes what it left away."""
+def test_a_kill_leaves_the_former_model_the_new_one_or_none(model, processor, tmp_path, monkeypatch, after):
+    """The next call deletes what it left."""
     folder = tmp_path / "pets"
     model.query.weight.data.fill_(1.0)
     publish_model(model, processor, folder)
@@ -387,7 +385,7 @@ def test_a_full_or_read_only_disk_is_said_before_the_model_is_loaded(source, tmp
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_failure_of_the_hub_is_said_in_one_line(source, hub, tmp_path, capsys, monkeypatch):
+def test_a_failure_of_the_hub_is_one_line(source, hub, tmp_path, capsys, monkeypatch):
     class UnreachableError(Exception):
         pass
 

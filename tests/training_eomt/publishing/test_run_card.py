@@ -68,7 +68,7 @@ def test_the_card_says_what_was_done_and_found(folder):
 
 
 def test_figures_of_classes_are_fractions_and_names_have_no_effect(folder):
-    """Neither a row more nor a picture, a link or a script comes of a name."""
+    """Neither a row more nor an image, a link or a script comes of a name."""
     name = "a|b\n| c | 9.000 |\n![x](https://x.org/x.png)<script>"
     per_class = {name: {"pq": 0.5, "sq": float("nan"), "tp": 51}, "dog": {"pq": 0.25, "sq": 0.75, "tp": 3}}
     card = write(folder, per_class=per_class, base_model="me/b|c<b>")
@@ -78,7 +78,7 @@ def test_figures_of_classes_are_fractions_and_names_have_no_effect(folder):
     assert "| Started from | me/b\\|c&lt;b&gt; |" in card
 
 
-def test_the_picture_of_the_confusion_matrix_is_shown_where_there_is_one(folder):
+def test_the_image_of_the_confusion_matrix_is_shown_where_there_is_one(folder):
     assert "confusion_matrix.png" not in write(folder)
     (folder / "confusion_matrix.png").write_bytes(b"")
     assert "](confusion_matrix.png)" in write(folder)

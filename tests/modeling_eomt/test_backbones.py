@@ -2,15 +2,32 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
-from modeling_eomt.checkpoints_eomt import resample_patch_kernel
+from configuration_eomt import EomtDinov3Config
+from modeling_eomt import (
+    MODEL_CLASSES,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+    official_parameter_name,
+)
+from modeling_eomt.checkpoints_eomt import (
+    FAMILIES,
+    find_file,
+    find_model_type,
+    get_family,
+    read_weights,
+    resample_patch_kernel,
+)
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -277,3 +294,39 @@ def test_settings_of_a_new_model_that_cannot_be_are_named(tmp_path, settings):
     random_vit("dinov2", tmp_path)
     with pytest.raises(ValueError, match=next(iter(settings))):
         EomtForUniversalSegmentation.from_backbone(tmp_path, **{"image_size": 64, **settings})
+
+
+def test_a_model_type_is_described_once():
+    assert FAMILIES.keys() == MODEL_CLASSES.keys()
+    for model_type, family in FAMILIES.items():
+        assert MODEL_CLASSES[model_type].config_class is family.config_class
+        assert family.config_class.model_type == model_type and get_family(family.config_class) is family
+        assert all(find_model_type(kind) == model_type for kind in family.backbones)
+    assert find_model_type("bert") is None
+
+
+def test_a_configuration_that_extends_a_model_type_has_its_names():
+    class WithDepth(EomtDinov3Config):
+        model_type = "eomt_with_depth"
+
+    assert get_family(WithDepth()) is FAMILIES["eomt_dinov3"]
+
+
+def test_files_on_the_hub_are_downloaded_and_what_is_missing_is_none(hub):
+    hub.files = {"model.safetensors": safetensors.torch.save({"query.weight": torch.ones(2)})}
+    assert find_file("me/model", "pytorch_model.bin") is None
+    assert read_weights("me/model")["query.weight"].tolist() == [1.0, 1.0]
+    hub.files = {}
+    with pytest.raises(OSError, match=r"me/model has no model\.safetensors and no pytorch_model\.bin"):
+        read_weights("me/model")
+
+
+def test_a_repository_that_asks_for_consent_says_so(monkeypatch):
+    def refuse(self, repo_id, file_name, **options):
+        raise GatedRepoError(
+            f"Access to model {repo_id} is restricted.", response=SimpleNamespace(headers={}, request=None)
+        )
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", refuse)
+    with pytest.raises(OSError, match="Access to model me/model is restricted"):
+        read_weights("me/model")

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
@@ -88,23 +87,56 @@ def test_what_transformers_own_class_saves_loads_here(tmp_path, kind, shard_size
     same_predictions(ours, theirs)
 
 
-def test_both_names_of_swiglu_layers_load(tmp_path):
+def test_a_model_in_the_folder_is_replaced_whole_or_in_shards(tmp_path):
+    for shard_size in ("1GB", "30KB", "1GB"):
+        model = random_model(OURS, "dinov3")
+        model.save_pretrained(tmp_path, max_shard_size=shard_size)
+        same_predictions(model, EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path))
+        assert (tmp_path / "model.safetensors").exists() == (shard_size == "1GB")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "shards"])
+def test_both_names_of_swiglu_layers_load(tmp_path, file):
     model = random_model(OURS, "dinov2_swiglu")
     state = model.state_dict()
-    for folder, weights in ("new", dict(state)), ("old", fuse_swiglu(state)):
-        model.config.save_pretrained(tmp_path / folder)
-        save_file(
-            {name: weight.contiguous() for name, weight in weights.items()}, tmp_path / folder / "model.safetensors"
-        )
-        loaded, info = EomtForUniversalSegmentation.from_pretrained(tmp_path / folder, output_loading_info=True)
-        assert without_problems(info)
-        same_predictions(model, loaded)
-    with safe_open(tmp_path / "old" / "model.safetensors", "pt") as file:
-        assert "layers.0.mlp.weights_in.weight" in file.keys()  # noqa: SIM118
-        assert file.get_slice("layers.0.mlp.weights_in.weight").get_shape() == [
-            2 * 88,
-            32,
-        ]  # 4 * 32 * 2 / 3, rounded up
+    for folder, weights in (tmp_path / "new", dict(state)), (tmp_path / "old", fuse_swiglu(state)):
+        model.config.save_pretrained(folder)
+        weights = {name: weight.contiguous() for name, weight in weights.items()}
+        if file == "shards":
+            names = {name: f"model-{index % 2}.safetensors" for index, name in enumerate(weights)}
+            for shard in set(names.values()):
+                save_file({name: weights[name] for name in weights if names[name] == shard}, folder / shard)
+            index = {"metadata": {"total_size": 1}, "weight_map": names}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        else:
+            (save_file if file == "model.safetensors" else torch.save)(weights, folder / file)
+        for options in ({}, {"config": model.config}, {"config": folder}):  # as `AutoModel` calls it
+            loaded, info = EomtForUniversalSegmentation.from_pretrained(folder, output_loading_info=True, **options)
+            assert without_problems(info) and loaded.config.name_or_path == str(folder)
+            same_predictions(model, loaded)
+
+
+def test_what_is_loaded_otherwise_loads_under_old_names_too(tmp_path):
+    model = random_model(OURS, "dinov2_swiglu")
+    old = fuse_swiglu(model.state_dict())
+    loaded = EomtForUniversalSegmentation.from_pretrained(None, config=model.config, state_dict=old)
+    same_predictions(model, loaded)
+    model.config.save_pretrained(tmp_path)
+    save_file(old, tmp_path / "model.safetensors")
+    loaded = EomtForUniversalSegmentation.from_pretrained(
+        tmp_path, id2label={0: "a"}, ignore_mismatched_sizes=True, dtype=torch.bfloat16
+    )
+    assert loaded.config.num_labels == 1 and loaded.class_predictor.out_features == 2
+    assert torch.equal(loaded.layers[1].mlp.up_proj.weight, model.layers[1].mlp.up_proj.weight.bfloat16())
+    del old["layers.1.mlp.weights_in.bias"]
+    save_file(old, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"(?s){tmp_path}.*missing: layers.1.mlp.gate_proj.bias"):
+        EomtForUniversalSegmentation.from_pretrained(tmp_path)
+
+
+def test_the_earlier_layers_hold_gate_and_value_in_one(tmp_path):
+    weights = fuse_swiglu(random_model(OURS, "dinov2_swiglu").state_dict())
+    assert weights["layers.0.mlp.weights_in.weight"].shape == (2 * 88, 32)  # 4 * 32 * 2 / 3, rounded up
 
 
 def test_both_names_of_swiglu_layers_are_state_dicts_too():
