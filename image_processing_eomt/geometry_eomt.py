@@ -320,7 +320,7 @@ def upsample_masks(mask_logits: Tensor, view: View, output_size: tuple[int, int]
 
 def as_label_maps(segmentation_maps: Any) -> list[Tensor]:
     """
-    A map, a list of maps or a stack of maps as a list of tensors.
+    Returns a map, a list of maps or a stack of maps as a list of tensors.
 
     Maps are PIL images, NumPy arrays or tensors of integers. In a list, an entry may be a stack of masks too.
 
@@ -337,23 +337,17 @@ def as_label_maps(segmentation_maps: Any) -> list[Tensor]:
 
 
 def _as_label_map(label_map: Any, index: int) -> Tensor:
-    if not isinstance(label_map, Tensor):
-        array = np.asarray(label_map)
-        if array.dtype.kind not in "biu":
-            raise ValueError(_not_a_map(index, array.shape, array.dtype))
-        label_map = torch.from_numpy(array if array.dtype == bool else array.astype(np.int64))
-    if label_map.ndim == 3 and label_map.dtype == torch.bool:
-        return label_map
-    if label_map.ndim != 2 or label_map.is_floating_point() or label_map.is_complex():
-        raise ValueError(_not_a_map(index, tuple(label_map.shape), label_map.dtype))
-    return label_map.to(torch.int64)
-
-
-def _not_a_map(index: int, shape: tuple[int, ...], dtype: Any) -> str:
-    hint = " Decode coloured PNGs first, for COCO with R + 256 G + 65536 B." if len(shape) == 3 else ""
-    return (
+    given = label_map if isinstance(label_map, Tensor) else np.asarray(label_map)
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biu":
+        given = torch.from_numpy(given if given.dtype == bool else given.astype(np.int64))
+    if isinstance(given, Tensor) and given.ndim == 3 and given.dtype == torch.bool:
+        return given
+    if isinstance(given, Tensor) and given.ndim == 2 and not given.is_floating_point() and not given.is_complex():
+        return given.to(torch.int64)
+    hint = " Decode coloured PNGs first, for COCO with R + 256 G + 65536 B." if given.ndim == 3 else ""
+    raise ValueError(
         f"Segmentation map {index} must be (height, width) integers or (num_masks, height, width) bool, got shape "
-        f"{shape} of {dtype}.{hint}"
+        f"{tuple(given.shape)} of {given.dtype}.{hint}"
     )
 
 
@@ -361,10 +355,10 @@ def masks_and_classes(
     label_map: Tensor, id_to_class: Mapping[int, int] | None, ignore_index: int | None, do_reduce_labels: bool
 ) -> tuple[Tensor, Tensor]:
     """
-    One mask and one class per id in a map.
+    Returns one mask and one class per id in a map.
 
-    Pixels equal to `ignore_index` belong to nothing, unless `id_to_class` gives that id a class. With
-    `do_reduce_labels`, neither does what is 0 (as an id or as a class), and every other class is one less.
+    Pixels equal to `ignore_index` belong to no target, unless `id_to_class` gives that id a class. With
+    `do_reduce_labels`, neither do 0 as an id and 0 as a class, and every other class is one less.
 
     Args:
         label_map: `(height, width)` int64 ids, or `(num_masks, height, width)` bool masks with their indices as ids:
@@ -442,7 +436,7 @@ def _compress(lengths: list[int]) -> str:
         while True:
             bits = rest & 31
             rest >>= 5
-            # Done when what is left is only the sign, which the highest of the five bits repeats.
+            # Done when only the sign is left, which the highest of the five bits repeats.
             is_last = rest == (-1 if bits & 16 else 0)
             characters.append(chr(48 + (bits if is_last else bits | 32)))
             if is_last:

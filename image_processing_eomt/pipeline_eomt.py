@@ -1,7 +1,7 @@
-"""What `pipeline("image-segmentation", ..., trust_remote_code=True)` runs."""
+"""The class behind `pipeline("image-segmentation", ..., trust_remote_code=True)`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import IOBase
 from types import SimpleNamespace
@@ -21,8 +21,6 @@ from .settings_eomt import STORED, TASKS, check_names, check_settings, check_tas
 
 
 logger = logging.getLogger(__name__)
-
-MAX_BATCH_SIZE, MAX_WORKERS = 2**16, 2**10
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     model: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _check_loading(kwargs)
+        check_settings({name: kwargs.get(name) for name in ("batch_size", "num_workers")})
         super().__init__(*args, **kwargs)
         self._other_sizes: set[tuple[int, int]] = set()  # of images that were warned of
 
@@ -76,7 +74,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         inputs = kwargs.pop("images", inputs)
-        _check_loading(kwargs)
+        check_settings({name: kwargs.get(name) for name in ("batch_size", "num_workers")})
         if isinstance(inputs, tuple) or (isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4):
             inputs = list(inputs)
         if isinstance(inputs, list):
@@ -84,18 +82,18 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
                 return []
             inputs = [_NumberedImage(index, image) for index, image in enumerate(inputs)]
         elif isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
-            # by its length: not every data set raises an IndexError at its end
-            data_set: Any = inputs
-            inputs = (_NumberedImage(index, data_set[index]) for index in range(len(data_set)))
+            # by its length: not every dataset raises an IndexError at its end
+            dataset: Any = inputs
+            inputs = (_NumberedImage(index, dataset[index]) for index in range(len(dataset)))
         elif not isinstance(inputs, str | bytes | IOBase) and isinstance(inputs, Iterator | Sequence):
-            # also a column of a data set, whose images are not read all at once
+            # also a column of a dataset, whose images are not read all at once
             inputs = (_NumberedImage(index, image) for index, image in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self, image: Any, subtask: str | None = None, timeout: float | None = None
     ) -> Iterator[dict[str, Any]]:
-        """One image to the inputs it makes, one at a time, each with a batch dimension of 1."""
+        """Yields the inputs that an image makes, each with a batch dimension of 1."""
         number, image = (image.index, image.image) if isinstance(image, _NumberedImage) else (None, image)
         processor = self.image_processor
         settings: dict[str, Any] = {}
@@ -122,7 +120,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
             }
 
     def _warn_of_other_size(self) -> None:
-        """Says once for each size of images that it is not the one the model is made for."""
+        """Warns once for each size of inputs that is not the one the model is made for."""
         size = self.model.config.image_size
         made_for = (size, size) if isinstance(size, int) else tuple(size)
         given = parse_size(self.image_processor.size)
@@ -136,7 +134,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
             )
 
     def forward(self, model_inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As `Pipeline.forward`, but the results stay where the model is: post-processing is faster there."""
+        """Does as `Pipeline.forward`, but the results stay on the model's device: post-processing is faster there."""
         with self.device_placement(), self.get_inference_context()():
             inputs = self._ensure_tensor_on_device(model_inputs, device=self.device)
             outputs: dict[str, Any] = self._forward(inputs, **parameters)
@@ -154,7 +152,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     def postprocess(  # type: ignore[override]
         self, model_outputs: list[dict[str, Any]], subtask: str | None = None, **settings: Any
     ) -> list[dict[str, Any]]:
-        """The segments of one image, from the outputs for all that it was split into."""
+        """Returns the segments of one image, from the outputs for all its windows."""
         outputs = SimpleNamespace(  # the masks, which take most of the memory, are not copied
             masks_queries_logits=[masks for output in model_outputs for masks in output["masks_queries_logits"]],
             class_queries_logits=torch.cat([output["class_queries_logits"] for output in model_outputs]),
@@ -181,13 +179,6 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         ]
 
 
-def _check_loading(settings: Mapping[str, Any]) -> None:
-    for name, smallest, largest in (("batch_size", 1, MAX_BATCH_SIZE), ("num_workers", 0, MAX_WORKERS)):
-        number = settings.get(name)
-        if number is not None and (type(number) is not int or not smallest <= number <= largest):
-            raise ValueError(f"{name} must be a whole number from {smallest} to {largest}, got {number!r:.100}.")
-
-
 def _as_image(mask: Tensor) -> Image.Image:
-    """`(height, width)` bool as a PIL image of mode "L", 255 where it is True."""
+    """Converts `(height, width)` bool to a PIL image of mode "L", 255 where it is True."""
     return Image.fromarray((mask.to(torch.uint8) * 255).cpu().numpy())

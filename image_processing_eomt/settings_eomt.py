@@ -228,7 +228,10 @@ _RULES: dict[str, Rule] = {
     "input_data_format": Rule(_only(ChannelDimension), "'channels_first' or 'channels_last'"),
     "return_tensors": Rule(_only(TensorType), f"one of {', '.join(repr(kind.value) for kind in TensorType)}"),
     "device": Rule(_device, "a device of this machine, such as 'cpu' or 'cuda:0'"),
+    # of the pipeline
     "timeout": Rule(_POSITIVE, "a number of seconds above 0"),
+    "batch_size": Rule(_integer(1, 2**16), f"a whole number from 1 to {2**16}"),
+    "num_workers": Rule(_integer(0, 2**10), f"a whole number from 0 to {2**10}"),
 }
 
 
@@ -313,8 +316,8 @@ def _are_masks(logits: Any, num_queries: int) -> bool:
 
 
 def check_finite(class_scores: Tensor, mask_logits: Tensor) -> None:
-    """Raises a `ValueError` for predictions that are not finite: those of a model with broken weights or inputs."""
-    # The sum of what is not finite is not finite. One question to the device, and one pass over the masks.
+    """Raises a `ValueError` for predictions that are not finite, as broken weights or inputs give."""
+    # A sum with a value that is not finite is not finite. One question to the device, and one pass over the masks.
     if not (class_scores.sum(dtype=torch.float32) + mask_logits.sum(dtype=torch.float32)).isfinite():
         raise ValueError(
             "The model's predictions are not finite (NaN or infinite): its weights may be damaged, overflow in half "

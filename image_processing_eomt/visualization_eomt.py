@@ -198,7 +198,7 @@ def _paint(image: Image.Image, segment_map: np.ndarray, colors: Sequence[tuple[i
     nothing = segment_map == 0
     pixels[nothing] = np.asarray(image)[nothing]
 
-    # Ranks by area, the smallest segment first, what is no segment last.
+    # Ranks by area, the smallest segment first, the rest of the image last.
     areas = np.bincount(segment_map.ravel(), minlength=len(palette))
     areas[0] = segment_map.size + 1
     ranks = np.empty(len(palette), dtype=segment_map.dtype)

@@ -14,7 +14,7 @@ from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 
 class GoldenProcessing(NamedTuple):
-    """Pictures and logits, and what the original code makes of them."""
+    """Images and logits, and the original code's results."""
 
     settings: dict[str, Any]
     tensors: dict[str, torch.Tensor]
@@ -24,7 +24,7 @@ class GoldenProcessing(NamedTuple):
         return [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in self.of_images("image")]
 
     def of_images(self, name: str) -> list[torch.Tensor]:
-        """One tensor for each picture."""
+        """One tensor for each image."""
         return [self.tensors[f"{name}.{index}"] for index in range(len(self.settings["original_sizes"]))]
 
     def outputs(self, task: str) -> SimpleNamespace:

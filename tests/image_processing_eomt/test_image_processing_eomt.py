@@ -72,7 +72,7 @@ def test_a_saved_processor_loads_and_saves_again_as_remote_code(name, tmp_path, 
     loaded.save_pretrained(tmp_path / "second")
     files = [{file.name for file in (tmp_path / folder).iterdir()} for folder in ("first", "second")]
     assert files[0] == files[1]
-    assert files[0] > CODE
+    assert {name for name in files[0] if name.endswith(".py")} == CODE
     configs = [(tmp_path / folder / "preprocessor_config.json").read_text() for folder in ("first", "second")]
     assert configs[0] == configs[1]
     again = AutoImageProcessor.from_pretrained(tmp_path / "second", trust_remote_code=True, backend=name)
@@ -374,7 +374,7 @@ def test_a_task_given_later_brings_its_splitting_and_padding_along(backend, tmp_
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
-def test_transformers_own_processor_sees_the_same_of_a_picture(backend, tmp_path, task):
+def test_transformers_own_processor_sees_the_same_of_a_image(backend, tmp_path, task):
     backend(size=64, task=task).save_pretrained(tmp_path)
     their_class = TheirProcessor if backend is EomtImageProcessor else TheirProcessorPil
     theirs, ours = their_class.from_pretrained(tmp_path), backend.from_pretrained(tmp_path)

@@ -219,7 +219,7 @@ def test_transformers_own_pipeline_does_the_task_of_the_checkpoint(model, images
             best |= mask
 
 
-def test_columns_data_sets_tuples_and_paths_are_read(segmenter, images, tmp_path):
+def test_columns_datasets_tuples_and_paths_are_read(segmenter, images, tmp_path):
     files = [str(tmp_path / f"{index}.png") for index in range(3)]
     for image, file in zip(images, files):
         image.save(file)
@@ -230,7 +230,7 @@ def test_columns_data_sets_tuples_and_paths_are_read(segmenter, images, tmp_path
 
 
 class EndlessDataset(torch.utils.data.Dataset):
-    """As many data sets of PyTorch it has a length, and no end to its indices."""
+    """As many datasets of PyTorch it has a length, and no end to its indices."""
 
     def __init__(self, images):
         self.images = images
@@ -242,7 +242,7 @@ class EndlessDataset(torch.utils.data.Dataset):
         return self.images[index % len(self.images)]
 
 
-def test_a_data_set_ends_after_its_length(segmenter, images):
+def test_a_dataset_ends_after_its_length(segmenter, images):
     expected = [as_lists(segmenter(image)) for image in images[:3]]
     found = islice(segmenter(EndlessDataset(images[:3]), batch_size=2), 10)
     assert [as_lists(segments) for segments in found] == expected
@@ -270,7 +270,7 @@ def test_photographs_are_turned_upright(segmenter, images, tmp_path):
         assert as_lists(segments) == as_lists(segmenter(images[0]))
 
 
-def test_sixteen_bit_pictures_are_not_clipped(segmenter, images, tmp_path):
+def test_sixteen_bit_images_are_not_clipped(segmenter, images, tmp_path):
     grey = np.array(images[0].convert("L"))
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     assert as_lists(segmenter(str(tmp_path / "deep.png"))) == as_lists(segmenter(Image.fromarray(grey)))

@@ -302,7 +302,7 @@ def test_half_precision_logits_give_classes_too():
     assert result.segmentation.shape == (16, 16) and result.segmentation_scores.dtype == torch.float32
 
 
-LARGE_PICTURE = """
+LARGE_IMAGE = """
 import resource, sys, torch
 from types import SimpleNamespace
 from image_processing_eomt import EomtImageProcessorPil
@@ -316,8 +316,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform ==
 
 
 @pytest.mark.slow
-def test_a_large_picture_with_many_classes_takes_less_than_one_and_a_half_gigabytes():
-    result = subprocess.run([sys.executable, "-c", LARGE_PICTURE], capture_output=True, text=True, check=False)
+def test_a_large_image_with_many_classes_takes_less_than_one_and_a_half_gigabytes():
+    result = subprocess.run([sys.executable, "-c", LARGE_IMAGE], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 1.5e9  # of the whole process; the scores of all classes alone would be 2.5e9
 

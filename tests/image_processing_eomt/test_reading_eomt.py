@@ -365,7 +365,7 @@ def test_sixteen_bits_become_eight_and_are_not_clipped():
     assert as_pixels(np.array([[0, 65535, 32768]], np.uint16), True)[0].tolist() == [[0, 255, 128]]
 
 
-def test_binary_pictures_are_black_and_white():
+def test_binary_images_are_black_and_white():
     assert as_pixels(np.array([[True, False]]), True)[0].tolist() == [[255, 0]]
 
 
@@ -388,7 +388,7 @@ def test_where_channels_are_can_be_said():
     assert as_pixels(ambiguous, True, "channels_last").shape == (3, 3, 4)
 
 
-def test_what_is_no_picture_is_an_error():
+def test_other_inputs_are_errors():
     with pytest.raises(TypeError, match="must be a PIL image, a NumPy array or a tensor, got dict"):
         as_pixels({}, True)
     with pytest.raises(ValueError, match="channel"):
@@ -396,7 +396,7 @@ def test_what_is_no_picture_is_an_error():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (4, 6, 3), (1, 6, 3), (4, 1, 3)])
-def test_a_side_of_three_is_the_channels_however_small_the_picture(shape):
+def test_a_side_of_three_is_the_channels_however_small_the_image(shape):
     assert as_pixels(np.zeros(shape, np.uint8), True).shape == (3, *shape[:2])
     assert as_pixels(np.zeros((3, 4, 1), np.uint8), True).shape == (3, 4, 1)
 

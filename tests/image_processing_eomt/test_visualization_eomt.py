@@ -36,7 +36,7 @@ def written(image, segmentation, infos, names):
 
 @pytest.fixture
 def scene():
-    """A grey picture, 120 high and 200 wide: the left half is one segment, the right half nothing."""
+    """A grey image, 120 high and 200 wide: the left half is one segment, the right half nothing."""
     segmentation = np.full((120, 200), -1)
     segmentation[:, :100] = 0
     return Image.new("RGB", (200, 120), (128, 128, 128)), segmentation, [{"id": 0, "label_id": 1}]
@@ -64,7 +64,7 @@ def test_a_segment_is_filled_and_the_rest_left_alone(scene):
 
 @pytest.mark.parametrize("shade", [0, 40, 128, 215, 255])
 @pytest.mark.parametrize("label_id", range(12))
-def test_outlines_show_on_dark_and_on_light_pictures(shade, label_id):
+def test_outlines_show_on_dark_and_on_light_images(shade, label_id):
     segmentation = np.arange(80).reshape(1, 80).repeat(60, axis=0) // 20  # nothing, two instances, another class
     infos = [{"id": 1, "label_id": label_id}, {"id": 2, "label_id": label_id}, {"id": 3, "label_id": label_id + 1}]
     image = Image.new("RGB", (80, 60), (shade,) * 3)
@@ -109,7 +109,7 @@ def test_names_lie_inside_their_segments(photograph):
     assert named > 15  # of 32, many of them slivers
 
 
-def test_names_in_large_pictures_lie_inside_their_segments_too(photograph):
+def test_names_in_large_images_lie_inside_their_segments_too(photograph):
     image, segmentation, infos, names = photograph
     segmentation = segmentation.repeat(3, axis=0).repeat(3, axis=1)
     image = image.resize(segmentation.shape[::-1])
@@ -127,7 +127,7 @@ def test_a_name_is_in_the_middle_of_a_plain_segment(scene):
     assert abs((columns.min() + columns.max()) / 2 - 49.5) <= 3
 
 
-def test_a_name_is_not_cut_at_the_border_of_the_picture(scene):
+def test_a_name_is_not_cut_at_the_border_of_the_image(scene):
     image, segmentation, infos = scene
     sizes = []
     for top, left in ((50, 90), (0, 0), (104, 172)):
@@ -186,7 +186,7 @@ def test_nothing_to_draw_leaves_the_image(scene):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3000, 50), (50, 3000)])
-def test_pictures_of_any_shape_can_be_drawn(size):
+def test_images_of_any_shape_can_be_drawn(size):
     image = Image.new("RGB", size)
     drawing = draw_segmentation(image, np.ones(size[::-1], dtype=int), [{"id": 1, "label_id": 0}], NAMES)
     assert drawing.size == size
@@ -225,7 +225,7 @@ def test_of_masks_that_overlap_the_best_is_on_top(scene, scores):
     assert (drawing[5, 100] != drawing[5, 5 if top else 195]).any()
 
 
-def test_a_class_has_one_colour_in_every_picture(scene):
+def test_a_class_has_one_colour_in_every_image(scene):
     image, segmentation, infos = scene
     alone = draw_segmentation(image, segmentation, infos, NAMES)
     segmentation[:, 100:] = 7
@@ -270,7 +270,7 @@ def test_masks_that_do_not_go_with_the_segments_are_an_error(scene):
         draw_segmentation(image, masks[None], infos, NAMES)
 
 
-def test_sixteen_bit_pictures_are_drawn_on_as_they_look():
+def test_sixteen_bit_images_are_drawn_on_as_they_look():
     deep = Image.fromarray(np.full((20, 30), 30000, dtype=np.uint16))
     drawing = draw_segmentation(deep, np.full((20, 30), -1), [], {})
     assert drawing.getpixel((5, 5)) == (117, 117, 117)
