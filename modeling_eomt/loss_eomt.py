@@ -20,20 +20,16 @@ from .random_eomt import CANDIDATE_POINTS, MATCHING_POINTS, UNIFORM_POINTS, Step
 
 
 class NonFinitePredictionsError(FloatingPointError):
-    """A prediction with nan or inf in it.
-
-    Args:
-        images: indices, within the batch, of the images whose predictions are not finite.
-    """
+    """Predictions with nan or inf in them; `images` are the indices of their images within the batch."""
 
     def __init__(self, images: list[int]):
         super().__init__(images)
         self.images = images
 
     def __str__(self) -> str:
+        names = f"{'image' if len(self.images) == 1 else 'images'} {', '.join(map(str, self.images))}"
         return (
-            f"The model's predictions for {'image' if len(self.images) == 1 else 'images'} "
-            f"{', '.join(map(str, self.images))} of the batch (counted from 0) are not finite (nan or inf), so they "
+            f"The model's predictions for {names} of the batch (counted from 0) are not finite (nan or inf), so they "
             "cannot be matched to the targets. A lower learning rate, gradient clipping or bf16 instead of fp16 "
             "usually helps."
         )
@@ -264,7 +260,7 @@ class EomtLoss(nn.Module):
             random: places the candidates.
 
         Returns:
-            `(all_targets, predictions, num_points, 2)`, x and y as fractions of width and height.
+            `(all_targets, predictions, num_points, 2)`.
         """
         num_points = self.config.train_num_points
         num_uncertain = int(self.config.importance_sample_ratio * num_points)
@@ -318,18 +314,11 @@ def check_targets(mask_labels: Sequence[Tensor], class_labels: Sequence[Tensor],
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Samples maps at points, bilinearly; outside of a map there is 0.
-
-    Args:
-        maps: `(batch, channels, height, width)` float.
-        points: `(batch, num_points, 2)`, x and y as fractions of width and height; `(1, num_points, 2)` if all maps
-            are sampled at the same points.
-
-    Returns:
-        `(batch, channels, num_points)`.
     """
-    grid = points[:, None].mul(2.0).sub_(1.0)  # (batch, 1, num_points, 2)
-    grid = grid.expand(len(maps), -1, -1, -1)
+    Samples maps `(batch, channels, height, width)` bilinearly, with 0 outside, at points `(batch, num_points, 2)`, x
+    and y as fractions of width and height, or all at `(1, num_points, 2)`. Returns `(batch, channels, num_points)`.
+    """
+    grid = points[:, None].mul(2.0).sub_(1.0).expand(len(maps), -1, -1, -1)  # (batch, 1, num_points, 2)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
 
 

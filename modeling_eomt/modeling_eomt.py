@@ -41,8 +41,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     """
     EoMT for panoptic, instance and semantic segmentation.
 
-    The first blocks of the ViT process class, register and patch tokens. Before the last `config.num_blocks` blocks,
-    learnable queries are put in front of them. A class head reads a class and the mask module a mask off each query.
+    The first blocks of the ViT process class, register and patch tokens; learnable queries join them in the last
+    `config.num_blocks` blocks. A class head reads a class and the mask module a mask off each query.
 
     In training, the attention of a query in a query block may be restricted to the mask it predicts just before that
     block; `mask_probabilities` says how often, per block. In evaluation a block is masked only at exactly 1.
@@ -141,8 +141,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
             kwargs:
                 `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`, as in every model
                 of Transformers. `num_items_in_batch`, `(2,)`: number of images and of masks that the loss is averaged
-                over if this batch is part of a larger one, see [`count_items`]; by default those of this batch, over
-                all processes.
+                over if this batch is part of a larger one, see [`count_items`]; by default this batch's, over all
+                processes.
 
         Returns:
             [`EomtForUniversalSegmentationOutput`].
@@ -210,7 +210,7 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
 
         Args:
             pixel_values: `(batch, num_channels, height, width)`.
-            random: what is random in the blocks of a training step, or None.
+            random: the random numbers of a training step; None in evaluation.
 
         Returns:
             The tokens `(batch, num_queries + num_prefix_tokens + num_patches, hidden_size)`, and what the query blocks

@@ -1,6 +1,6 @@
 """The plain Vision Transformer: embeddings and blocks, of DINOv2 and DINOv3.
 
-Both families are one implementation. What a layer is called follows the family, because parameter names are those of
+Both families are one implementation. The names of some layers depend on the family: parameters have the names of
 Transformers' own EoMT, so that checkpoints move both ways.
 
 Reference: "DINOv2: Learning Robust Visual Features without Supervision", https://arxiv.org/abs/2304.07193, "Vision

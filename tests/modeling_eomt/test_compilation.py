@@ -29,7 +29,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-def compiled(model):
+def compile_model(model):
     """The model as one graph; `aot_eager` traces like the default backend and skips generating code."""
     return torch.compile(model, fullgraph=True, backend="aot_eager")
 
@@ -40,7 +40,7 @@ def test_inference_is_one_graph(model, probability):
     pixel_values = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(pixel_values)
-        outputs = compiled(model)(pixel_values)
+        outputs = compile_model(model)(pixel_values)
     torch.testing.assert_close(outputs.masks_queries_logits, expected.masks_queries_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs.class_queries_logits, expected.class_queries_logits, rtol=1e-4, atol=1e-4)
 
@@ -49,19 +49,19 @@ def test_another_size_is_one_graph(model):
     model.eval().set_mask_probabilities([0.0] * 2)
     pixel_values = torch.randn(1, 3, 32, 96)
     with torch.no_grad():
-        outputs = compiled(model)(pixel_values)
+        outputs = compile_model(model)(pixel_values)
         torch.testing.assert_close(
             outputs.masks_queries_logits, model(pixel_values).masks_queries_logits, rtol=1e-4, atol=1e-4
         )
 
 
-def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_anew(model):
+def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_again(model):
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, :32], masks[1, 32:] = True, True
     labels = {"mask_labels": [masks] * 2, "class_labels": [torch.tensor([0, 2])] * 2}
     labels["image_seeds"] = torch.tensor([3, 2**62])
     pixel_values = torch.randn(2, 3, 64, 64)
-    step = compiled(model.train())
+    step = compile_model(model.train())
     model.set_mask_probabilities([0.9, 0.8])
     loss = step(pixel_values, **labels).loss
     torch.testing.assert_close(loss, model(pixel_values, **labels).loss, rtol=1e-5, atol=0)  # the same random numbers
@@ -76,7 +76,7 @@ def test_training_is_one_graph_and_a_new_mask_probability_does_not_compile_anew(
 def test_training_draws_seeds_in_the_graph_and_says_which_image_is_not_finite(model):
     labels = {"mask_labels": [torch.ones(1, 64, 64)] * 2, "class_labels": [torch.tensor([0])] * 2}
     pixel_values = torch.randn(2, 3, 64, 64)
-    step = compiled(model.train())
+    step = compile_model(model.train())
     model.set_mask_probabilities([0.9, 0.8])
     assert not step(pixel_values, **labels).loss.equal(step(pixel_values, **labels).loss)
     pixel_values[1] = torch.nan

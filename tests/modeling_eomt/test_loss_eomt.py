@@ -102,7 +102,7 @@ def test_several_predictions_at_once_are_scored_like_one_at_a_time(golden_loss):
             torch.testing.assert_close(terms[name], value, rtol=1e-6, atol=0)
 
 
-def outputs_of(config, counts, dtype=torch.bool, size=64):
+def run_model(config, counts, dtype=torch.bool, size=64):
     model = EomtForUniversalSegmentation(config).train()
     masks = [torch.rand(count, size, size).gt(0.5).to(dtype) for count in counts]
     labels = [torch.randint(config.num_labels, (count,)) for count in counts]
@@ -112,7 +112,7 @@ def outputs_of(config, counts, dtype=torch.bool, size=64):
 @pytest.mark.parametrize("counts", [[0, 3], [0, 0], [9, 1]], ids=["one empty", "all empty", "more than queries"])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
 def test_any_number_of_targets_gives_finite_loss_and_gradients(tiny_config, counts, dtype):
-    model, outputs = outputs_of(tiny_config, counts, dtype)
+    model, outputs = run_model(tiny_config, counts, dtype)
     outputs.loss.backward()
     assert outputs.loss.isfinite()
     for name, parameter in model.named_parameters():
@@ -120,7 +120,7 @@ def test_any_number_of_targets_gives_finite_loss_and_gradients(tiny_config, coun
 
 
 def test_loss_is_the_weighted_sum_of_the_terms_of_all_predictions(tiny_config):
-    _, outputs = outputs_of(tiny_config, [2, 3])
+    _, outputs = run_model(tiny_config, [2, 3])
     names = ["loss_mask", "loss_dice", "loss_cross_entropy"]
     assert set(outputs.loss_dict) == {f"{name}{suffix}" for name in names for suffix in ("", "_0", "_1")}
     weights = {"mask": 5.0, "dice": 5.0, "cross": 2.0}
@@ -213,7 +213,7 @@ def uneven_batch(config):
     }
 
 
-def images_of(batch, images):
+def select_images(batch, images):
     """Some images of a batch, in the order given."""
     return {
         name: values[images] if isinstance(values, torch.Tensor) else [values[image] for image in images]
@@ -263,7 +263,7 @@ def test_a_step_has_the_same_loss_and_gradients_however_its_images_are_split(eit
     batch = uneven_batch(either_config)
     model = new_model(either_config)
     expected, expected_gradients = loss_and_gradients(model, [batch])
-    micro_batches = [images_of(batch, images) for images in parts]
+    micro_batches = [select_images(batch, images) for images in parts]
     num_items = sum(count_items(part["class_labels"], either_config.num_queries) for part in micro_batches)
     assert num_items.tolist() == [4, 0 + 1 + 3 + 7]
     loss, gradients = loss_and_gradients(model, micro_batches, num_items_in_batch=num_items)
@@ -274,7 +274,7 @@ def test_a_step_has_the_same_loss_and_gradients_however_its_images_are_split(eit
 def test_another_order_of_the_images_changes_the_order_of_the_predictions_only(either_config):
     batch, order = uneven_batch(either_config), [2, 0, 3, 1]
     model = new_model(either_config)
-    outputs, permuted = model(**batch), model(**images_of(batch, order))
+    outputs, permuted = model(**batch), model(**select_images(batch, order))
     for name in ("masks_queries_logits", "class_queries_logits", "last_hidden_state"):
         torch.testing.assert_close(permuted[name], outputs[name][order], rtol=1e-5, atol=1e-5)
     for name, value in outputs.loss_dict.items():
@@ -297,7 +297,7 @@ def test_other_seeds_are_other_random_numbers_and_the_default_follows_torchs_gen
 def train_on_half(rank, folder, config):
     """One of two processes, with two of the four images, and DistributedDataParallel's mean of gradients."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    half = images_of(uneven_batch(config), [2 * rank, 2 * rank + 1])
+    half = select_images(uneven_batch(config), [2 * rank, 2 * rank + 1])
     model = torch.nn.parallel.DistributedDataParallel(new_model(config))
     loss, _ = loss_and_gradients(model, [half])
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}

@@ -22,7 +22,7 @@ def targets(batch_size=1, size=(64, 64)):
     return {"mask_labels": [masks] * batch_size, "class_labels": [torch.tensor([0, 2])] * batch_size}
 
 
-def randomised(model):
+def randomize(model):
     """A model whose every parameter differs from its initial value, so that none can be swapped unseen."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -32,7 +32,7 @@ def randomised(model):
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_transformers_own_class_loads_what_is_saved_here(tiny_config, tmp_path, probability):
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     model.set_mask_probabilities([probability] * 2)
     model.save_pretrained(tmp_path)
     theirs, info = transformers.EomtForUniversalSegmentation.from_pretrained(tmp_path, output_loading_info=True)
@@ -50,7 +50,7 @@ def test_what_transformers_own_class_saves_loads_here(tiny_config, tmp_path):
     theirs = transformers.EomtForUniversalSegmentation(
         transformers.EomtConfig(**settings, num_hidden_layers=3, num_attention_heads=2, image_size=64)
     )
-    theirs = randomised(theirs)
+    theirs = randomize(theirs)
     theirs.attn_mask_probs.copy_(torch.tensor([0.0, 1.0]))
     theirs.save_pretrained(tmp_path)
     model, info = EomtForUniversalSegmentation.from_pretrained(tmp_path, output_loading_info=True)
@@ -84,7 +84,7 @@ def test_impossible_mask_probabilities_are_refused(tiny_config, probabilities):
 
 
 def test_evaluation_masks_only_at_exactly_one(tiny_config):
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     pixel_values = torch.randn(1, 3, 64, 64)
 
     def logits(probabilities):
@@ -133,7 +133,7 @@ def test_stochastic_depth_drops_that_fraction_of_the_branches_and_scales_the_oth
 
 def test_stochastic_depth_belongs_to_training(tiny_config):
     tiny_config.drop_path_rate = 0.5
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     pixel_values, seeds = torch.randn(1, 3, 64, 64).expand(64, -1, -1, -1), torch.arange(64)
     model.set_mask_probabilities([0.0, 0.0])
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_a_size_not_divisible_by_the_patch_size_is_refused_with_both_sizes(tiny_
 
 @pytest.mark.parametrize("size", [(96, 64), 32])
 def test_a_model_set_to_another_size_still_loads_in_transformers_own_class(tiny_config, tmp_path, size):
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     model.set_mask_probabilities([0.0, 0.0])
     pixel_values = torch.randn(1, 3, *as_pair(size))
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_a_size_or_number_that_cannot_be_changes_nothing(tiny_config, value):
     assert model.embeddings.position_embeddings.trained_grid == (4, 4)
 
 
-def test_masks_of_another_size_than_their_picture_are_refused(tiny_config):
+def test_masks_of_another_size_than_their_image_are_refused(tiny_config):
     wrong = {"mask_labels": [torch.ones(1, 17, 23)], "class_labels": [torch.tensor([0])]}
     with pytest.raises(ValueError, match=r"mask_labels\[0\] is \(17, 23\) and pixel_values \(64, 64\)"):
         EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, 64, 64), **wrong)
@@ -295,8 +295,8 @@ def test_hidden_states_and_attentions_on_request(tiny_config):
     assert outputs.hidden_states is None and outputs.attentions is None
 
 
-def test_loading_for_other_classes_initialises_only_the_class_head_anew(tiny_config, tmp_path):
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+def test_loading_for_other_classes_initialises_the_class_head_only(tiny_config, tmp_path):
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     model.save_pretrained(tmp_path)
     labels = {0: "a", 1: "b"}
     other = EomtForUniversalSegmentation.from_pretrained(tmp_path, id2label=labels, ignore_mismatched_sizes=True)
@@ -346,7 +346,7 @@ def test_autocast_trains_with_a_float32_loss(either_model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_models_predict_nearly_the_same(either_model, dtype):
-    model = randomised(either_model)
+    model = randomize(either_model)
     model.set_mask_probabilities([0.0, 0.0])
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -360,8 +360,8 @@ def test_low_precision_models_predict_nearly_the_same(either_model, dtype):
 
 @pytest.mark.parametrize("size", [(32, 128), (96, 64)])
 def test_rotary_models_take_any_size_too(tiny_dinov3_config, size):
-    """A 32 x 128 picture is not a 64 x 64 one: rows and columns are turned by their own positions."""
-    model = randomised(EomtDinov3ForUniversalSegmentation(tiny_dinov3_config))
+    """A 32 x 128 image is not a 64 x 64 one: rows and columns are turned by their own positions."""
+    model = randomize(EomtDinov3ForUniversalSegmentation(tiny_dinov3_config))
     outputs = model(torch.randn(1, 3, *size))
     assert outputs.masks_queries_logits.shape == (1, 7, size[0] // 4, size[1] // 4)
     model.set_image_size(size)
@@ -372,7 +372,7 @@ def test_attention_without_boolean_masks_takes_the_unmasked_rows_only(either_mod
     """As flash and flex attention: query rows that carry a mask go through sdpa."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    model = randomised(either_model)
+    model = randomize(either_model)
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(pixel_values).masks_queries_logits
@@ -410,7 +410,7 @@ def test_stacked_targets_are_as_good_as_a_list(tiny_config):
 
 
 def test_a_model_can_be_pickled_and_copied(either_model):
-    model = randomised(either_model)
+    model = randomize(either_model)
     model.set_mask_probabilities([0.0, 1.0])
     pixel_values = torch.randn(1, 3, 32, 96)
     with torch.no_grad():
@@ -470,7 +470,7 @@ def test_mask_probabilities_are_read_from_a_wrapped_models_state_dict(tiny_confi
 
 @pytest.mark.parametrize("offload_buffers", [False, True])
 def test_mask_probabilities_are_read_when_weights_are_offloaded(tiny_config, tmp_path, offload_buffers):
-    model = randomised(EomtForUniversalSegmentation(tiny_config))
+    model = randomize(EomtForUniversalSegmentation(tiny_config))
     model.set_mask_probabilities([0.0, 1.0])
     model.save_pretrained(tmp_path)
     places = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload", "offload_buffers": offload_buffers}
