@@ -477,9 +477,10 @@ def test_the_summary_shows_no_escape_sequences_of_names(model, tmp_path):
     assert "\x1b" not in text and "a\\x1b[2J\\nb.png" in text
 
 
-def test_an_image_whose_annotation_cannot_be_used_is_segmented(model, tmp_path):
+def test_an_image_whose_annotation_cannot_be_used_is_segmented(tiny_config, tmp_path):
     data = generate_shapes_dataset(tmp_path / "shapes", 0, 0, 3) / "test"
-    model.config.id2label = dict(enumerate([*THINGS, *STUFF]))
+    tiny_config.id2label = dict(enumerate([*THINGS, *STUFF]))
+    model = EomtForUniversalSegmentation(tiny_config)
     (data / "panoptic" / "000001.png").write_bytes(b"no image")
     source = AnnotatedImages(CocoPanopticDataset(data, model.config.id2label))
     summary = run(model, source, tmp_path / "out", outputs=["figures", "json"])
