@@ -1,4 +1,4 @@
-"""What an EoMT model is: its configuration, and the named sizes."""
+"""The configurations of EoMT models, and the named sizes."""
 
 from .configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 

@@ -55,7 +55,7 @@ def _invert(id2label: dict[Any, Any]) -> dict[str, int]:
 
 class EomtConfig(PreTrainedConfig):
     r"""
-    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are those of Transformers'
+    Configuration of an [`EomtForUniversalSegmentation`]. Field names, meanings and defaults are as in Transformers'
     own `EomtConfig`, so that checkpoints move both ways; the defaults describe the published ViT-L model.
 
     Args:
@@ -333,8 +333,8 @@ class EomtConfig(PreTrainedConfig):
 class EomtDinov3Config(EomtConfig):
     r"""
     Configuration of an [`EomtDinov3ForUniversalSegmentation`], EoMT on a DINOv3 backbone. Field names, meanings and
-    defaults are those of Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
-    `mlp_ratio` and `use_swiglu_ffn` mean nothing here.
+    defaults are as in Transformers' own `EomtDinov3Config`. Fields that are not listed are as in [`EomtConfig`];
+    `mlp_ratio` and `use_swiglu_ffn` have no effect here.
 
     Args:
         intermediate_size (`int`, *optional*, defaults to 4096):

@@ -143,7 +143,7 @@ _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_clas
 _PROBABILITY = _number(0, 1)
 _WEIGHT = _number(0, 1e6)
 
-# What each field may be, in words, and whether a value is that. The upper bounds are far above what anybody trains:
+# The values that each field takes, in words and as a check. The upper bounds are far above what anybody trains:
 # beyond them there is a typing error, or somebody who wants to fill the memory.
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden_size": _integer(1, 2**16),
@@ -183,7 +183,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "pos_embed_shift": _or_none(_number(0, 1e3)),
     "pos_embed_jitter": _or_none(_number(1e-3, 1e3)),
     "pos_embed_rescale": _or_none(_number(1e-3, 1e3)),
-    # of Transformers, which takes what is stored there as it is
+    # Transformers' own fields, which it does not check
     "architectures": _or_none(("a list of names", _are_texts)),
     "attn_implementation": _or_none(("a name, such as 'sdpa'", lambda value: isinstance(value, (str, dict)))),
     "auto_map": (
@@ -210,7 +210,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_field(name: str, value: Any) -> None:
-    """Raises a ValueError that says what field `name` may be, if `value` is something else."""
+    """Raises a ValueError that says which values field `name` takes, if `value` is none of them."""
     if name in _RULES:
         expected, is_as_expected = _RULES[name]
         if not is_as_expected(value):

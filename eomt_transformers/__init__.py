@@ -4,8 +4,9 @@ Re-exports the public names of `configuration_eomt`, `modeling_eomt`, `image_pro
 loads a package when the first of its names is used: this import alone loads neither torch nor Transformers.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from training_eomt.lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _PACKAGES = {
     "configuration_eomt": ("EOMT_SIZES", "EomtConfig", "EomtDinov3Config"),
     "modeling_eomt": (
+        "MODEL_CLASSES",
         "EomtDinov3ForUniversalSegmentation",
         "EomtForUniversalSegmentation",
         "EomtForUniversalSegmentationOutput",
@@ -31,15 +33,18 @@ _PACKAGES = {
         "official_parameter_name",
     ),
     "image_processing_eomt": (
+        "TASKS",
+        "VOID",
         "EomtImageProcessor",
         "EomtImageProcessorKwargs",
         "EomtImageProcessorPil",
         "EomtImageSegmentationPipeline",
+        "Task",
         "class_color",
         "draw_segmentation",
-        "instance_segments",
-        "panoptic_segments",
-        "semantic_classes",
+        "segment_instances",
+        "segment_panoptic",
+        "segment_semantic",
     ),
     "training_eomt": ("EomtTrainer", "EomtTrainingArguments"),
     "training_eomt.metrics": ("MaskAveragePrecision", "MeanIoU", "PanopticQuality"),
@@ -49,10 +54,7 @@ _PACKAGE_BY_NAME = {name: package for package, names in _PACKAGES.items() for na
 __all__ = ["__version__", *_PACKAGE_BY_NAME]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _PACKAGE_BY_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PACKAGE_BY_NAME[name]), name)
+__getattr__ = lazy_attributes(__name__, _PACKAGE_BY_NAME)
 
 
 def __dir__() -> list[str]:

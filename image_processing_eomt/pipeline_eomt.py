@@ -15,10 +15,9 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import ImageSegmentationPipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .pixels_eomt import as_pixels
+from .geometry_eomt import parse_size
+from .reading_eomt import as_pixels, load_upright, number_error
 from .settings_eomt import STORED, TASKS, check_names, check_settings, check_task_settings
-from .sizes_eomt import padded_size
-from .sources_eomt import numbered_error, upright_image
 
 
 logger = logging.getLogger(__name__)
@@ -109,11 +108,11 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
                 settings["input_data_format"] = "channels_first"
                 target_size = tuple(image.shape[1:])
             else:
-                image = upright_image(image, timeout)
+                image = load_upright(image, timeout)
                 target_size = (image.height, image.width)
             inputs = processor(images=[image], return_tensors="pt", **settings)
         except (ValueError, OSError) as error:
-            raise numbered_error(error, number) from error
+            raise number_error(error, number) from error
         pixel_values = inputs["pixel_values"].to(self.dtype)
         for index in range(len(pixel_values)):
             yield {
@@ -126,7 +125,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         """Says once for each size of images that it is not the one the model is made for."""
         size = self.model.config.image_size
         made_for = (size, size) if isinstance(size, int) else tuple(size)
-        given = padded_size(self.image_processor.size)
+        given = parse_size(self.image_processor.size)
         if given != made_for and given not in self._other_sizes:
             self._other_sizes.add(given)
             logger.warning(

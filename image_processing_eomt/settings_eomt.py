@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import wraps
-from inspect import Parameter, signature
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -16,9 +14,10 @@ from torch import Tensor
 from transformers.image_utils import ChannelDimension
 from transformers.utils import TensorType
 
-from .sizes_eomt import padded_size
+from .geometry_eomt import parse_size
 
 
+MAX_OUTPUT_PIXELS = 2**30  # of one result
 MAX_SHOWN = 100  # characters of a wrong value
 _LIKELY_MISSPELT = 0.8  # similarity of two names, 0 to 1
 # PIL's numbers of filters by the value of torchvision's `InterpolationMode`.
@@ -98,7 +97,7 @@ def _filter(value: Any) -> int:
 
 def _size(value: Any) -> int | list[int] | dict[str, int]:
     """In the form in which it was given, as Transformers' own checks want it."""
-    padded_size(value)
+    parse_size(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Sequence):
@@ -107,7 +106,7 @@ def _size(value: Any) -> int | list[int] | dict[str, int]:
 
 
 def _unused_size(value: Any) -> dict[str, int]:
-    height, width = padded_size(value)
+    height, width = parse_size(value)
     return {"height": height, "width": width}
 
 
@@ -280,55 +279,80 @@ def check_task_settings(given: Iterable[str], task: Task) -> None:
             )
 
 
-class post_processing:  # noqa: N801
+def check_outputs(outputs: Any) -> None:
     """
-    Decorator of the post-processing method for a task, `method(self, outputs, target_sizes, ..., **settings)`.
+    Raises a `ValueError` unless these are a model's logits.
 
-    Callers may pass any setting of the task, also by position in the order of the table: stored settings after
-    `target_sizes`, those of the result's form last. The method gets all of them, checked, and in place of None the
-    stored setting.
-
-    An image processor has the method unless its own task comes earlier in `TASKS`: Transformers' own pipeline, which
-    takes the first that it finds, then takes that of the processor's task.
+    Args:
+        outputs: has `class_queries_logits` `(batch, num_queries, num_classes + 1)` and `masks_queries_logits`
+            `(batch, num_queries, mask_height, mask_width)`, which may also be a sequence of `batch` tensors.
     """
+    for name in ("masks_queries_logits", "class_queries_logits"):
+        if not hasattr(outputs, name):
+            raise ValueError(f"outputs must be what the model returned; {type(outputs).__name__} has no {name}.")
+    classes, masks = outputs.class_queries_logits, outputs.masks_queries_logits
+    if not isinstance(classes, Tensor) or not classes.is_floating_point() or classes.ndim != 3 or classes.shape[2] < 2:
+        raise ValueError(
+            "class_queries_logits must be floating point of shape (batch, num_queries, num_classes + 1), got "
+            f"{_describe(classes)}."
+        )
+    if isinstance(masks, Tensor) and masks.ndim == 4:
+        each = masks.unbind()
+    else:
+        each = tuple(masks) if isinstance(masks, Sequence) else ()
+    if len(each) != len(classes) or not all(_are_masks(one, classes.shape[1]) for one in each):
+        raise ValueError(
+            "masks_queries_logits must be floating point of shape (batch, num_queries, height, width), with batch and "
+            f"num_queries as in class_queries_logits, {tuple(classes.shape[:2])}, got {_describe(masks)}."
+        )
 
-    def __init__(self, name: str):
-        self.task = TASKS[name]
 
-    def __call__(self, method: Callable[..., Any]) -> "post_processing":
-        task = self.task
-        settings = {name: Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in task.settings}
-        own = list(signature(method).parameters.values())[:-1]
-        stored = [parameter for name, parameter in settings.items() if name in STORED]
-        forms = [parameter for name, parameter in settings.items() if name not in STORED]
-        call_signature = signature(method).replace(parameters=[*own[:3], *stored, *own[3:], *forms])
-        known = list(call_signature.parameters)[1:]
+def _are_masks(logits: Any, num_queries: int) -> bool:
+    is_tensor = isinstance(logits, Tensor) and logits.is_floating_point() and logits.ndim == 3
+    return is_tensor and len(logits) == num_queries and min(logits.shape[1:]) > 0
 
-        @wraps(method)
-        def call(processor: Any, *args: Any, **kwargs: Any) -> Any:
-            check_names(kwargs, known, task.method)
-            arguments = check_settings(call_signature.bind(processor, *args, **kwargs).arguments)
-            for name, setting in task.settings.items():
-                if arguments.get(name) is None:
-                    # which may have been set since it was checked
-                    stored = check_settings({name: getattr(processor, name, setting.default)})[name]
-                    if stored is None and not setting.may_be_none:
-                        raise ValueError(f"The processor's {name} is None: set it to {setting.rule.expected}.")
-                    arguments[name] = stored
-            return method(**{"self": arguments.pop("self"), **arguments})
 
-        call.__signature__ = call_signature  # type: ignore[attr-defined]
-        self.method: Any = call
-        return self
+def check_finite(class_scores: Tensor, mask_logits: Tensor) -> None:
+    """Raises a `ValueError` for predictions that are not finite: those of a model with broken weights or inputs."""
+    # The sum of what is not finite is not finite. One question to the device, and one pass over the masks.
+    if not (class_scores.sum(dtype=torch.float32) + mask_logits.sum(dtype=torch.float32)).isfinite():
+        raise ValueError(
+            "The model's predictions are not finite (NaN or infinite): its weights may be damaged, overflow in half "
+            "precision (use bfloat16 or float32), or it was given pixels that are not finite."
+        )
 
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self.method
-        names = list(TASKS)
-        allowed = names[: names.index(self.task.name) + 1]
-        if instance.task not in allowed:
-            raise AttributeError(
-                f"{self.task.method} is not for task={instance.task!r}: set the processor's task to "
-                f"{' or '.join(map(repr, allowed))}, or call post_process(..., task=...)."
+
+def check_target_sizes(target_sizes: Any) -> list[tuple[int, int]]:
+    """
+    Returns one `(height, width)` per image.
+
+    Raises:
+        ValueError: these are not sizes.
+    """
+    if isinstance(target_sizes, Tensor):
+        target_sizes = target_sizes.tolist()
+    try:
+        given = [size.tolist() if isinstance(size, Tensor) else tuple(size) for size in target_sizes]
+    except TypeError as error:
+        raise ValueError(
+            f"target_sizes must be a (height, width) in pixels for each image, got {target_sizes!r:.100}."
+        ) from error
+    for index, size in enumerate(given):
+        is_size = isinstance(size, list | tuple) and len(size) == 2 and all(_is_edge(edge) for edge in size)
+        if not is_size or size[0] * size[1] > MAX_OUTPUT_PIXELS:
+            raise ValueError(
+                f"Target size {index} must be (height, width) in pixels, whole numbers from 1 and together at most "
+                f"{MAX_OUTPUT_PIXELS:,} pixels, got {size!r:.100}."
             )
-        return self.method.__get__(instance, owner)
+    return [(int(height), int(width)) for height, width in given]
+
+
+def _is_edge(edge: Any) -> bool:
+    if isinstance(edge, Tensor) and edge.ndim == 0:
+        edge = edge.item()
+    is_number = isinstance(edge, Real) and not isinstance(edge, bool)
+    return is_number and bool(edge >= 1 and edge % 1 == 0)
+
+
+def _describe(value: Any) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

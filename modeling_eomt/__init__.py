@@ -1,4 +1,4 @@
-"""The EoMT model: the ViT, the mask module, the loss, checkpoint conversion."""
+"""EoMT models: the ViT, the mask module, the loss, checkpoints."""
 
 from .checkpoints_eomt import official_parameter_name
 from .configuration_eomt import EomtConfig, EomtDinov3Config

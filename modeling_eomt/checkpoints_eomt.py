@@ -28,7 +28,7 @@ from .positions_eomt import resample_grid
 
 
 class LayerNames(NamedTuple):
-    """What Transformers' own class of a model type calls the layers that not all types name alike."""
+    """Names of the layers that Transformers' own EoMT classes name differently."""
 
     patches: str  # below `embeddings`
     attention_output: str
@@ -44,10 +44,10 @@ class Family:
         config_class: its configuration.
         layers: the names of its layers, here and in Transformers.
         backbones: the model types of Transformers that it can be built on.
-        timm_backbones: how the names of timm's architectures begin that it can be built on.
-        official_names: patterns for the beginnings of names in the ViT here -> names in the original's; the first that
-            fits counts.
-        has_fused_swiglu: whether its SwiGLU layers have two generations of names, see [`split_swiglu`].
+        timm_backbones: prefixes of the timm architectures that it can be built on.
+        official_names: pattern for the beginning of a parameter name in the ViT -> its replacement in the original
+            implementation; the first match wins.
+        has_fused_swiglu: whether checkpoints name its SwiGLU layers in two ways, see [`split_swiglu`].
     """
 
     config_class: type[EomtConfig]
@@ -58,7 +58,7 @@ class Family:
     has_fused_swiglu: bool = False
 
     def describe_backbones(self) -> str:
-        """Names what the model can be built on, for people."""
+        """Lists the supported backbones for an error message."""
         from_transformers, *from_timm = ", ".join(self.backbones), *(f"{name}*" for name in self.timm_backbones)
         return f"{from_transformers} and timm's {', '.join(from_timm)}" if from_timm else from_transformers
 
@@ -94,7 +94,7 @@ FAMILIES = {
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 OFFICIAL_BACKBONE = "network.encoder.backbone."
-# What EoMT adds to the ViT, as `Family.official_names`.
+# The same for the parameters that EoMT adds to the ViT.
 _OFFICIAL_HEADS = {
     r"query\.": "network.q.",
     r"class_predictor\.": "network.class_head.",
@@ -106,7 +106,7 @@ _OFFICIAL_HEADS = {
     r"attn_mask_probs": "network.attn_mask_probs",
     r"criterion\.": "criterion.",
 }
-# Names in backbones -> names here, applied in this order; `{patches}` and `{output}` are the family's.
+# Names in backbones -> names here, applied in this order; `{patches}` and `{output}` come from `LayerNames`.
 _BACKBONE_NAMES = (
     (r"^(vit|deit|dinov2|dinov2_with_registers|dinov3_vit|model|backbone)\.", ""),
     (r"^(encoder\.|model\.)?(layers?|blocks)\.(\d+)\.", r"layers.\3."),
@@ -152,8 +152,8 @@ def official_parameter_name(name: str, model_type: str = "eomt") -> str:
     """
     Returns the name of a parameter in the original implementation.
 
-    On DINOv2 the query, key and value projections are one there, and so are the gate and the value of a SwiGLU: all of
-    their names give that one's.
+    For DINOv2 the original has one layer for query, key and value and one for gate and value of a SwiGLU: several
+    names here give the same name there.
 
     Args:
         name: name of a parameter or buffer of a model here.
@@ -342,10 +342,9 @@ def read_timm_settings(
     Returns the fields that follow from a timm ViT, and the grid of its position embeddings, None for a square one.
 
     Args:
-        weights: its weights, of which nearly all follows.
+        weights: its weights, which determine nearly all fields.
         architecture: its name.
-        timm_config: its `config.json`, which has the number of heads and the size of the images where they are not
-            what the name says.
+        timm_config: its `config.json`, which may have the number of heads and the size of the images.
 
     Raises:
         ValueError: it is not a plain ViT.
@@ -431,7 +430,7 @@ def resample_patch_kernel(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor
     old_size = tuple(kernel.shape[-2:])
     if old_size == tuple(patch_size):
         return kernel
-    # Resizing a patch is linear: column i of the matrix is what becomes of the patch that is 1 at pixel i only.
+    # Resizing a patch is linear: column i of its matrix is the resized patch that is 1 at pixel i only.
     pixels = torch.eye(math.prod(old_size)).view(-1, 1, *old_size)
     resized = F.interpolate(pixels, size=patch_size, mode="bicubic", antialias=True, align_corners=False)
     inverse = torch.linalg.pinv(resized.flatten(1).double())  # (new pixels, old pixels)

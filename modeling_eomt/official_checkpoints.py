@@ -28,9 +28,9 @@ from .modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 
 logger = logging.get_logger(__name__)
 
-# Fused layers there: which part of it is which layer here.
+# Layers that are parts of a fused layer in the original: index of the part, number of parts.
 _FUSED = {"q_proj": (0, 3), "k_proj": (1, 3), "v_proj": (2, 3), "gate_proj": (0, 2), "up_proj": (1, 2)}
-# What the original stores and this project computes itself: image statistics, loss weights.
+# Stored by the original, computed here: image statistics, loss weights.
 _NOT_NEEDED = ("network.encoder.pixel_mean", "network.encoder.pixel_std", "criterion.empty_weight")
 _BLOCKS = f"{OFFICIAL_BACKBONE}blocks."
 
@@ -178,9 +178,7 @@ def _infer_settings(
     if image_size is None and (positions := weights.get(f"{OFFICIAL_BACKBONE}pos_embed")) is not None:
         rows = math.isqrt(positions.shape[1])
         if rows * rows != positions.shape[1] or patch_height != patch_width:
-            raise ValueError(
-                f"{positions.shape[1]} position embeddings are not those of a square image: give image_size."
-            )
+            raise ValueError(f"{positions.shape[1]} position embeddings do not fit a square image: give image_size.")
         settings["image_size"] = rows * patch_height
     return FAMILIES[model_type].config_class, settings
 
@@ -203,5 +201,5 @@ def _infer_dinov3(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-# What the layers of the model types that have original checkpoints tell of the configuration.
+# The fields of the configuration that follow from the layers, for the model types that have original checkpoints.
 _FAMILY_SETTINGS = {"eomt": _infer_dinov2, "eomt_dinov3": _infer_dinov3}

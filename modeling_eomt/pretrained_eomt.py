@@ -1,4 +1,4 @@
-"""What every EoMT model is to Transformers: how it is initialised, loaded, split, saved and what it records."""
+"""The base class of EoMT models: initialisation, loading, checks of what was loaded, inference mode, saving."""
 
 import dataclasses
 import math
@@ -41,7 +41,7 @@ logger = logging.get_logger(__name__)
 _Model = TypeVar("_Model", bound="EomtPreTrainedModel")
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-# What files that hold something else than weights make the readers raise, among other things.
+# What the readers raise for a file that holds no weights, among other things.
 _READING_ERRORS = (SafetensorError, pickle.UnpicklingError, AttributeError, EOFError, TypeError, RuntimeError)
 # The weights that depend on the classes, and may be new where other classes are asked for.
 _CLASS_WEIGHTS = {"class_predictor.weight", "class_predictor.bias", "criterion.empty_weight"}
@@ -371,7 +371,7 @@ def check_loaded_weights(model: nn.Module, info: dict[str, Any], name: Any, allo
         if len(problems) == len(shapes) and {name for name, _, _ in mismatched} <= _CLASS_WEIGHTS:
             hint = "\nFor other classes than the checkpoint's give id2label and ignore_mismatched_sizes=True."
         raise ValueError(
-            f"The weights of {name} are not those of the model that its configuration describes:\n  "
+            f"The weights of {name} do not fit the model that its configuration describes:\n  "
             + "\n  ".join(problems)
             + hint
         )

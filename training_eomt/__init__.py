@@ -7,8 +7,9 @@
 - `prediction/`, `publishing/` and `script/` (the command) use all of this, and nothing here uses them.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -17,11 +18,5 @@ if TYPE_CHECKING:
 
 __all__ = ["EomtTrainer", "EomtTrainingArguments"]
 
-_MODULES = {"EomtTrainer": ".trainer", "EomtTrainingArguments": ".training_arguments"}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the Trainer on first use: a metric or a dataset alone does not wait for it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+# A metric or a dataset alone does not wait for the Trainer.
+__getattr__ = lazy_attributes(__name__, {"EomtTrainer": ".trainer", "EomtTrainingArguments": ".training_arguments"})

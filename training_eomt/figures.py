@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from image_processing_eomt import class_color, draw_segmentation
-from image_processing_eomt.visualization_eomt import shown_name
+from image_processing_eomt.visualization_eomt import shorten_name
 
 
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller images are enlarged by a whole factor
@@ -81,7 +81,7 @@ def _break_legend(label_ids: set[int], id2label: Any, font: Any, width: int) -> 
     rows: list[list[tuple[int, str, int]]] = [[]]
     used = MARGIN
     for label_id in sorted(label_ids):
-        name = shown_name(id2label.get(label_id), label_id)
+        name = shorten_name(id2label.get(label_id), label_id)
         entry_width = TEXT_SIZE + 6 + int(font.getlength(name)) + 2 * MARGIN
         if rows[-1] and used + entry_width > width:
             rows.append([])

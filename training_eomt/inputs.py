@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
+from image_processing_eomt import VOID, EomtImageProcessor, EomtImageProcessorPil
 
 from .augmentation import SegmentationAugmentation
 from .data.base import SegmentationDataset
 from .data.samples import Sample
-from .metrics.streaming import VOID
 from .tasks import TASKS
 
 

@@ -22,7 +22,7 @@ _TOO_LARGE = b"1e999"  # which msgspec refuses where a number is asked for, and 
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises a `ValueError` that names it where it holds something else."""
+    """Reads a JSON file that holds an object. Raises a `ValueError` that names it where it holds something else."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -31,7 +31,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_json(content: bytes, kind: type[T], where: str, what: str = "what is expected") -> T:
     """
-    The content of a JSON file.
+    Reads a JSON file.
 
     `NaN` and `Infinity`, which Python writes although JSON does not have them, are errors where the schema has a
     number and nowhere else. Where an object has a key twice, the last one counts, as everywhere.
@@ -87,7 +87,7 @@ def read_unambiguous_json(text: str, where: str) -> Any:
 
 
 def describe_fault(error: Exception) -> str:
-    """What msgspec says is wrong, such as "expected `int`, got `str` - at `$.size[0]`", `$` being the whole."""
+    """Describes a fault that msgspec found, such as "expected `int`, got `str` - at `$.size[0]`"; `$` is the whole."""
     text = str(error).replace("Number out of range", "Expected a number, got NaN, Infinity or one as large")
     return text[:1].lower() + text[1:]
 
@@ -98,7 +98,7 @@ def _finite(match: re.Match[bytes]) -> bytes:
 
 def parse_id(value: int | float | str) -> int | str:
     """
-    An id as what it is compared by: 1, 1.0 and "1" are the same.
+    Parses an id into a form to compare it by: 1, 1.0 and "1" are the same.
 
     Raises:
         ValueError: a number that is not whole.
@@ -112,7 +112,7 @@ def parse_id(value: int | float | str) -> int | str:
 
 def parse_flag(value: Any, name: str) -> bool:
     """
-    Whether something is so: true or false, 1 or 0, also as texts.
+    Parses a flag: true or false, 1 or 0, also as texts.
 
     Raises:
         ValueError: it is something else; the message calls it `name`.

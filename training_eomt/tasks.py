@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 import image_processing_eomt
+from image_processing_eomt import VOID
 
 from .data.samples import Sample
 from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, StreamingMetric
-from .metrics.streaming import VOID
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ TAGS = (None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.o
 
 def read_yaml(text: str, where: str) -> Any:
     """
-    The content of a YAML file.
+    Reads a YAML file.
 
     Words are what YAML 1.2's core schema says they are: `true` and `false` are truth values, `yes`, `no`, `on` and
     `off` are words, `1e-4` is a number, `1:30` and `2020-01-01` are words.

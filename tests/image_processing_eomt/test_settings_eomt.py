@@ -1,4 +1,4 @@
-import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,11 +6,13 @@ import torch
 
 from image_processing_eomt.settings_eomt import (
     TASKS,
+    check_finite,
     check_names,
+    check_outputs,
     check_settings,
     check_spelling,
+    check_target_sizes,
     check_task_settings,
-    post_processing,
 )
 
 
@@ -94,66 +96,87 @@ def test_a_setting_of_another_task_is_an_error_that_names_the_task():
         check_task_settings(["threshold", "top_k"], TASKS["panoptic"])
 
 
-class Processor:
-    threshold, mask_threshold, top_k = 0.8, 0.5, 100
-
-    def __init__(self, task):
-        self.task = task
-
-    @post_processing("instance")
-    def post_process_instance_segmentation(self, outputs, target_sizes=None, size=None, **settings):
-        """Its documentation."""
-        return outputs, target_sizes, size, settings
-
-
-def test_a_method_gets_all_settings_of_its_task():
-    stored = {"threshold": 0.8, "mask_threshold": 0.5, "top_k": 100}
-    forms = {"return_binary_maps": False, "return_coco_annotation": False}
-    method = Processor("instance").post_process_instance_segmentation
-    assert method(5) == (5, None, None, {**stored, **forms})
-    assert method(5, 6, 0.25, size=7, top_k=3, return_binary_maps=True) == (
-        5,
-        6,
-        7,
-        {**stored, **forms, "threshold": 0.25, "top_k": 3, "return_binary_maps": True},
-    )
-    assert list(inspect.signature(method).parameters) == [
-        *("outputs", "target_sizes", "threshold", "mask_threshold", "top_k", "size"),
-        *("return_binary_maps", "return_coco_annotation"),
-    ]
-    processor = Processor("instance")
-    processor.threshold, processor.top_k = None, None
-    with pytest.raises(ValueError, match="The processor's threshold is None: set it to a number from 0 to 1"):
-        processor.post_process_instance_segmentation(5)
-    assert processor.post_process_instance_segmentation(5, threshold=0.3)[3]["top_k"] is None  # a value of its own
-
-
-def test_arguments_that_are_unknown_or_wrong_are_errors():
-    method = Processor("instance").post_process_instance_segmentation
-    with pytest.raises(
-        ValueError, match="post_process_instance_segmentation has no setting 'topk'; the closest is 't"
-    ):
-        method(5, topk=3)
-    with pytest.raises(ValueError, match="top_k must be a whole number, at least 1, got 0"):
-        method(5, top_k=0)
-
-
-def test_a_method_exists_unless_the_processors_task_comes_earlier():
-    assert hasattr(Processor("panoptic"), "post_process_instance_segmentation")
-    assert not hasattr(Processor("semantic"), "post_process_instance_segmentation")
-    with pytest.raises(
-        AttributeError, match="segmentation is not for task='semantic': set the processor's task to 'p"
-    ):
-        Processor("semantic").post_process_instance_segmentation(3)
-
-
-def test_the_class_has_the_method_with_its_documentation():
-    method = Processor.post_process_instance_segmentation
-    assert method(Processor("semantic"), 3)[0] == 3
-    assert method.__doc__ == "Its documentation."
-
-
 def test_a_task_that_does_not_exist_is_an_error_that_lists_those_that_do():
     assert check_settings({"task": "semantic"}) == {"task": "semantic"}
     with pytest.raises(ValueError, match="task must be one of 'panoptic', 'instance', 'semantic', got 'pose'"):
         check_settings({"task": "pose"})
+
+
+MASKS, CLASSES = torch.zeros(2, 5, 8, 8), torch.zeros(2, 5, 4)
+
+
+def outputs(masks=MASKS, classes=CLASSES):
+    return SimpleNamespace(masks_queries_logits=masks, class_queries_logits=classes)
+
+
+def test_logits_and_those_of_windows_in_a_list_are_outputs():
+    check_outputs(outputs())
+    check_outputs(outputs(list(MASKS)))
+    check_outputs(outputs(MASKS.bfloat16(), CLASSES.half()))
+    check_outputs(outputs(MASKS[:0], CLASSES[:0]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (5, "int has no masks_queries_logits"),
+        (SimpleNamespace(masks_queries_logits=MASKS), "has no class_queries_logits"),
+        (outputs(classes=CLASSES[0]), r"class_queries_logits must be .* got \(5, 4\) of torch.float32"),
+        (outputs(classes=CLASSES.long()), "torch.int64"),
+        (outputs(classes=CLASSES[..., :1]), "num_classes"),
+        (outputs(classes=None), "NoneType"),
+        (outputs(MASKS[:1]), r"masks_queries_logits must be .* \(2, 5\), got \(1, 5, 8, 8\)"),
+        (outputs(MASKS[:, :4]), r"got \(2, 4, 8, 8\)"),
+        (outputs(MASKS[..., :0]), r"got \(2, 5, 8, 0\)"),
+        (outputs(MASKS[0]), r"got \(5, 8, 8\)"),
+        (outputs(torch.tensor(1.0)), "masks_queries_logits must be"),
+        (outputs(MASKS.bool()), "torch.bool"),
+        (outputs([1, 2]), "got list"),
+    ],
+)
+def test_other_outputs_are_errors_that_say_what_was_given(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        check_outputs(wrong)
+
+
+@pytest.mark.parametrize("sizes", [[(3, 4)], [[3, 4]], torch.tensor([[3, 4]]), [torch.tensor([3, 4])], [(3.0, 4.0)]])
+def test_sizes_are_pairs_of_whole_numbers(sizes):
+    assert check_target_sizes(sizes) == [(3, 4)]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        5,
+        [5],
+        ["ab"],
+        "ab",
+        [None],
+        [(3,)],
+        [(0, 4)],
+        [(3, -4)],
+        [(3.5, 4)],
+        [(float("nan"), 4)],
+        [(True, 4)],
+        [("3", "4")],
+        [(10**9, 10**9)],
+        [(3, 4), None],
+        torch.tensor([3, 4]),
+        {"a": 1},
+    ],
+)
+def test_other_sizes_are_errors(sizes):
+    with pytest.raises(ValueError, match=r"arget.sizes? .*must be"):
+        check_target_sizes(sizes)
+
+
+def test_predictions_that_are_no_numbers_are_errors():
+    scores, masks = torch.rand(5), torch.randn(3, 4, 4)
+    check_finite(scores, masks)
+    check_finite(scores, masks[:0])
+    check_finite(scores, torch.full((200, 160, 160), 60_000.0).half())  # the sum of which is beyond half precision
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for broken in ((scores.clone(), masks), (scores, masks.clone())):
+            broken[0 if broken[1] is masks else 1].view(-1)[2] = value
+            with pytest.raises(ValueError, match="predictions are not finite"):
+                check_finite(*broken)

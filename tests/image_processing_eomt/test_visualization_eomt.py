@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from image_processing_eomt import class_color, draw_segmentation, visualization_eomt
-from image_processing_eomt.visualization_eomt import shown_name
+from image_processing_eomt.visualization_eomt import shorten_name
 
 
 NAMES = {0: "cat", 1: "sky"}
@@ -160,7 +160,7 @@ def test_a_very_long_name_is_cut(scene):
 
 @pytest.mark.parametrize(("name", "shown"), [("vélo", "velo"), ("猫", "1"), ("a\nb\tc", "a b c"), (None, "1")])
 def test_names_that_the_font_cannot_write(scene, monkeypatch, name, shown):
-    monkeypatch.setattr(visualization_eomt, "_fonts_at_hand", lambda: [None])
+    monkeypatch.setattr(visualization_eomt, "_find_fonts", lambda: [None])
     drawings = [draw_segmentation(*scene, {1: each}) for each in (name, shown)]
     assert drawings[0].tobytes() == drawings[1].tobytes()
 
@@ -359,7 +359,7 @@ def test_what_is_no_segmentation_is_an_error(scene, segmentation, infos):
     ],
 )
 def test_names_are_shown_on_one_line_without_what_cannot_be_seen(name, shown):
-    assert shown_name(name, 7) == shown
+    assert shorten_name(name, 7) == shown
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int64", "float32"])

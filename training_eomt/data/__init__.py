@@ -1,7 +1,8 @@
 """Data sets: whatever their format on disk, one kind of sample in memory."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -35,8 +36,5 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Loads what is asked for: whoever draws shapes does not wait for all readers and their libraries."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+# Drawing shapes does not wait for all readers and their libraries.
+__getattr__ = lazy_attributes(__name__, _MODULES)

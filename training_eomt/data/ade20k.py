@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .base import Annotation
-from .class_tables import published_categories
+from .class_tables import read_published_categories
 from .colours import extract_ids
 from .files import FileTree
 from .images import check_size, list_image_suffixes
@@ -23,7 +23,7 @@ from .splits import choose_split
 
 
 ROOT = "ADEChallengeData2016"
-VOID = 0
+UNLABELLED = 0
 
 
 class Ade20kDataset(PairedDataset):
@@ -46,7 +46,7 @@ class Ade20kDataset(PairedDataset):
         folders = [f"{kind}{part}" for kind in ("images", "annotations", "annotations_instance")]
         self.require_folders(*folders[:2])
         has_objects = self.tree.has_folder(folders[2])
-        categories = published_categories("ade20k")
+        categories = read_published_categories("ade20k")
         self.set_categories(self.tree.path(folders[0]), "panoptic" if has_objects else "semantic", categories)
         self.thing_classes = np.array([category.id for category in categories if category.isthing])
         self.category_ids = {category.id + 1: category.id for category in categories}
@@ -75,8 +75,8 @@ class Ade20kDataset(PairedDataset):
             check_size(self.name(index), values.shape, objects.shape, objects_path)
             rles = encode_masks(objects, list(class_ids))
             annotations = [Annotation(*pair) for pair in zip(rles, class_ids.values(), strict=True)]
-            values = np.where(np.isin(values, self.thing_classes + 1) | (objects > 0), VOID, values)
-        return annotations + segment_map(values, self.category_ids, {VOID}, where)
+            values = np.where(np.isin(values, self.thing_classes + 1) | (objects > 0), UNLABELLED, values)
+        return annotations + segment_map(values, self.category_ids, {UNLABELLED}, where)
 
     def _read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int], str]:
         """Reads the numbers of the objects `(height, width)`, 0 for none. Returns also their classes, and the path."""

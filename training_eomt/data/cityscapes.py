@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from .base import Annotation
-from .class_tables import published_categories
+from .class_tables import read_published_categories
 from .files import FileTree
 from .label_coding import extract_values, segment_map
 from .masks import encode_masks, find_values
@@ -47,7 +47,7 @@ class CityscapesDataset(PairedDataset):
         self.require_folders(*folders)
         annotation_files = self.tree.below(map_folder)
         instances = _key_by_frame(annotation_files, map_folder, INSTANCES)
-        published = published_categories("cityscapes")
+        published = read_published_categories("cityscapes")
         categories = [Category(number, c.name, c.isthing) for number, c in zip(CLASS_IDS, published, strict=True)]
         self.set_categories(self.tree.path(image_folder), "panoptic" if instances else "semantic", categories)
         self.has_objects = self.task != "semantic"

@@ -8,8 +8,8 @@ from pathlib import Path
 from .samples import Category
 
 
-def published_categories(dataset: str) -> list[Category]:
-    """The classes of "coco", "ade20k" or "cityscapes" as EoMT's published models know them, numbered from 0."""
+def read_published_categories(dataset: str) -> list[Category]:
+    """Reads the classes of "coco", "ade20k" or "cityscapes" as EoMT's published models know them, numbered from 0."""
     path = Path(__file__).parents[1] / "publishing" / "published_checkpoints.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     classes = table["datasets"][dataset]

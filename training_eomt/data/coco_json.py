@@ -17,7 +17,7 @@ from .base import IMAGES_DIR, SegmentationDataset
 from .files import FileTree
 from .located import Located
 from .samples import Category
-from .splits import SPLITS, of_split
+from .splits import SPLITS, find_split_names
 
 
 LAYOUTS = (
@@ -25,7 +25,7 @@ LAYOUTS = (
     "'annotations/'"
 )
 IMAGES, PNGS = "images", "panoptic PNGs"
-# What tools call their exports, of which only the content tells that they are COCO's: Label Studio, FiftyOne, labelme.
+# Names that Label Studio, FiftyOne and labelme give their exports; only the content tells that these are COCO's.
 OTHER_NAMES = ("result.json", "result_coco.json", "labels.json", "annotations.json", "coco.json")
 
 Id = int | float | str
@@ -115,7 +115,7 @@ def parse_category_id(value: Id) -> int:
 
 
 def read_names(entry: msgspec.Raw) -> EntryNames:
-    """Reads what can be read of an entry that is not what it should be."""
+    """Reads the names in an entry that does not follow its schema, as far as possible."""
     try:
         return msgspec.json.decode(entry, type=EntryNames)
     except SCHEMA_ERRORS:
@@ -148,9 +148,9 @@ class CocoDataset(SegmentationDataset):
         parts = {name[len(prefix) : -len(".json")]: name for name in names}
         if split is None:
             return names[0] if len(names) == 1 else None
-        if own := of_split(list(parts), split):
+        if own := find_split_names(list(parts), split):
             return parts[own[0]]
-        is_whole = len(names) == 1 and not any(of_split(list(parts), other) for other in SPLITS)
+        is_whole = len(names) == 1 and not any(find_split_names(list(parts), other) for other in SPLITS)
         return names[0] if is_whole else None  # one file for everything, as annotation tools write it
 
     @classmethod

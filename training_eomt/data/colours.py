@@ -33,7 +33,7 @@ def format_colour(value: int) -> str:
 
 def extract_ids(image: Image.Image, where: str, meaning: str) -> np.ndarray:
     """
-    The numbers of an image's colours, `(height, width)` int32.
+    Extracts the numbers of an image's colours, `(height, width)` int32.
 
     Args:
         image: a decoded annotation.

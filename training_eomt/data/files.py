@@ -22,7 +22,7 @@ Place = Literal["folder", "disk"] | ZipArchive
 class FileTree:
     """The files in a folder and below it, by name: the path from the folder on, with forward slashes.
 
-    A zip stands for what is in it, as if it were unpacked where it lies; in `coco/`, the file `train2017.zip` stands
+    A zip stands for its content, as if it were unpacked where it lies; in `coco/`, the file `train2017.zip` stands
     for `train2017/`. Nothing is unpacked, and nothing is listed before it is asked for. A zip is not looked at where a
     folder of its name lies beside it (it has been unpacked), and a file on the disk comes before one in a zip. A zip
     in a zip stands for the folder of its name; it is extracted to a temporary file when that folder is asked for.
@@ -101,7 +101,7 @@ class FileTree:
         return sorted(names)
 
     def path(self, name: str) -> str:
-        """Where a file is, for messages."""
+        """The path of a file for messages."""
         full = self._full(name)
         place = self._store.place(full)
         return place.shown(full) if full and isinstance(place, ZipArchive) else str(self.root / name)
@@ -118,11 +118,11 @@ class FileTree:
         if full is None:
             raise FileNotFoundError(f"{name} is no file in {self.root}.")
         path = self._store.root / full
-        if os.path.isfile(path):  # without a listing: what is on the disk comes first
+        if os.path.isfile(path):  # without a listing: files on the disk come first
             return open_file(path)
         place = self._store.place(full)
         if place == "disk":
-            return open_file(path)  # which says what it is
+            return open_file(path)  # which reports what else it is
         if not isinstance(place, ZipArchive):
             raise FileNotFoundError(f"{self.path(name)} is missing.")
         try:
@@ -220,7 +220,7 @@ class _Store:
             self._add(ZipArchive(self.root, str(self.root), ""))
 
     def __getstate__(self) -> dict:
-        """What another process needs; it lists what it uses anew, and shares the temporary files."""
+        """The state for another process, which lists folders again and shares the temporary files."""
         return {name: getattr(self, name) for name in ("root", "skip_bad_entries", "bad_entries", "_extracted")}
 
     def __setstate__(self, state: dict) -> None:
@@ -234,7 +234,7 @@ class _Store:
         return self.listing(folder).get(entry)
 
     def listing(self, folder: str | None) -> Mapping[str, Place]:
-        """What is directly in a folder, by its name there."""
+        """Lists the entries directly in a folder, by their names there."""
         if folder is None:
             return {}
         if folder in self._listings:

@@ -11,9 +11,9 @@ from image_processing_eomt.reading_eomt import (
     MAX_IMAGE_PIXELS,
     StoredImage,
     as_rgb,
+    read_size,
     read_stored,
-    size_and_orientation,
-    upright,
+    turn_upright,
 )
 
 
@@ -66,7 +66,7 @@ class ImageReading:
         turn = self._turns(stored, size)
         if size is not None:
             check_size(where, stored.upright_size if turn else stored.size, size, annotation, stored.orientation)
-        image = as_rgb(upright(stored) if turn else stored.image, where)
+        image = as_rgb(turn_upright(stored) if turn else stored.image, where)
         image.info = {}
         if self.exif == "auto" and both_fit(stored.size, stored.orientation, size):
             image.info[BOTH_FIT] = True
@@ -84,7 +84,7 @@ class ImageReading:
 
     def is_unsure(self, file: BinaryIO, where: str, size: tuple[int, int] | None) -> bool:
         """Whether `read_rgb` would set `BOTH_FIT`, found without decoding the image. Raises what it raises."""
-        return self.exif == "auto" and both_fit(*size_and_orientation(file, where, self.max_pixels), size)
+        return self.exif == "auto" and both_fit(*read_size(file, where, self.max_pixels), size)
 
     def _turns(self, stored: StoredImage, size: tuple[int, ...] | None) -> bool:
         if self.exif == "auto" and size is not None:

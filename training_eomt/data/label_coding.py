@@ -1,4 +1,4 @@
-"""From the pixels of label maps to classes: which values there are, and what they stand for."""
+"""From the pixels of label maps to classes: the values that occur, and the classes they stand for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ReadMap = Callable[[], tuple[Image.Image, str]]  # reads a label map; returns it
 
 @dataclass(frozen=True)
 class LabelCoding:
-    """What the values of label maps stand for.
+    """The classes that the values of label maps stand for.
 
     Args:
         category_ids: the number of the class of each value.
@@ -62,7 +62,7 @@ def find_label_coding(
     skip_bad_samples: bool,
 ) -> LabelCoding:
     """
-    Finds what the values of label maps stand for.
+    Finds the classes that the values of label maps stand for.
 
     Args:
         names: names of the classes.
@@ -104,7 +104,7 @@ def find_label_coding(
 
 def extract_values(image: Image.Image, where: str) -> np.ndarray:
     """
-    The values of a decoded label map, `(height, width)` of integers. Values of a palette image are
+    Extracts the values of a decoded label map, `(height, width)` of integers. Values of a palette image are
     indices into the palette, those of grey colours their brightness.
 
     Raises:
@@ -137,7 +137,7 @@ def extract_values(image: Image.Image, where: str) -> np.ndarray:
 
 def extract_colours(image: Image.Image, where: str) -> np.ndarray:
     """
-    The colours of a decoded label map as numbers, `(height, width)` int32.
+    Extracts the colours of a decoded label map as numbers, `(height, width)` int32.
 
     Raises:
         ValueError: it is transparent somewhere, was compressed with losses, or has values that are no colours.

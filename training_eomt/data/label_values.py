@@ -1,4 +1,4 @@
-"""Tables of what the values or the colours of label maps stand for."""
+"""Tables of the classes that the values or the colours of label maps stand for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_VALUE = 2**32 - 1
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What the values of label maps stand for, or their colours.
+    """The classes that the values or the colours of label maps stand for.
 
     Args:
         classes: name of the class of each value, in order; None for a value that belongs to no class. Several values

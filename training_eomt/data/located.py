@@ -1,4 +1,4 @@
-"""Files of a dataset by the names that descriptions have for them, which may be those of another machine."""
+"""Files of a dataset by the names in its descriptions, which may come from another machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Located(NamedTuple):
     Args:
         tree: where the folder is. No name leads out of it.
         folder: its name there.
-        by_last_part: whether the folders in front of a file's own name may be others than they are here.
+        by_last_part: whether the folders in the names may differ from the folders here.
     """
 
     tree: FileTree
@@ -34,7 +34,7 @@ class Located(NamedTuple):
 
 def _list_readings(name: str, by_last_part: bool) -> Iterator[str]:
     """
-    Lists what a name may mean, the likeliest first.
+    Lists the possible meanings of a name, the likeliest first.
 
     `\\` is `/`, and accents may be written in either of Unicode's ways, if only so the file is found. A path of the
     machine that the file comes from stands for its last parts.

@@ -60,7 +60,7 @@ def find_values(label_map: np.ndarray) -> set[int]:
 
 
 def find_segmentation_fault(raw: msgspec.Raw, size: tuple[int, int] | None) -> str | None:
-    """What can be seen to be wrong with a segmentation without drawing it; None if nothing can."""
+    """Finds a fault in a segmentation that shows without drawing it; None if there is none."""
     try:
         segmentation = decode_segmentation(raw)
     except SCHEMA_ERRORS as error:
@@ -120,7 +120,7 @@ def encode_segmentation(segmentation: RunLengths | Polygons, size: tuple[int, in
 
 
 def _find_run_fault(encoding: RunLengths, size: tuple[int, int]) -> str | None:
-    """What is wrong with the run-length encoding of a mask of `(height, width)` pixels; None if nothing is."""
+    """Finds a fault in the run-length encoding of a mask of `(height, width)` pixels; None if there is none."""
     expected = f"not {size[0]}x{size[1]}"
     if encoding.size != size:
         return f"has a run-length encoding of {'x'.join(map(str, encoding.size))} pixels, {expected}"
@@ -132,7 +132,7 @@ def _find_run_fault(encoding: RunLengths, size: tuple[int, int]) -> str | None:
 
 
 def _find_range_fault(lowest: float, highest: float, size: tuple[int, int]) -> str | None:
-    """What is wrong with a polygon that leaves the image by more than its longer side; else None.
+    """Finds a polygon that leaves the image by more than its longer side; None if it does not.
 
     Polygons that stand out a little are common; drawing one of gigantic numbers takes all memory.
     """

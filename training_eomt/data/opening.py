@@ -1,4 +1,4 @@
-"""Opens a dataset of any format, found by looking at what is there."""
+"""Opens a dataset of any format, which is recognised by its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .coco_panoptic import CocoPanopticDataset
 from .files import FileTree, open_tree
 from .images import DEFAULT_READING, ImageReading
 from .label_maps import LabelMapDataset
-from .splits import SPLITS, of_split, split_names
+from .splits import SPLITS, find_split_names, list_split_names
 from .table import TableDataset
 from .yolo import YoloDataset
 
@@ -43,7 +43,7 @@ MANY_ENTRIES = 12
 
 
 class NoDatasetError(FileNotFoundError):
-    """What is at a path has no known format."""
+    """The files at a path are of no known format."""
 
 
 def open_dataset(
@@ -77,7 +77,7 @@ def open_dataset(
         ValueError: there is no such format or split, a setting that the format does not know, or what its reader
             raises.
     """
-    split_names(split)
+    list_split_names(split)
     if format not in FORMATS:
         raise ValueError(f"There is no data format {format!r}: {', '.join(FORMATS)}.")
     name, source = _find(str(path), format, split, task, skip_bad_samples)
@@ -103,7 +103,7 @@ def open_dataset(
 def _find(
     path: str, format: str, split: str, task: str | None, skip_bad_samples: bool
 ) -> tuple[str, str | Path | FileTree]:
-    """Finds the format of what is at a path, and the source that its reader takes."""
+    """Finds the format of the files at a path, and the source that its reader takes."""
     if any(Path(path).suffix in reader.SUFFIXES for reader in READERS.values()):
         found = next(name for name, reader in READERS.items() if reader.fits_file(Path(path)))
         return (found if format == AUTO else format), path
@@ -136,15 +136,15 @@ def _find(
     looked_for = "; ".join(reader.LOOKS_FOR for reader in READERS.values())
     raise NoDatasetError(
         f"{path} holds no dataset of a known format for the {split} split. Looked for, there and in folders named "
-        f"{', '.join(split_names(split))}: {looked_for}. Found: {found}."
+        f"{', '.join(list_split_names(split))}: {looked_for}. Found: {found}."
     )
 
 
 def _list_places(tree: FileTree, split: str) -> list[FileTree]:
     """Lists where a split may be, in the order in which to look."""
-    places = [tree, *(tree.subtree(folder) for folder in of_split(tree.folders(), split))]
+    places = [tree, *(tree.subtree(folder) for folder in find_split_names(tree.folders(), split))]
     folders = tree.folders()
-    if len(folders) == 1 and not any(of_split(folders, other) for other in SPLITS):
+    if len(folders) == 1 and not any(find_split_names(folders, other) for other in SPLITS):
         inner = tree.subtree(folders[0])
-        places += [inner, *(inner.subtree(folder) for folder in of_split(inner.folders(), split))]
+        places += [inner, *(inner.subtree(folder) for folder in find_split_names(inner.folders(), split))]
     return places

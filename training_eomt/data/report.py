@@ -1,4 +1,4 @@
-"""Reports on a dataset: sizes, segments of each class, and what is wrong with it."""
+"""Reports on a dataset: sizes, segments of each class, and its faults."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DataReport:
 
     Args:
         where, task: the dataset and its task.
-        num_images: how many images it has.
-        num_counted: on how many of them the rest was counted.
+        num_images: number of images.
+        num_counted: number of images on which the rest was counted.
         sizes: `(height, width)` in pixels of the smallest, the median and the largest image, by area.
         num_segments, num_images_with: by name of the class, segments and the images that have one.
-        num_crowds: how many of the segments are crowds.
+        num_crowds: number of segments that are crowds.
         num_empty: images without segments.
-        images_by_segments: number of segments -> how many images have so many.
+        images_by_segments: number of segments -> number of images that have as many.
         void_share: share of the pixels, from 0 to 1, that belongs to no segment; None where pixels were not counted.
         num_turned_on_trust: images that were turned upright as their EXIF orientation says, though their annotations
             fit them as they are stored, too.
@@ -58,7 +58,7 @@ class DataReport:
 
     @property
     def num_to_learn(self) -> int:
-        """How many of the counted segments a model can learn from: all but the crowds."""
+        """The number of counted segments that a model can learn from: all but the crowds."""
         return sum(self.num_segments.values()) - self.num_crowds
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ class DataReport:
             lines += list_reasons(self.bad_samples)
         return "\n".join(terminal_text(line) for line in lines)
 
-    def why_nothing(self) -> str:
-        """Why there is nothing to learn or to measure, where there is not."""
+    def explain_nothing(self) -> str:
+        """Explains why there is nothing to learn or to measure, where that is so."""
         if self.num_crowds:
             return (
                 f"all {self.num_crowds:,} segments are crowds ('iscrowd' is 1), which neither training nor evaluation "
@@ -122,7 +122,7 @@ class DataReport:
     def _warnings(self) -> list[str]:
         lines = []
         if not self.num_to_learn:
-            lines.append(f"WARNING: there is nothing to learn or to measure, since {self.why_nothing()}")
+            lines.append(f"WARNING: there is nothing to learn or to measure, since {self.explain_nothing()}")
         if self.num_turned_on_trust:
             lines.append(
                 f"{self.num_turned_on_trust:,} images have an EXIF orientation and annotations that fit them either "
@@ -155,7 +155,7 @@ def report(
     dataset: SegmentationDataset, max_read: int | None = None, num_workers: int = 0, show_progress: bool = True
 ) -> DataReport:
     """
-    Counts what is in a dataset.
+    Counts the images and segments of a dataset.
 
     Args:
         dataset: the dataset.
@@ -235,7 +235,7 @@ def list_reasons(bad_samples: Sequence[BadSample]) -> list[str]:
 
 
 class _Reading(Dataset[tuple[SampleSummary | None, list[BadSample]]]):
-    """For each sample its summary once it is read, or None, and what is wrong with it."""
+    """For each sample its summary once it is read, or None, and its faults."""
 
     def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices

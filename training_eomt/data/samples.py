@@ -31,7 +31,7 @@ class Category:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What a dataset's categories are for a model: label ids without gaps.
+    """A dataset's categories as classes of a model: label ids without gaps.
 
     Args:
         categories: the dataset's categories.

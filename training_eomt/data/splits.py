@@ -16,7 +16,7 @@ _NAMES = {
 }
 
 
-def split_names(split: str) -> tuple[str, ...]:
+def list_split_names(split: str) -> tuple[str, ...]:
     """
     Names a split, the likeliest name first.
 
@@ -28,9 +28,9 @@ def split_names(split: str) -> tuple[str, ...]:
     return _NAMES[split]
 
 
-def of_split(names: Sequence[str], split: str) -> list[str]:
-    """Those of the names or paths that end in one of a split's, with or without a year, the likeliest first."""
-    known = split_names(split)
+def find_split_names(names: Sequence[str], split: str) -> list[str]:
+    """Finds the names or paths that end in one of a split's names, with or without a year, the likeliest first."""
+    known = list_split_names(split)
     plain = {name: re.sub(r"[-_]?\d*$", "", name.rsplit("/", 1)[-1].lower()) for name in names}  # train2017: train
     fitting = [name for name in names if plain[name] in known]
     return sorted(fitting, key=lambda name: (known.index(plain[name]), name))
@@ -38,7 +38,7 @@ def of_split(names: Sequence[str], split: str) -> list[str]:
 
 def choose_split(names: Sequence[str], split: str | None, where: str) -> str | None:
     """
-    The likeliest of the names or paths for a split; None if none of them is any split's, or no split is asked for.
+    Chooses the likeliest of the names or paths for a split; None if none is any split's, or no split is asked for.
 
     Args:
         names: names of folders, files or parts.
@@ -50,8 +50,8 @@ def choose_split(names: Sequence[str], split: str | None, where: str) -> str | N
     """
     if split is None:
         return None
-    if own := of_split(names, split):
+    if own := find_split_names(names, split):
         return own[0]
-    if others := [name for other in SPLITS for name in of_split(names, other)]:
+    if others := [name for other in SPLITS for name in find_split_names(names, other)]:
         raise FileNotFoundError(f"{where} has no {split} split, only {', '.join(dict.fromkeys(others))}.")
     return None

@@ -27,7 +27,7 @@ class MetadataTable:
 
     Args:
         tree: the folder that holds the file.
-        split: where files lie in folders named like splits, such as `train/`, only those of this one.
+        split: where files lie in folders named like splits, such as `train/`, only the files of this one count.
 
     Raises:
         ValueError: the file is not what its name says.

@@ -23,7 +23,7 @@ from .located import list_last_parts
 from .masks import encode_segmentation
 from .pairing import list_by_stem
 from .samples import Category, Sample
-from .splits import SPLITS, choose_split, split_names
+from .splits import SPLITS, choose_split, list_split_names
 
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -101,7 +101,7 @@ class YoloDataset(SegmentationDataset):
             else:
                 self._add_folder(tree, found)
         if not parts:
-            has_splits = any(key in content for other in SPLITS for key in split_names(other))
+            has_splits = any(key in content for other in SPLITS for key in list_split_names(other))
             self._add_folder(self.tree, _find_usual_folder(self.tree, split, where, has_splits))
         if not self.images:
             raise FileNotFoundError(f"{where}: the folders of its {split} split hold no images.")
@@ -279,7 +279,7 @@ def _read_settings(tree: FileTree, name: str) -> tuple[dict[Any, Any], str | Non
 
 def _list_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str]:
     """Lists the folders and lists of a split as the YAML file names them."""
-    for key in split_names(split):
+    for key in list_split_names(split):
         if (given := content.get(key)) in (None, ""):
             continue
         try:
@@ -292,10 +292,12 @@ def _list_parts(content: Mapping[Any, Any], split: str, where: str) -> list[str]
 
 def _find_usual_folder(tree: FileTree, split: str, where: str, has_splits: bool) -> str:
     """Finds the folder of a split's images where the YAML file does not name it; `has_splits`: but others."""
-    for name in split_names(split):
+    for name in list_split_names(split):
         for folder in (f"images/{name}", f"{name}/images"):
             if tree.has_folder(folder):
                 return folder
     if has_splits or not tree.has_folder("images"):
-        raise FileNotFoundError(f"{where} has no {split} split: it names none of {', '.join(split_names(split))}.")
+        raise FileNotFoundError(
+            f"{where} has no {split} split: it names none of {', '.join(list_split_names(split))}."
+        )
     return choose_split(tree.folders("images"), split, tree.path("images")) or "images"

@@ -30,7 +30,7 @@ ZIP_ERRORS = (
     ValueError,
 )
 
-# An entry of more than so many bytes that is more than so many times its size in the zip is made to fill the memory.
+# An entry of more bytes than this, and of more times its size in the zip than this, is made to fill the memory.
 # Label maps of one value that are stored without compression of their own reach the factor, but not the size.
 LARGE_ENTRY = 2**28
 MAX_RATIO = 100

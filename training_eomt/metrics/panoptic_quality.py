@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .streaming import VOID, State, StreamingMetric, as_array, count_pairs, mean
+from image_processing_eomt import VOID
+
+from .streaming import State, StreamingMetric, as_array, count_pairs, mean
 
 
 class PanopticQuality(StreamingMetric):

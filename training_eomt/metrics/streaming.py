@@ -14,7 +14,6 @@ import torch
 
 
 State = dict[str, Any]
-VOID = -1  # in maps of segment ids or label ids: no segment, no class
 
 
 class StreamingMetric(evaluate.Metric):

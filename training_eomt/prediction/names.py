@@ -1,4 +1,4 @@
-"""How files about images are called, whatever the images are called."""
+"""Names of the files about images, on any file system and whatever the images are called."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> list[str]:
     """
-    For each image the path of its files, less their endings: its own name wherever that can be.
+    Returns for each image the path of its files, without their endings: the image's own name wherever possible.
 
-    Otherwise (the name is too long with an ending, has control characters or bytes that are no text, Windows does not
-    take it, or it would be the file or the folder of another image, on file systems that do not tell capitals or
-    composed accents apart, too) what cannot be is replaced, and a hash of the name tells the image from others.
+    Otherwise what is not possible is replaced, and a hash of the name tells the image from others. That is so where
+    the name is too long with an ending, has control characters or bytes that are no text, or is not allowed on
+    Windows, and where it would be the file or the folder of another image, also on file systems that ignore case or
+    the form of accents.
 
     Args:
-        names: relative paths with forward slashes, none of them twice.
+        names: relative paths with forward slashes, each once.
         endings: what is added to a path; each is used in a folder of its own.
     """
     longest = max(len(os.fsencode(ending)) for ending in endings)
@@ -53,7 +54,7 @@ def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> lis
 
 
 def _make_safe(name: str, max_bytes: int) -> str:
-    """A name of a file or a folder that every file system takes."""
+    """Returns a name of a file or a folder that every file system takes."""
     text = "".join("_" if unicodedata.category(character)[0] == "C" else character for character in name)
     text = _FORBIDDEN.sub("_", text)
     if text.endswith((".", " ")):
@@ -66,7 +67,7 @@ def _make_safe(name: str, max_bytes: int) -> str:
 
 
 def _add_hash(text: str, name: str, max_bytes: int) -> str:
-    """`text` with a hash of `name` before its suffix, cut to `max_bytes`."""
+    """Returns `text` with a hash of `name` before its suffix, cut to `max_bytes`."""
     stem, suffix = os.path.splitext(text)
     suffix = suffix if len(suffix.encode()) <= 16 else ""
     ending = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:HASH_DIGITS]}{suffix}"
@@ -75,5 +76,5 @@ def _add_hash(text: str, name: str, max_bytes: int) -> str:
 
 
 def _fold(path: str) -> str:
-    """What file systems that do not tell capitals or composed accents apart compare."""
+    """Returns what file systems compare that ignore case or the form of accents."""
     return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()

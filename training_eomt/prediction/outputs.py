@@ -96,7 +96,7 @@ class PredictionFiles(ABC):
     """
 
     maps: ClassVar[str | None] = None  # the folder of the maps
-    post_processing: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings
+    post_processing: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings that results are made with
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class PredictionFiles(ABC):
         return bool(self.outputs & {"overlays", "figures"})
 
     def list_names(self, path: str) -> list[str]:
-        """The files of an image, by their paths in the folder."""
+        """Returns the files of an image, by their paths in the folder."""
         folders = {"overlays": OVERLAYS, "figures": FIGURES, "maps": self.maps}
         wanted = [folder for output, folder in folders.items() if output in self.outputs and folder is not None]
         return [f"{folder}/{path}{ENDINGS[folder]}" for folder in wanted]
@@ -140,7 +140,7 @@ class PredictionFiles(ABC):
 
         Args:
             image: the image.
-            result: what post-processing with the settings `post_processing` returned, on the CPU.
+            result: what post-processing with `post_processing` returned, on the CPU.
 
         Raises:
             OSError, ValueError: a file cannot be written. None of the image's files is left then.

@@ -101,7 +101,7 @@ def predict(
 
     Raises:
         ValueError: `directory` holds predictions of another model, task or source, or lies in the folder of images.
-        OSError: nothing can be written, such as on a full disk; what is done stays. Or another run is at it.
+        OSError: nothing can be written, such as on a full disk, and what is done stays; or another run writes there.
     """
     directory = Path(directory)
     if isinstance(source, ImageFolder):

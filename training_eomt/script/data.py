@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ..data import NoDatasetError, SegmentationDataset, leave_out, open_dataset, split_dataset
+from ..data.base import Settings
 from ..data.images import ImageReading
 from ..data.report import check_samples, has_targets, list_reasons, report
 from ..data.subsets import Subset, draw_samples
@@ -98,9 +99,7 @@ def open_prediction_images(
 
 def _settings(arguments: DataArguments) -> dict[str, Any]:
     """Returns the arguments that say how the data are stored."""
-    columns = ("image_column", "annotation_column")
-    names = ("class_names", "label_values", "ignore_index", "do_reduce_labels", *columns, "images_dir")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {name: value for name in Settings.__annotations__ if (value := getattr(arguments, name)) is not None}
     # A check goes on after the first error, to list all of them.
     return {
         **given,
@@ -155,7 +154,7 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
                 outcome[0] = result.as_dict()
                 is_sure = result.num_to_learn and not arguments.skip_bad_samples
                 if name == "train" and not is_sure and not has_targets(dataset, num_workers):
-                    outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.why_nothing()}."
+                    outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.explain_nothing()}."
             except ValueError as error:
                 outcome[1] = str(error)
         outcome = broadcast_object_list(outcome)

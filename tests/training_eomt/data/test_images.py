@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from image_processing_eomt.pixels_eomt import as_pixels
+from image_processing_eomt.reading_eomt import as_pixels
 from training_eomt.data import open_dataset
 from training_eomt.data.images import ImageReading, both_fit
 from training_eomt.data.label_coding import extract_values

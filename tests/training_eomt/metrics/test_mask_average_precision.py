@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from image_processing_eomt import TASKS, segment_instances
-from image_processing_eomt.sizes_eomt import View
+from image_processing_eomt.geometry_eomt import View
 from training_eomt.metrics import MaskAveragePrecision
 
 
