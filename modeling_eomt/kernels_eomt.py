@@ -239,6 +239,7 @@ def is_faster_by_head(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
+TRANSFORMERS_SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]  # once: torch 2.6 cannot compile the look-up
 
 
 def sdpa_attention(
@@ -254,8 +255,7 @@ def sdpa_attention(
     """Transformers' "sdpa", or [`attention_by_head`] where that is faster."""
     if attention_mask is None and dropout == 0.0 and is_faster_by_head(query, key, value):
         return attention_by_head(query, key, value, scaling), None
-    fused = AttentionInterface()["sdpa"]
-    return fused(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    return TRANSFORMERS_SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention  # for this project's models; other models' stays Transformers'

@@ -120,7 +120,7 @@ class EomtLoss(nn.Module):
         loss = sum(weights[name] * value for term in terms for name, value in term.items())
         loss_dict = dict(terms[-1])
         for index, term in enumerate(terms[:-1]):
-            loss_dict |= {f"{name}_{index}": value for name, value in term.items()}
+            loss_dict.update({f"{name}_{index}": value for name, value in term.items()})
         return loss, loss_dict  # type: ignore[return-value]
 
     def for_predictions(

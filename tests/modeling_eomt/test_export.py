@@ -65,7 +65,7 @@ def test_sizes_may_be_declared_as_multiples_of_the_patch_size(model):
 def test_a_size_that_the_patch_size_does_not_divide_is_an_error(model, size):
     graph = export(model, 2, 3, 64, 64, size=lambda name: size)
     for height, width in ((70, 100), (64, 70), (60, 64)):
-        with pytest.raises(Exception, match=r"(?i)guard|expected"):
+        with pytest.raises(Exception, match=r"(?i)guard|expected|unflatten|assertion"):
             graph(torch.randn(1, 3, height, width))
         with pytest.raises(ValueError, match=f"{height}x{width}.*16x16"):
             model(torch.randn(1, 3, height, width))
