@@ -2,7 +2,7 @@
 
 - [`EomtLinear`] and [`EomtDoubling`] stand in for `nn.Linear` and `nn.ConvTranspose2d`, [`einsum`] for `torch.einsum`.
 - [`ALL_ATTENTION_FUNCTIONS`] is Transformers' table of attention functions, with another one for "sdpa".
-- [`in_bands`] computes a function of an image a few rows at a time.
+- [`in_bands`] computes a few rows of an image at a time.
 - [`recomputed`] saves memory in training: it keeps what goes into a function instead of what comes out.
 
 On a CPU there are often two ways to the same result, and which one is faster depends on the processor. So both are
@@ -38,7 +38,7 @@ REPETITIONS = 4  # of a measurement, the fastest counts
 CLEARLY_FASTER = 0.8  # of the time of PyTorch's own way
 WORTH_MEASURING = 2**24  # multiplications; below, PyTorch's own way is taken
 BYTES_AT_ONCE = 2**21  # of an attention matrix, so that it stays in the cache
-BAND_BYTES = 2**20  # of an image's features at the patches' resolution
+BAND_BYTES = 2**21  # of features before their height and width are doubled for the last time
 RECOMPUTE_ACTIVATIONS = True  # in training: memory is worth more than the time of a few elementwise operations
 
 
@@ -174,7 +174,8 @@ class EomtDoubling(nn.ConvTranspose2d):
             return super().forward(features)
         # The rows of the matrix are the four places in a window, then the channels.
         weight, bias = self.weight.permute(2, 3, 1, 0).flatten(0, 2), self.bias.repeat(4)  # type: ignore[union-attr]
-        windows = linear(features.permute(0, 2, 3, 1), weight, bias)
+        with releasing(features):
+            windows = linear(features.permute(0, 2, 3, 1), weight, bias)
         windows = windows.unflatten(-1, (2, 2, -1))  # (batch, height, width, 2, 2, channels)
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
@@ -264,34 +265,30 @@ ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention  # for this project's models; o
 # Images
 
 
-def in_bands(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def in_bands(upscale: Kernel, read: Kernel, features: Tensor, num_rows: int) -> Tensor:
     """
-    Computes a method in bands of rows, in inference on a CPU: a band's features stay in the cache, a whole image's at
-    the masks' resolution are larger than that.
+    Computes `read(upscale(features))`, in inference on a CPU in bands of rows: what is upscaled of a band stays in the
+    cache, what is upscaled of a whole image does not fit.
 
-    The method takes features `(batch, channels, rows, columns)` and tensors `(batch, ...)`, and returns
-    `(batch, ..., factor * rows, factor * columns)`, where what comes of a row depends on this row and its neighbours.
+    Args:
+        upscale: takes and returns `(batch, channels, rows, columns)`; what comes of a row depends on it and its two
+            neighbours.
+        read: takes what is upscaled of `num_rows` rows, or of a multiple; returns `(batch, ..., rows, columns)`.
+        features: `(batch, channels, rows, columns)`.
+        num_rows: divides the rows of the features.
     """
-
-    @functools.wraps(forward)
-    def call(module: nn.Module, features: Tensor, *tensors: Tensor, **settings: Any) -> Tensor:
-        num_rows, row_bytes = features.shape[2], features[:1, :, :1].nbytes
-        if torch.is_grad_enabled() or not is_eager_on_cpu(features, *tensors):
-            return forward(module, features, *tensors, **settings)
-        rows_at_once = max(1, num_rows // math.ceil(num_rows * row_bytes / BAND_BYTES))
-        images = []
-        for image in zip(*(tensor.split(1) for tensor in (features, *tensors)), strict=True):
-            bands = []
-            for start in range(0, num_rows, rows_at_once):
-                end = min(start + rows_at_once, num_rows)
-                first, last = max(0, start - 1), min(end + 1, num_rows)  # with their neighbours
-                band = forward(module, image[0][:, :, first:last], *image[1:], **settings)
-                factor = band.shape[2] // (last - first)
-                bands.append(band[:, :, factor * (start - first) : factor * (end - first)])
-            images.append(torch.cat(bands, dim=2))
-        return torch.cat(images)
-
-    return call
+    if torch.is_grad_enabled() or not is_eager_on_cpu(features):
+        return read(upscale(features))
+    height = features.shape[2]
+    num_rows *= max(1, BAND_BYTES // features[:, :, :num_rows].nbytes)
+    bands = []
+    for start in range(0, height, num_rows):
+        end = min(start + num_rows, height)
+        first, last = max(0, start - 1), min(end + 1, height)  # with a row more on either side
+        upscaled = upscale(features[:, :, first:last])
+        factor = upscaled.shape[2] // (last - first)
+        bands.append(read(upscaled[:, :, factor * (start - first) : factor * (end - first)]))
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
 
 # Memory in training
