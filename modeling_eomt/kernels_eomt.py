@@ -124,6 +124,69 @@ def measure_seconds(
         return executor.submit(measure).result()
 
 
+# Memory in training
+
+
+class _Result(torch.autograd.Function):
+    """Passes a tensor on, and is where the backward pass finds it."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(output)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+def is_recomputing() -> bool:
+    """Whether to do that: not where nothing is differentiated, nor in compiled code, which decides for itself."""
+    return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """
+    Computes a method of a module again in the backward pass of training instead of keeping what it computed: its
+    arguments are kept, its result and what is between are not. The result is to be used once, in one of the matrix
+    products of this file.
+    """
+
+    @functools.wraps(method)
+    def call(module: nn.Module, *tensors: Tensor) -> Tensor:
+        if not is_recomputing():
+            return method(module, *tensors)
+
+        def compute(*tensors: Tensor) -> Tensor:
+            return _Result.apply(method(module, *tensors))
+
+        return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+    return call
+
+
+def releasing(*tensors: Tensor) -> AbstractContextManager:
+    """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
+    if not is_recomputing():
+        return nullcontext()
+    results = {}
+    for tensor in tensors:
+        if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
+            results[tensor.untyped_storage().data_ptr()] = tensor.grad_fn
+
+    def pack(tensor: Tensor) -> Any:
+        node = results.get(tensor.untyped_storage().data_ptr())
+        return tensor if node is None else (node, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        node, *layout = kept
+        return node.saved_tensors[0].as_strided(*layout)
+
+    return saved_tensors_hooks(pack, unpack) if results else nullcontext()
+
+
 # Linear layers
 
 
@@ -138,25 +201,24 @@ def linear_as_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None = 
     return outputs.permute(0, 2, 3, 1).reshape(*inputs.shape[:-1], -1)
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`: `(..., in_features)` to `(..., out_features)`."""
-    kernel: Kernel = F.linear
-    if inputs.dtype == torch.float32 and may_choose(inputs, weight):
-        out_features, in_features = (min(size, 1024) for size in weight.shape)
-        if inputs.numel() * weight.shape[0] >= WORTH_MEASURING:
-            rows = round_up(inputs.numel() // inputs.shape[-1], 256)
-            shapes = (rows, in_features), (out_features, in_features)
-            kernel = choose((F.linear, linear_as_convolution), shapes, inputs.dtype, needs_gradient(inputs, weight))
-    with releasing(inputs):
-        return kernel(inputs, weight, bias)
+def choose_linear(inputs: Tensor, weight: Tensor) -> Kernel:
+    """Returns what computes a linear layer of this size."""
+    is_small = inputs.numel() * weight.shape[0] < WORTH_MEASURING
+    if is_small or inputs.dtype != torch.float32 or not may_choose(inputs, weight):
+        return F.linear
+    out_features, in_features = (min(size, 1024) for size in weight.shape)
+    rows = round_up(inputs.numel() // inputs.shape[-1], 256)
+    shapes = (rows, in_features), (out_features, in_features)
+    return choose((F.linear, linear_as_convolution), shapes, inputs.dtype, needs_gradient(inputs, weight))
 
 
 class EomtLinear(nn.Linear):
-    """`nn.Linear`, computed as [`linear`] does."""
+    """`nn.Linear`, computed as [`choose_linear`] says."""
 
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
-        return linear(input, self.weight, self.bias)
+        with releasing(input):
+            return choose_linear(input, self.weight)(input, self.weight, self.bias)
 
 
 class EomtDoubling(nn.ConvTranspose2d):
@@ -172,12 +234,17 @@ class EomtDoubling(nn.ConvTranspose2d):
         """`(batch, channels, height, width)` to `(batch, channels, 2 * height, 2 * width)`."""
         if features.device.type == "cpu" and not torch.is_grad_enabled():
             return super().forward(features)
-        # The rows of the matrix are the four places in a window, then the channels.
-        weight, bias = self.weight.permute(2, 3, 1, 0).flatten(0, 2), self.bias.repeat(4)  # type: ignore[union-attr]
-        with releasing(features):
-            windows = linear(features.permute(0, 2, 3, 1), weight, bias)
+        pixels, matrix = features.permute(0, 2, 3, 1), self.as_matrix(self.weight)
+        bias = self.bias.repeat(4)  # type: ignore[union-attr]
+        with releasing(features, matrix):
+            windows = choose_linear(pixels, matrix)(pixels, matrix, bias)
         windows = windows.unflatten(-1, (2, 2, -1))  # (batch, height, width, 2, 2, channels)
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+    @recomputed
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """Returns `(4 * out_channels, in_channels)`: rows are the four places in a window, then the channels."""
+        return weight.permute(2, 3, 1, 0).flatten(0, 2)
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
@@ -289,69 +356,6 @@ def in_bands(upscale: Kernel, read: Kernel, features: Tensor, num_rows: int) -> 
         factor = upscaled.shape[2] // (last - first)
         bands.append(read(upscaled[:, :, factor * (start - first) : factor * (end - first)]))
     return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
-
-
-# Memory in training
-
-
-class _Result(torch.autograd.Function):
-    """Passes a tensor on, and is where the backward pass finds it."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(output)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient
-
-
-def is_recomputing() -> bool:
-    """Whether to do that: not where nothing is differentiated, nor in compiled code, which decides for itself."""
-    return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """
-    Computes a method of a module again in the backward pass of training instead of keeping what it computed: its
-    arguments are kept, its result and what is between are not. The result is to be used once, in one of the matrix
-    products of this file.
-    """
-
-    @functools.wraps(method)
-    def call(module: nn.Module, *tensors: Tensor) -> Tensor:
-        if not is_recomputing():
-            return method(module, *tensors)
-
-        def compute(*tensors: Tensor) -> Tensor:
-            return _Result.apply(method(module, *tensors))
-
-        return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
-
-    return call
-
-
-def releasing(*tensors: Tensor) -> AbstractContextManager:
-    """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
-    if not is_recomputing():
-        return nullcontext()
-    results = {}
-    for tensor in tensors:
-        if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
-            results[tensor.untyped_storage().data_ptr()] = tensor.grad_fn
-
-    def pack(tensor: Tensor) -> Any:
-        node = results.get(tensor.untyped_storage().data_ptr())
-        return tensor if node is None else (node, tensor.size(), tensor.stride(), tensor.storage_offset())
-
-    def unpack(kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        node, *layout = kept
-        return node.saved_tensors[0].as_strided(*layout)
-
-    return saved_tensors_hooks(pack, unpack) if results else nullcontext()
 
 
 # Low precision in inference
