@@ -203,8 +203,9 @@ def linear_as_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None = 
 
 def choose_linear(inputs: Tensor, weight: Tensor) -> Kernel:
     """Returns what computes a linear layer of this size."""
-    is_small = inputs.numel() * weight.shape[0] < WORTH_MEASURING
-    if is_small or inputs.dtype != torch.float32 or not may_choose(inputs, weight):
+    if inputs.dtype != torch.float32 or not may_choose(inputs, weight):
+        return F.linear
+    if inputs.numel() * weight.shape[0] < WORTH_MEASURING:
         return F.linear
     out_features, in_features = (min(size, 1024) for size in weight.shape)
     rows = round_up(inputs.numel() // inputs.shape[-1], 256)
