@@ -2,7 +2,7 @@
 
 - [`EomtLinear`] and [`EomtDoubling`] stand in for `nn.Linear` and `nn.ConvTranspose2d`, [`einsum`] for `torch.einsum`.
 - [`ALL_ATTENTION_FUNCTIONS`] is Transformers' table of attention functions, with another one for "sdpa".
-- [`in_bands`] computes a function of an image a few rows at a time.
+- [`in_bands`] computes a few rows of an image at a time.
 - [`recomputed`] saves memory in training: it keeps what goes into a function instead of what comes out.
 
 On a CPU there are often two ways to the same result, and which one is faster depends on the processor. So both are
@@ -38,7 +38,7 @@ REPETITIONS = 4  # of a measurement, the fastest counts
 CLEARLY_FASTER = 0.8  # of the time of PyTorch's own way
 WORTH_MEASURING = 2**24  # multiplications; below, PyTorch's own way is taken
 BYTES_AT_ONCE = 2**21  # of an attention matrix, so that it stays in the cache
-BAND_BYTES = 2**20  # of an image's features at the patches' resolution
+BAND_BYTES = 2**21  # of features before their height and width are doubled for the last time
 RECOMPUTE_ACTIVATIONS = True  # in training: memory is worth more than the time of a few elementwise operations
 
 
@@ -124,6 +124,69 @@ def measure_seconds(
         return executor.submit(measure).result()
 
 
+# Memory in training
+
+
+class _Result(torch.autograd.Function):
+    """Passes a tensor on, and is where the backward pass finds it."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(output)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+def is_recomputing() -> bool:
+    """Whether to do that: not where nothing is differentiated, nor in compiled code, which decides for itself."""
+    return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """
+    Computes a method of a module again in the backward pass of training instead of keeping what it computed: its
+    arguments are kept, its result and what is between are not. The result is to be used once, in one of the matrix
+    products of this file.
+    """
+
+    @functools.wraps(method)
+    def call(module: nn.Module, *tensors: Tensor) -> Tensor:
+        if not is_recomputing():
+            return method(module, *tensors)
+
+        def compute(*tensors: Tensor) -> Tensor:
+            return _Result.apply(method(module, *tensors))
+
+        return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+    return call
+
+
+def releasing(*tensors: Tensor) -> AbstractContextManager:
+    """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
+    if not is_recomputing():
+        return nullcontext()
+    results = {}
+    for tensor in tensors:
+        if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
+            results[tensor.untyped_storage().data_ptr()] = tensor.grad_fn
+
+    def pack(tensor: Tensor) -> Any:
+        node = results.get(tensor.untyped_storage().data_ptr())
+        return tensor if node is None else (node, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        node, *layout = kept
+        return node.saved_tensors[0].as_strided(*layout)
+
+    return saved_tensors_hooks(pack, unpack) if results else nullcontext()
+
+
 # Linear layers
 
 
@@ -138,25 +201,25 @@ def linear_as_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None = 
     return outputs.permute(0, 2, 3, 1).reshape(*inputs.shape[:-1], -1)
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`: `(..., in_features)` to `(..., out_features)`."""
-    kernel: Kernel = F.linear
-    if inputs.dtype == torch.float32 and may_choose(inputs, weight):
-        out_features, in_features = (min(size, 1024) for size in weight.shape)
-        if inputs.numel() * weight.shape[0] >= WORTH_MEASURING:
-            rows = round_up(inputs.numel() // inputs.shape[-1], 256)
-            shapes = (rows, in_features), (out_features, in_features)
-            kernel = choose((F.linear, linear_as_convolution), shapes, inputs.dtype, needs_gradient(inputs, weight))
-    with releasing(inputs):
-        return kernel(inputs, weight, bias)
+def choose_linear(inputs: Tensor, weight: Tensor) -> Kernel:
+    """Returns what computes a linear layer of this size."""
+    if inputs.dtype != torch.float32 or not may_choose(inputs, weight):
+        return F.linear
+    if inputs.numel() * weight.shape[0] < WORTH_MEASURING:
+        return F.linear
+    out_features, in_features = (min(size, 1024) for size in weight.shape)
+    rows = round_up(inputs.numel() // inputs.shape[-1], 256)
+    shapes = (rows, in_features), (out_features, in_features)
+    return choose((F.linear, linear_as_convolution), shapes, inputs.dtype, needs_gradient(inputs, weight))
 
 
 class EomtLinear(nn.Linear):
-    """`nn.Linear`, computed as [`linear`] does."""
+    """`nn.Linear`, computed as [`choose_linear`] says."""
 
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
-        return linear(input, self.weight, self.bias)
+        with releasing(input):
+            return choose_linear(input, self.weight)(input, self.weight, self.bias)
 
 
 class EomtDoubling(nn.ConvTranspose2d):
@@ -172,11 +235,17 @@ class EomtDoubling(nn.ConvTranspose2d):
         """`(batch, channels, height, width)` to `(batch, channels, 2 * height, 2 * width)`."""
         if features.device.type == "cpu" and not torch.is_grad_enabled():
             return super().forward(features)
-        # The rows of the matrix are the four places in a window, then the channels.
-        weight, bias = self.weight.permute(2, 3, 1, 0).flatten(0, 2), self.bias.repeat(4)  # type: ignore[union-attr]
-        windows = linear(features.permute(0, 2, 3, 1), weight, bias)
+        pixels, matrix = features.permute(0, 2, 3, 1), self.as_matrix(self.weight)
+        bias = self.bias.repeat(4)  # type: ignore[union-attr]
+        with releasing(features, matrix):
+            windows = choose_linear(pixels, matrix)(pixels, matrix, bias)
         windows = windows.unflatten(-1, (2, 2, -1))  # (batch, height, width, 2, 2, channels)
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+    @recomputed
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """Returns `(4 * out_channels, in_channels)`: rows are the four places in a window, then the channels."""
+        return weight.permute(2, 3, 1, 0).flatten(0, 2)
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
@@ -264,97 +333,30 @@ ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention  # for this project's models; o
 # Images
 
 
-def in_bands(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def in_bands(upscale: Kernel, read: Kernel, features: Tensor, num_rows: int) -> Tensor:
     """
-    Computes a method in bands of rows, in inference on a CPU: a band's features stay in the cache, a whole image's at
-    the masks' resolution are larger than that.
+    Computes `read(upscale(features))`, in inference on a CPU in bands of rows: what is upscaled of a band stays in the
+    cache, what is upscaled of a whole image does not fit.
 
-    The method takes features `(batch, channels, rows, columns)` and tensors `(batch, ...)`, and returns
-    `(batch, ..., factor * rows, factor * columns)`, where what comes of a row depends on this row and its neighbours.
+    Args:
+        upscale: takes and returns `(batch, channels, rows, columns)`; what comes of a row depends on it and its two
+            neighbours.
+        read: takes what is upscaled of `num_rows` rows, or of a multiple; returns `(batch, ..., rows, columns)`.
+        features: `(batch, channels, rows, columns)`.
+        num_rows: divides the rows of the features.
     """
-
-    @functools.wraps(forward)
-    def call(module: nn.Module, features: Tensor, *tensors: Tensor, **settings: Any) -> Tensor:
-        if torch.is_grad_enabled() or not is_eager_on_cpu(features, *tensors):
-            return forward(module, features, *tensors, **settings)
-        num_rows, row_bytes = features.shape[2], features[:1, :, :1].nbytes
-        rows_at_once = max(1, num_rows // math.ceil(num_rows * row_bytes / BAND_BYTES))
-        images = []
-        for image in zip(*(tensor.split(1) for tensor in (features, *tensors)), strict=True):
-            bands = []
-            for start in range(0, num_rows, rows_at_once):
-                end = min(start + rows_at_once, num_rows)
-                first, last = max(0, start - 1), min(end + 1, num_rows)  # with their neighbours
-                band = forward(module, image[0][:, :, first:last], *image[1:], **settings)
-                factor = band.shape[2] // (last - first)
-                bands.append(band[:, :, factor * (start - first) : factor * (end - first)])
-            images.append(torch.cat(bands, dim=2))
-        return torch.cat(images)
-
-    return call
-
-
-# Memory in training
-
-
-class _Result(torch.autograd.Function):
-    """Passes a tensor on, and is where the backward pass finds it."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(output)
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient
-
-
-def is_recomputing() -> bool:
-    """Whether to do that: not where nothing is differentiated, nor in compiled code, which decides for itself."""
-    return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """
-    Computes a method of a module again in the backward pass of training instead of keeping what it computed: its
-    arguments are kept, its result and what is between are not. The result is to be used once, in one of the matrix
-    products of this file.
-    """
-
-    @functools.wraps(method)
-    def call(module: nn.Module, *tensors: Tensor) -> Tensor:
-        if not is_recomputing():
-            return method(module, *tensors)
-
-        def compute(*tensors: Tensor) -> Tensor:
-            return _Result.apply(method(module, *tensors))
-
-        return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
-
-    return call
-
-
-def releasing(*tensors: Tensor) -> AbstractContextManager:
-    """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
-    if not is_recomputing():
-        return nullcontext()
-    results = {}
-    for tensor in tensors:
-        if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
-            results[tensor.untyped_storage().data_ptr()] = tensor.grad_fn
-
-    def pack(tensor: Tensor) -> Any:
-        node = results.get(tensor.untyped_storage().data_ptr())
-        return tensor if node is None else (node, tensor.size(), tensor.stride(), tensor.storage_offset())
-
-    def unpack(kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        node, *layout = kept
-        return node.saved_tensors[0].as_strided(*layout)
-
-    return saved_tensors_hooks(pack, unpack) if results else nullcontext()
+    if torch.is_grad_enabled() or not is_eager_on_cpu(features):
+        return read(upscale(features))
+    height = features.shape[2]
+    num_rows *= max(1, BAND_BYTES // features[:, :, :num_rows].nbytes)
+    bands = []
+    for start in range(0, height, num_rows):
+        end = min(start + num_rows, height)
+        first, last = max(0, start - 1), min(end + 1, height)  # with a row more on either side
+        upscaled = upscale(features[:, :, first:last])
+        factor = upscaled.shape[2] // (last - first)
+        bands.append(read(upscaled[:, :, factor * (start - first) : factor * (end - first)]))
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
 
 # Low precision in inference

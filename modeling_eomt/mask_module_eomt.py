@@ -61,7 +61,6 @@ class EomtScaleBlock(nn.Module):
         super().__init__()
         self.block = nn.ModuleList(EomtScaleLayer(config) for _ in range(config.num_upscale_blocks))
 
-    @in_bands
     def forward(self, features: Tensor, mask_embeddings: Tensor, at_patches: bool = False) -> Tensor:
         """
         Args:
@@ -73,9 +72,15 @@ class EomtScaleBlock(nn.Module):
         Returns:
             `(batch, num_queries, height, width)`, or `(batch, num_queries, rows, columns)`.
         """
-        grid = features.shape[-2:]
-        for layer in self.block:
+        patch_size = 2 ** len(self.block)
+
+        def read(features: Tensor) -> Tensor:
+            if at_patches:
+                grid = [size // patch_size for size in features.shape[-2:]]
+                features = F.interpolate(features, size=grid, mode="bilinear")
+            return einsum("bqc,bchw->bqhw", mask_embeddings.to(features.device), features)
+
+        *earlier, last = nn.Identity(), *self.block
+        for layer in earlier:
             features = layer(features)
-        if at_patches:
-            features = F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
-        return einsum("bqc,bchw->bqhw", mask_embeddings.to(features.device), features)
+        return in_bands(last, read, features, num_rows=max(1, patch_size // 2))

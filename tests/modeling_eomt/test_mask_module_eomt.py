@@ -33,7 +33,7 @@ def test_masks_at_patches_are_the_masks_downsampled_and_so_are_their_gradients(s
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("band_bytes", [1, 900, kernels_eomt.BAND_BYTES])  # a row each, two and three rows, in one
+@pytest.mark.parametrize("band_bytes", [1, 8000, kernels_eomt.BAND_BYTES])  # a row of patches each, several, in one
 @pytest.mark.parametrize("at_patches", [False, True])
 def test_masks_in_bands_are_the_masks(scale_block, band_bytes, at_patches, monkeypatch):
     features, mask_embeddings = inputs()
@@ -70,20 +70,26 @@ def test_the_backward_pass_repeats_all_but_the_matrix_products(tiny_config):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_of_the_features_at_the_masks_resolution_one_tensor_is_kept(tiny_config, autocast):
+def test_of_the_features_of_a_layer_one_tensor_is_kept(tiny_config, autocast, monkeypatch):
     scale_block = EomtScaleBlock(tiny_config)
     kept = {}
 
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def recording_hooks(pack, unpack):
+        def record(tensor):
+            packed = pack(tensor)
+            if isinstance(packed, torch.Tensor):
+                kept[packed.untyped_storage().data_ptr()] = packed.numel()
+            return packed
 
-    features, mask_embeddings = inputs()
+        return torch.autograd.graph.saved_tensors_hooks(record, unpack)
+
+    monkeypatch.setattr(kernels_eomt, "saved_tensors_hooks", recording_hooks)
+    features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
     with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        recording_hooks(lambda tensor: tensor, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
     ):
         masks = scale_block(features, mask_embeddings)
-    largest = [tensor for tensor in kept.values() if tensor.numel() >= 2 * 32 * 20 * 12]
-    assert len(largest) == 1
+    sizes = list(kept.values())
+    assert [sizes.count(2 * 32 * rows * columns) for rows, columns in ((10, 6), (20, 12))] == [1, 1]
     masks.mean().backward()
