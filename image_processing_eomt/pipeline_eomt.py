@@ -22,6 +22,9 @@ from .settings_eomt import STORED, TASKS, check_names, check_settings, check_tas
 
 logger = logging.getLogger(__name__)
 
+# Transformers' own pipeline takes these for every task, and so does this one, though not every task has them.
+_THRESHOLDS = {"threshold", "mask_threshold", "overlap_mask_area_threshold"}
+
 
 @dataclass(frozen=True)
 class _NumberedImage:
@@ -47,9 +50,9 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     A batch is one of windows where images are split into several.
 
     Raises:
-        ValueError: a setting is unknown, of another task or out of range, an input is not an image, cannot be decoded
-            or holds values that are no brightness, or the model's predictions are not finite. The message says which
-            image of several.
+        ValueError: a setting is unknown, out of range or (but for thresholds) of another task, an input is not an image,
+            cannot be decoded or holds values that are no brightness, or the model's predictions are not finite. The
+            message says which image of several.
         OSError: a file or a URL cannot be read.
     """
 
@@ -65,7 +68,8 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         check_names(kwargs, ("subtask", "timeout", *STORED), "The pipeline")
         kwargs = check_settings(kwargs)
         preset = getattr(self, "_postprocess_params", {}).get("subtask")  # not there while the pipeline is made
-        check_task_settings(kwargs, TASKS[kwargs.get("subtask") or preset or self.image_processor.task])
+        task = TASKS[kwargs.get("subtask") or preset or self.image_processor.task]
+        check_task_settings(kwargs.keys() - _THRESHOLDS, task)
         preprocess, postprocess = (
             {name: kwargs[name] for name in names if name in kwargs}
             for names in (("subtask", "timeout"), ("subtask", *STORED))

@@ -174,7 +174,10 @@ def test_the_pipeline_takes_every_setting_of_its_task_and_says_which_are_of_othe
         setattr(stored, name, value)
     expected = EomtImageSegmentationPipeline(model=model, image_processor=stored, task="image-segmentation")
     assert as_lists(segmenter(images[0], **own)) == as_lists(expected(images[0]))
-    for name in SETTINGS.keys() - own.keys():
+    thresholds = {"threshold", "mask_threshold", "overlap_mask_area_threshold"}  # as in Transformers' own pipeline
+    others = {name: SETTINGS[name] for name in thresholds - own.keys()}
+    assert as_lists(segmenter(images[0], **own, **others)) == as_lists(segmenter(images[0], **own))
+    for name in SETTINGS.keys() - own.keys() - thresholds:
         message = f"{name} is a setting of .*, and this is {task} segmentation"
         with pytest.raises(ValueError, match=message):
             segmenter(images[0], **{name: SETTINGS[name]})
