@@ -50,9 +50,9 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
     A batch is one of windows where images are split into several.
 
     Raises:
-        ValueError: a setting is unknown, out of range or (but for thresholds) of another task, an input is not an image,
-            cannot be decoded or holds values that are no brightness, or the model's predictions are not finite. The
-            message says which image of several.
+        ValueError: a setting is unknown, out of range or (thresholds excepted) of another task, an input is not an
+            image, cannot be decoded or holds values that are no brightness, or the model's predictions are not finite.
+            The message says which image of several.
         OSError: a file or a URL cannot be read.
     """
 
