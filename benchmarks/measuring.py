@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import accumulate
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +29,15 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name and instructions of the CPU."""
+    """Name, generation and instructions of the CPU. Its name alone often says no more than the vendor's line."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     instructions = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_tile") if capabilities.get(name)]
-    return f"{capabilities.get('cpu_name', platform.machine())} ({', '.join(instructions)})"
+    info = Path("/proc/cpuinfo")
+    lines = (line.partition(":") for line in (info.read_text().splitlines() if info.is_file() else ()))
+    values = {name.strip(): value.strip() for name, _, value in lines}
+    generation = [f"{name} {values[name]}" for name in ("cpu family", "model") if name in values]
+    name = capabilities.get("cpu_name", platform.machine())
+    return f"{' '.join([name, *generation])} ({', '.join(instructions)})"
 
 
 def set_masking(model: Any, probability: float) -> None:
