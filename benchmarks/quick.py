@@ -4,8 +4,8 @@
     python benchmarks/quick.py --save     # commits to results/quick.json what was measured
 
 On a CPU, a few minutes. Ratios, because machines differ and are noisy; three rounds of each, so that a few percent
-mean nothing. What is below four fifths of the committed ratio is marked, and makes the exit status 1. How much faster this
-project is depends on the processor: without committed ratios of the same one, those of the others are shown.
+mean nothing. What is below four fifths of the committed ratio is marked, and makes the exit status 1. How much faster
+this project is depends on the processor: without committed ratios of the same one, all that are there are shown.
 """
 
 import argparse

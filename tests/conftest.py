@@ -12,11 +12,13 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
+from safetensors import safe_open
 
 from configuration_eomt import EomtConfig, EomtDinov3Config
 
 
-_SHARED = Path(os.environ.get("EOMT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
+_FOLDER = Path(__file__).resolve().parent
+_SHARED = Path(os.environ.get("EOMT_TEST_DATA", _FOLDER.parents[1] / "shared"))
 
 
 def _existing(path: Path) -> Path:
@@ -25,10 +27,25 @@ def _existing(path: Path) -> Path:
     return path
 
 
+_GOLDEN = next(folder for folder in (_SHARED / "golden", _FOLDER / "golden") if folder.is_dir())
+
+
 @pytest.fixture
 def golden() -> Path:
-    """Folder of the reference results; skips where they are not at hand."""
-    return _existing(_SHARED / "golden")
+    """Folder of the reference results: `tests/golden/`, or one that has more of them."""
+    return _GOLDEN
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests of reference models for all models, and tests of image processing for all tasks, that are there."""
+    for name, pattern in (("golden_name", "*.outputs.safetensors"), ("golden_delta", "*.delta_weights.safetensors")):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, sorted(path.name.partition(".")[0] for path in _GOLDEN.glob(pattern)))
+    with safe_open(_GOLDEN / "processing.safetensors", "pt") as file:
+        names = [name.split(".") for name in file.keys()]  # noqa: SIM118
+    for name, what in (("golden_task", "masks_queries_logits"), ("golden_pixels", "pixel_values")):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, sorted(task for task, *rest in names if rest[0] == what))
 
 
 @pytest.fixture
@@ -50,9 +67,9 @@ def camvid() -> Path:
 
 
 @pytest.fixture
-def published_recipes() -> Path:
-    """The settings of every published training; skips where they are not at hand."""
-    return _existing(_SHARED / "reference" / "published_recipes.json")
+def reference() -> Path:
+    """Tables of the published checkpoints, trainings and classes; skips where they are not at hand."""
+    return _existing(_SHARED / "reference")
 
 
 @pytest.fixture

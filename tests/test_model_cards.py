@@ -44,14 +44,6 @@ def test_the_cards_are_what_the_script_writes(tmp_path):
     assert set(written) == {f"{name}.md" for name in NAMES} | {"README.md"}
 
 
-@pytest.fixture
-def reference(golden) -> Path:
-    folder = golden.parent / "reference"
-    if not folder.exists():
-        pytest.skip(f"{folder} is not here")
-    return folder
-
-
 def test_the_table_has_every_checkpoint_with_the_authors_figures(reference):
     published = json.loads((reference / "published_checkpoints.json").read_text())
     assert [entry["hub_id"] for entry in published] == [card.repository for card in published_checkpoints().values()]

@@ -14,8 +14,8 @@ SIZES = {"vit_small": "small", "vit_base": "base", "vit_large": "large", "vit_gi
 
 
 @pytest.fixture
-def published(published_recipes) -> dict[str, dict]:
-    return {recipe["name"]: recipe for recipe in json.loads(published_recipes.read_text())}
+def published(reference) -> dict[str, dict]:
+    return {recipe["name"]: recipe for recipe in json.loads((reference / "published_recipes.json").read_text())}
 
 
 def parsed(name: str):

@@ -94,7 +94,7 @@ def test_golden_resampled_backbone_entry_by_entry_and_in_its_features(golden):
         golden / "dinov2_backbone", image_size=(160, 160), patch_size=16, num_blocks=2
     ).eval()
     weights = model.state_dict()
-    compared = 0
+    compared = set()
     for name, weight in weights.items():
         official = official_parameter_name(name)
         if official not in expected:
@@ -103,12 +103,11 @@ def test_golden_resampled_backbone_entry_by_entry_and_in_its_features(golden):
         if ".attn.qkv." in official:
             value = value.chunk(3)["qkv".index(name.split("_proj.")[0][-1])]
         torch.testing.assert_close(weight, value.view(weight.shape), rtol=1e-4, atol=1e-4, msg=name)
-        compared += 1
-    assert compared == sum(name.startswith(("embeddings.", "layers.", "layernorm.")) for name in weights)
-    pixel_values = expected["input.pixel_values"]
-    torch.testing.assert_close(
-        features(model, pixel_values), expected["expected.last_hidden_state"], rtol=1e-4, atol=1e-4
-    )
+        compared.add(official)
+    assert compared == {name for name in expected if name.startswith("network.")} and len(compared) > 6
+    if "input.pixel_values" in expected:  # as reference results outside of the repository have it
+        found = features(model, expected["input.pixel_values"])
+        torch.testing.assert_close(found, expected["expected.last_hidden_state"], rtol=1e-4, atol=1e-4)
 
 
 def test_a_resampled_kernel_sees_in_a_resized_patch_what_it_saw_before():
