@@ -1,8 +1,9 @@
 """The model types, and the adapter between their weights and checkpoints of others.
 
-A new model type is one entry of `FAMILIES`. Read are what Transformers' own EoMT classes save, the backbones that its
-DINOv2 (with and without registers), DINOv3, ViT and DeiT classes save, and timm's plain ViTs (DeiT III, AugReg,
-DINOv2). Names in the original implementation: https://github.com/tue-mps/eomt.
+A model type is an entry of `FAMILIES` with a configuration class (`configuration_eomt.py`), a model class
+(`modeling_eomt.py`) and, where its backbones have names of their own, patterns in `_BACKBONE_NAMES`. Read are what
+Transformers' own EoMT classes save, the backbones that its DINOv2 (with and without registers), DINOv3, ViT and DeiT
+classes save, and timm's plain ViTs (DeiT III, AugReg, DINOv2). Names in the original implementation: https://github.com/tue-mps/eomt.
 """
 
 import json

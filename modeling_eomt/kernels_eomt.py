@@ -1,4 +1,4 @@
-"""How the model is computed: drop-in replacements through which it meets the machine.
+"""Faster or smaller ways to compute the same: attention, linear layers, images in bands, activations in training.
 
 - [`EomtLinear`] and [`EomtDoubling`] stand in for `nn.Linear` and `nn.ConvTranspose2d`, [`einsum`] for `torch.einsum`.
 - [`ALL_ATTENTION_FUNCTIONS`] is Transformers' table of attention functions, with another one for "sdpa".
@@ -307,6 +307,7 @@ def is_faster_by_head(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return choose(kernels, shapes, query.dtype, train=False) is attention_by_head
 
 
+# A new attention kernel goes here. Rows that carry a mask always take "sdpa", unless it is "eager".
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 TRANSFORMERS_SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]  # once: torch 2.6 cannot compile the look-up
 

@@ -57,7 +57,7 @@ class EomtLoss(nn.Module):
     """Matches queries to targets and computes the loss, in float32 whatever the model's dtype.
 
     Args:
-        config: has the weights and numbers of points; changing it changes matching and loss alike.
+        config: has the weights and numbers of points, and their defaults; changing it changes matching and loss alike.
     """
 
     empty_weight: Tensor

@@ -1,9 +1,13 @@
-"""The mask module: mask embeddings from the queries, pixel features from the patch tokens.
+"""The mask module, section 3.2 of the paper, and how often its masks restrict attention in training, section 3.3.
 
-Together with the class head (one linear layer, kept on the model) this is all that EoMT adds to a ViT, section 3.2 of
-the paper. Activations are GELU whatever the backbone uses, as in the original.
+[`EomtMaskHead`] makes mask embeddings of the queries; [`EomtScaleBlock`] upscales the patch features and multiplies
+them with the mask embeddings. Together with the class head (one linear layer, kept on the model) this is all that EoMT
+adds to a ViT. Activations are GELU whatever the backbone uses, as in the original.
 """
 
+from typing import Any, NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,15 +76,87 @@ class EomtScaleBlock(nn.Module):
         Returns:
             `(batch, num_queries, height, width)`, or `(batch, num_queries, rows, columns)`.
         """
-        patch_size = 2 ** len(self.block)
+        upscaling = 2 ** len(self.block)
 
         def read(features: Tensor) -> Tensor:
             if at_patches:
-                grid = [size // patch_size for size in features.shape[-2:]]
+                grid = [size // upscaling for size in features.shape[-2:]]
                 features = F.interpolate(features, size=grid, mode="bilinear")
             return einsum("bqc,bchw->bqhw", mask_embeddings.to(features.device), features)
 
-        *earlier, last = nn.Identity(), *self.block
+        *earlier, last = nn.Identity(), *self.block  # without upscaling the identity is the last
         for layer in earlier:
             features = layer(features)
-        return in_bands(last, read, features, num_rows=max(1, patch_size // 2))
+        return in_bands(last, read, features, num_rows=max(1, upscaling // 2))
+
+
+class BlockMasking(NamedTuple):
+    """How often a query block masks its queries. The forward pass asks the flags alone, which change at 0 and 1 only,
+    so that annealing the probability does not compile the model again."""
+
+    probability: float
+    in_training: bool
+    in_evaluation: bool
+
+
+class MaskProbabilitiesMixin(nn.Module):
+    """Mask probabilities of a model: Python numbers, and the buffer that stores them, which random numbers are
+    compared with on the device. The buffer is float32 whatever the model's dtype is; in 16 bits, 0.999 would be 1."""
+
+    attn_mask_probs: Tensor
+
+    def create_mask_probabilities(self, num_blocks: int) -> None:
+        """Masks every query in all query blocks, until other probabilities are set or loaded."""
+        self.register_buffer("attn_mask_probs", torch.ones(num_blocks, dtype=torch.float32))
+        self.read_mask_probabilities()
+
+    def read_mask_probabilities(self) -> None:
+        """Takes over what the buffer stores, after loading."""
+        stored = self.attn_mask_probs
+        if stored.is_meta and (offloaded := getattr(getattr(self, "_hf_hook", None), "weights_map", None)):
+            stored = offloaded["attn_mask_probs"]
+        self._use_mask_probabilities([1.0] * len(stored) if stored.is_meta else stored.tolist())
+
+    def _use_mask_probabilities(self, probabilities: list[float]) -> None:
+        self._masking = [BlockMasking(p, in_training=p > 0.0, in_evaluation=p >= 1.0) for p in probabilities]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.read_mask_probabilities()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        probabilities = self.attn_mask_probs
+        super()._apply(*args, **kwargs)
+        if self.attn_mask_probs.dtype != torch.float32:
+            self.attn_mask_probs = probabilities.to(self.attn_mask_probs.device)
+        return self
+
+    @property
+    def mask_probabilities(self) -> list[float]:
+        """Per query block, earliest first: how often a query's attention is restricted to its mask in training."""
+        return [block.probability for block in self._masking]
+
+    def set_mask_probabilities(self, probabilities: list[float]) -> None:
+        """
+        Sets the probability of masking of each query block.
+
+        Args:
+            probabilities: `config.num_blocks` numbers in [0, 1], earliest block first.
+
+        Raises:
+            ValueError: wrong number of probabilities, or one outside of [0, 1].
+        """
+        probabilities = [float(probability) for probability in probabilities]
+        num_blocks = len(self._masking)
+        if len(probabilities) != num_blocks or not all(0.0 <= p <= 1.0 for p in probabilities):
+            raise ValueError(
+                f"Expected {num_blocks} mask probabilities in [0, 1], one per query block, got {probabilities}."
+            )
+        self._use_mask_probabilities(probabilities)
+        with torch.no_grad():
+            self.attn_mask_probs.copy_(torch.tensor(probabilities))
+
+    def masks_queries(self, index: int) -> bool:
+        """Whether queries may be masked in a query block: in training above 0, in evaluation at 1 only."""
+        masking = self._masking[index]
+        return masking.in_training if self.training else masking.in_evaluation

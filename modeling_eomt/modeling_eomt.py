@@ -14,10 +14,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair, patch_grid
 from .loss_eomt import EomtLoss
-from .mask_module_eomt import EomtMaskHead, EomtScaleBlock
+from .mask_module_eomt import EomtMaskHead, EomtScaleBlock, MaskProbabilitiesMixin
 from .positions_eomt import EomtRope
 from .pretrained_eomt import EomtForUniversalSegmentationOutput, EomtPreTrainedModel
-from .random_eomt import MaskProbabilitiesMixin, StepRandomness
+from .random_eomt import StepRandomness
 from .vit_eomt import EomtEmbeddings, EomtLayer
 
 
@@ -131,7 +131,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
             patch_offsets (`list[torch.Tensor]`, *optional*):
                 Positions of the windows of window-split images; returned as given.
             output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
-                Whether to return the predictions made before the query blocks.
+                Whether to return the predictions before the query blocks: in training with labels all, otherwise those
+                before masked blocks.
             image_seeds (`torch.Tensor` of shape `(batch,)`, *optional*):
                 One int64 per image. The random numbers of an image (which queries are masked, which branches
                 stochastic depth drops, how rotary positions are moved, at which points masks are compared) depend on
@@ -182,9 +183,11 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         predictions: list[dict[str, Tensor]] = []
 
         tokens, shared = self.encode(pixel_values, random if self.training else None)
+        tokens = self.add_queries(tokens)
         for index in range(self.config.num_blocks):
             mask_logits = None
-            if (self.training and labels is not None) or (output_auxiliary_logits and self.is_masked(index)):
+            # In training the loss compares a prediction before each block; on request, those before masked blocks.
+            if (self.training and labels is not None) or (output_auxiliary_logits and self.masks_queries(index)):
                 predictions.append(self.predict(self.layernorm(tokens), shared.grid))
                 mask_logits = predictions[-1]["masks_queries_logits"].detach()
             tokens = self.query_block(index, tokens, shared, mask_logits)
@@ -206,15 +209,15 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
 
     def encode(self, pixel_values: Tensor, random: StepRandomness | None) -> tuple[Tensor, SharedInputs]:
         """
-        Runs the blocks of the plain ViT and puts the queries in front of its tokens.
+        Runs the blocks of the plain ViT.
 
         Args:
             pixel_values: `(batch, num_channels, height, width)`.
             random: the random numbers of a training step; None in evaluation.
 
         Returns:
-            The tokens `(batch, num_queries + num_prefix_tokens + num_patches, hidden_size)`, and what the query blocks
-            get besides them.
+            The tokens `(batch, num_prefix_tokens + num_patches, hidden_size)`, and what the query blocks get besides
+            them.
         """
         num_queries, num_layers = self.config.num_queries, len(self.layers)
         tokens, grid = self.embeddings(pixel_values)
@@ -229,9 +232,12 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
             vit_rope = rope[0][..., num_queries:, :], rope[1][..., num_queries:, :]
         for index in range(num_layers - self.config.num_blocks):
             tokens, _ = self.layers[index](tokens, None, vit_rope, branch_draws[index])
-        queries = self.query(torch.arange(num_queries, device=tokens.device)).to(tokens)
-        tokens = torch.cat([queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, SharedInputs(grid, rope, masked_queries, branch_draws)
+
+    def add_queries(self, tokens: Tensor) -> Tensor:
+        """Puts the learnable queries in front of the tokens, `(batch, num_queries + num_tokens, hidden_size)`."""
+        queries = self.query(torch.arange(self.config.num_queries, device=tokens.device)).to(tokens)
+        return torch.cat([queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def query_block(
         self, index: int, tokens: Tensor, shared: SharedInputs, mask_logits: Tensor | None = None
@@ -249,12 +255,12 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
             The tokens, same shape.
         """
         query_mask = None
-        if self.is_masked(index):
+        if self.masks_queries(index):
             if mask_logits is None:
                 with torch.no_grad():
                     mask_logits = self.predict_masks(self.layernorm(tokens), shared.grid, at_patches=True)
-            is_masked = None if shared.masked_queries is None else shared.masked_queries[index]
-            query_mask = self.query_attention_mask(mask_logits, shared.grid, is_masked)
+            masked_queries = None if shared.masked_queries is None else shared.masked_queries[index]
+            query_mask = self.query_attention_mask(mask_logits, shared.grid, masked_queries)
         layer = len(self.layers) - self.config.num_blocks + index
         return self.layers[layer](tokens, query_mask, shared.rope, shared.branch_draws[layer])[0]
 
@@ -288,7 +294,7 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         return self.upscale_block(features, mask_embeddings, at_patches=at_patches)
 
     def query_attention_mask(
-        self, mask_logits: Tensor, grid: tuple[int, int], is_masked: Tensor | None = None
+        self, mask_logits: Tensor, grid: tuple[int, int], masked_queries: Tensor | None = None
     ) -> Tensor:
         """
         Lets each query attend to all queries and prefix tokens, and to the patches of its mask.
@@ -296,7 +302,7 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         Args:
             mask_logits: `(batch, num_queries, rows, columns)`, or with more pixels, which are downsampled.
             grid: rows and columns of the patch grid.
-            is_masked: `(batch, num_queries)` bool, the queries that are restricted at all; None restricts all of them.
+            masked_queries: `(batch, num_queries)` bool, the queries that are restricted at all; None restricts all.
 
         Returns:
             `(batch, num_queries, num_tokens)` bool, True where attention is allowed.
@@ -304,8 +310,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         if mask_logits.shape[-2:] != grid:
             mask_logits = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False)
         allowed = mask_logits.flatten(2) > 0
-        if is_masked is not None:
-            allowed = allowed | ~is_masked[:, :, None]
+        if masked_queries is not None:
+            allowed = allowed | ~masked_queries[:, :, None]
         return F.pad(allowed, (self.config.num_queries + self.embeddings.num_prefix_tokens, 0), value=True)
 
 

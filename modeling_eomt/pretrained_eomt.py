@@ -73,7 +73,7 @@ class EomtForUniversalSegmentationOutput(ModelOutput):
             `_0`, `_1`... for the predictions before the query blocks, earliest first.
         auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*):
             With `output_auxiliary_logits=True`: `masks_queries_logits` and `class_queries_logits` predicted before
-            each masked block, in order.
+            the query blocks, in order: in training with labels all, otherwise those before masked blocks.
     """
 
     loss: Tensor | None = None

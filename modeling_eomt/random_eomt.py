@@ -1,15 +1,15 @@
-"""What is random in a training step: how often queries are masked, and the random numbers of each image.
+"""What is random in a training step.
 
-The numbers are computed from the image's seed, the same in any batch, process and device. A counter-based generator:
-the n-th number of a seed is a hash of seed, stream and n, in plain tensor operations. The hash is SplitMix64, "Fast
-splittable pseudorandom number generators", OOPSLA 2014, https://doi.org/10.1145/2660193.2660195, figure 19.
+The numbers of an image are computed from its seed, the same in any batch, process and device. A counter-based
+generator: the n-th number of a seed is a hash of seed, stream and n, in plain tensor operations. The hash is
+SplitMix64, "Fast splittable pseudorandom number generators", OOPSLA 2014, https://doi.org/10.1145/2660193.2660195,
+figure 19.
 """
 
 import math
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 # Each use has a stream of its own, independent of the others.
@@ -18,78 +18,6 @@ MATCHING_POINTS, CANDIDATE_POINTS, UNIFORM_POINTS, MASKED_QUERIES, KEPT_BRANCHES
 # The algorithm's unsigned 64-bit constants, as the signed integers that wrap around alike.
 _INCREMENT = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-
-
-class BlockMasking(NamedTuple):
-    """How often a query block masks its queries. The forward pass asks the flags alone, which change at 0 and 1 only,
-    so that annealing the probability does not compile the model again."""
-
-    probability: float
-    in_training: bool
-    in_evaluation: bool
-
-
-class MaskProbabilitiesMixin(nn.Module):
-    """Mask probabilities of a model: Python numbers, and the buffer that stores them, which random numbers are
-    compared with on the device. The buffer is float32 whatever the model's dtype is; in 16 bits, 0.999 would be 1."""
-
-    attn_mask_probs: Tensor
-
-    def create_mask_probabilities(self, num_blocks: int) -> None:
-        """Masks every query in all query blocks, until other probabilities are set or loaded."""
-        self.register_buffer("attn_mask_probs", torch.ones(num_blocks, dtype=torch.float32))
-        self.read_mask_probabilities()
-
-    def read_mask_probabilities(self) -> None:
-        """Takes over what the buffer stores, after loading."""
-        stored = self.attn_mask_probs
-        if stored.is_meta and (offloaded := getattr(getattr(self, "_hf_hook", None), "weights_map", None)):
-            stored = offloaded["attn_mask_probs"]
-        self._use_mask_probabilities([1.0] * len(stored) if stored.is_meta else stored.tolist())
-
-    def _use_mask_probabilities(self, probabilities: list[float]) -> None:
-        self._masking = [BlockMasking(p, in_training=p > 0.0, in_evaluation=p >= 1.0) for p in probabilities]
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.read_mask_probabilities()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        probabilities = self.attn_mask_probs
-        super()._apply(*args, **kwargs)
-        if self.attn_mask_probs.dtype != torch.float32:
-            self.attn_mask_probs = probabilities.to(self.attn_mask_probs.device)
-        return self
-
-    @property
-    def mask_probabilities(self) -> list[float]:
-        """Per query block, earliest first: how often a query's attention is restricted to its mask in training."""
-        return [block.probability for block in self._masking]
-
-    def set_mask_probabilities(self, probabilities: list[float]) -> None:
-        """
-        Sets the probability of masking of each query block.
-
-        Args:
-            probabilities: `config.num_blocks` numbers in [0, 1], earliest block first.
-
-        Raises:
-            ValueError: wrong number of probabilities, or one outside of [0, 1].
-        """
-        probabilities = [float(probability) for probability in probabilities]
-        num_blocks = len(self._masking)
-        if len(probabilities) != num_blocks or not all(0.0 <= p <= 1.0 for p in probabilities):
-            raise ValueError(
-                f"Expected {num_blocks} mask probabilities in [0, 1], one per query block, got {probabilities}."
-            )
-        self._use_mask_probabilities(probabilities)
-        with torch.no_grad():
-            self.attn_mask_probs.copy_(torch.tensor(probabilities))
-
-    def is_masked(self, index: int) -> bool:
-        """Whether queries may be masked in a query block: in training above 0, in evaluation at 1 only."""
-        masking = self._masking[index]
-        return masking.in_training if self.training else masking.in_evaluation
 
 
 class StepRandomness:
