@@ -60,8 +60,8 @@ class Family:
 
     def describe_backbones(self) -> str:
         """Lists the supported backbones for an error message."""
-        from_transformers, *from_timm = ", ".join(self.backbones), *(f"{name}*" for name in self.timm_backbones)
-        return f"{from_transformers} and timm's {', '.join(from_timm)}" if from_timm else from_transformers
+        from_transformers, from_timm = ", ".join(self.backbones), ", ".join(f"{name}*" for name in self.timm_backbones)
+        return f"{from_transformers} and timm's {from_timm}" if from_timm else from_transformers
 
 
 FAMILIES = {
@@ -282,12 +282,9 @@ def read_backbone(name_or_path: str | PathLike, family: Family, **hub_kwargs: An
     kind = str(raw_config.get("architecture" if is_timm else "model_type"))
     if not (kind.startswith(family.timm_backbones) if is_timm else kind in family.backbones):
         model_type, other = family.config_class.model_type, find_model_type(kind)
-        timm = (
-            f" and timm's {', '.join(f'{name}*' for name in family.timm_backbones)}" if family.timm_backbones else ""
-        )
         raise ValueError(
             f"{name_or_path} holds a {kind!r} model, which cannot be the backbone of an {model_type!r} model. "
-            f"Supported are {', '.join(family.backbones)}{timm}."
+            f"Supported are {family.describe_backbones()}."
             + (f" It is one for {other!r} models." if other else "")
         )
     weights = rename_backbone(read_weights(name_or_path, **hub_kwargs), family.layers)

@@ -148,6 +148,9 @@ class EomtPreTrainedModel(PreTrainedModel):
         weights but the class head's are kept. For another image size or number of queries, load first and then use
         `set_image_size` or `set_num_queries`.
 
+        With `output_loading_info=True` weights that are missing or unexpected are no error: the loading info, which is
+        returned beside the model, names them.
+
         Raises:
             ValueError: weights that are missing, unexpected, of another shape or not finite, listed; a configuration
                 that cannot be.
@@ -184,7 +187,8 @@ class EomtPreTrainedModel(PreTrainedModel):
             model.config.name_or_path = name
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is None or not quantizer.pre_quantized:  # which has other names and parts
-            check_loaded_weights(model, info, name, allows_other_classes)
+            named = {"missing_keys": (), "unexpected_keys": ()} if output_loading_info else {}
+            check_loaded_weights(model, {**info, **named}, name, allows_other_classes)
         return (model, info) if output_loading_info else model
 
     @classmethod

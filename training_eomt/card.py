@@ -34,6 +34,8 @@ TRAINING, PUBLISHING = "training", "publishing"  # who writes cards
 
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 _MARKER = re.compile(r"<!-- Written by (?P<author>\S+) \((?P<hash>\w*)\)\. .*? -->")
+# What the Hub's library raises for metadata that are no YAML, or not of a card.
+_METADATA_ERRORS = (YAMLError, TypeError, ValueError)
 _MANY_CLASSES = 20  # are folded away
 _METRIC_TITLES = {  # of the authors' figures
     "PQ": "panoptic quality (PQ), validation data",
@@ -190,7 +192,7 @@ def is_generated(card: str | None, *authors: str) -> bool:
         return False
     try:
         return marker["hash"] == _hash(ModelCard(card))
-    except YAMLError:
+    except _METADATA_ERRORS:
         return False
 
 
@@ -209,7 +211,7 @@ def read_metadata(card: str) -> ModelCardData:
     """
     try:
         return ModelCard(card).data  # type: ignore[return-value]
-    except YAMLError as error:
+    except _METADATA_ERRORS as error:
         raise ValueError(f"The metadata at the top of the card cannot be read: {error}") from error
 
 

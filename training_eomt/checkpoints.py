@@ -69,8 +69,10 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     with suppress(ValueError):  # older checkpoints do not say how many processes wrote them
-        settings = read_settings(checkpoint)[1]
-        return len(_random_states(checkpoint)) in (0, settings.random_states or settings.processes)
+        settings, states = read_settings(checkpoint)[1], _random_states(checkpoint)
+        # Other processes than the one that writes the state may have been killed while they wrote theirs.
+        are_whole = settings.processes == 1 or all(map(zipfile.is_zipfile, states))
+        return are_whole and len(states) in (0, settings.random_states or settings.processes)
     return True
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from . import checkpoints
 from .card import write_card
@@ -58,6 +59,7 @@ class ResumableTrainer(Trainer):
         self._average: WeightAverage | None = None
         self._resumed_from: Path | None = None
         self._unfinished: Path | None = None  # the checkpoint that is being written
+        self._num_kept: int | None = None  # `save_total_limit` while it is being written
         self._settings: dict[str, Any] = {}  # what a training must have in common with the one that it resumes
 
     def add_lifecycle_callbacks(self) -> None:
@@ -122,6 +124,8 @@ class ResumableTrainer(Trainer):
                 if self._unfinished is not None:
                     checkpoints.fail_writing(self._unfinished, error, self.args.should_save)
                 raise
+            finally:
+                self._restore_limit()
             self.gradient_norms.check()
         if self._average is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self._average.replace_weights()
@@ -203,9 +207,22 @@ class ResumableTrainer(Trainer):
             self._average.update(self.state.global_step)
 
     def end_checkpoint(self) -> None:
-        """Is called when a checkpoint was written; it is complete when all processes have."""
+        """Is called when a checkpoint was written; it is complete when all processes have, and old ones go then."""
         self.accelerator.wait_for_everyone()
+        self._restore_limit()
+        if self._unfinished is not None and self.args.should_save:
+            rotate_checkpoints(
+                str(self._unfinished.parent),
+                self.args.save_total_limit,
+                self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
         self._unfinished = None
+
+    def _restore_limit(self) -> None:
+        """Sets `save_total_limit` again after a checkpoint."""
+        if self._num_kept is not None:
+            self.args.save_total_limit, self._num_kept = self._num_kept, None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """
@@ -224,6 +241,9 @@ class ResumableTrainer(Trainer):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / checkpoints.SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
             self._write_model(folder)
+            if self.is_in_train and self.args.save_total_limit is not None:
+                # Trainer would remove old ones as soon as this process has written its part of the new one.
+                self._num_kept, self.args.save_total_limit = self.args.save_total_limit, None
         else:
             draft = folder / DRAFT
             with disk_errors(folder), draft_folder(folder) if self.args.should_save else nullcontext():

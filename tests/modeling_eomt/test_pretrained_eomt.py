@@ -35,11 +35,36 @@ def test_missing_weights_are_listed(folder, missing):
     change_weights(
         folder, lambda weights: kept | {name: weights[name] for name in weights if not name.startswith(missing)}
     )
-    for options in ({}, {"ignore_mismatched_sizes": True}, {"output_loading_info": True}, {"low_cpu_mem_usage": True}):
+    for options in ({}, {"ignore_mismatched_sizes": True}, {"low_cpu_mem_usage": True}):
         with pytest.raises(ValueError, match=rf"missing: {missing}") as raised:
             load(folder, **options)
     assert all(name in str(raised.value) for name in names[:5] if len(names) <= 20)
     assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["eomt", "eomt_dinov3"])
+def test_the_loading_info_takes_the_place_of_an_error(kind, tiny_config, tiny_dinov3_config, tmp_path):
+    model_class, config = {
+        "eomt": (EomtForUniversalSegmentation, tiny_config),
+        "eomt_dinov3": (EomtDinov3ForUniversalSegmentation, tiny_dinov3_config),
+    }[kind]
+    model_class(config).save_pretrained(tmp_path)
+    save_file({"tensor": torch.tensor([1, 2])}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == set(model.state_dict()) and info["unexpected_keys"] == {"tensor"}
+    assert model.mask_probabilities == [1.0] * config.num_blocks
+    assert all(not weight.is_meta and weight.isfinite().all() for weight in model.state_dict().values())
+    with pytest.raises(ValueError, match=r"missing: (?s:.*)unexpected: tensor"):
+        model_class.from_pretrained(tmp_path)
+
+
+def test_what_no_loading_info_says_stays_an_error(folder):
+    change_weights(folder, lambda weights: {**weights, "query.weight": torch.ones(9, 32)})
+    with pytest.raises(ValueError, match=r"wrong shape: query\.weight"):
+        load(folder, output_loading_info=True)
+    change_weights(folder, lambda weights: {**weights, "query.weight": torch.full((7, 32), torch.nan)})
+    with pytest.raises(ValueError, match=r"not finite.*: query\.weight"):
+        load(folder, output_loading_info=True)
 
 
 def test_unexpected_weights_are_listed(folder):

@@ -156,7 +156,10 @@ def test_a_persons_card_stays(folder, text):
     assert (folder / "README.md").read_bytes() == text
 
 
-@pytest.mark.parametrize("change", ["a word", "the licence", "a line above all", "the comment", "broken metadata"])
+@pytest.mark.parametrize(
+    "change",
+    ["a word", "the licence", "a line above all", "the comment", "broken metadata", "no metadata", "numbers", "results"],
+)
 def test_a_card_that_a_person_has_changed_stays(folder, change):
     write_card(folder, license="mit")
     text = (folder / "README.md").read_text()
@@ -166,6 +169,9 @@ def test_a_card_that_a_person_has_changed_stays(folder, change):
         "a line above all": ("<!--", "My pets.\n\n<!--"),
         "the comment": (text[text.index("<!--") : text.index("-->")], "<!-- "),
         "broken metadata": ("tags:", "tags: ["),
+        "no metadata": (text[: text.index("\n---\n")], "---\n- mine"),
+        "numbers": ("license:", "1: 2\nlicense:"),
+        "results": ("license:", "model-index: mine\nlicense:"),
     }[change]
     assert is_generated(text) and before in text
     changed = text.replace(before, after, 1)

@@ -3,20 +3,24 @@
 import json
 
 import pytest
+import torch
 
 from training_eomt import checkpoints
 
 
 @pytest.fixture
 def output(tmp_path):
-    """Checkpoints 1 and 2 are complete, 10, 11 and 12 are not: of each something else was still to be written."""
-    for step in (1, 2, 10, 11, 12):
+    """Checkpoints 1 and 2 are complete, 10 to 13 are not: of each something else was still to be written."""
+    for step in (1, 2, 10, 11, 12, 13):
         checkpoint = tmp_path / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "training_settings.json").write_text(json.dumps({"processes": 2}))
-        (checkpoint / "rng_state_0.pth").touch()
+        torch.save({}, checkpoint / "rng_state_0.pth")
         if step != 12:
-            (checkpoint / "rng_state_1.pth").touch()
+            torch.save({}, checkpoint / "rng_state_1.pth")
+        if step == 13:
+            content = (checkpoint / "rng_state_1.pth").read_bytes()
+            (checkpoint / "rng_state_1.pth").write_bytes(content[: len(content) // 2])
         if step != 10:
             (checkpoint / "trainer_state.json").write_text('{"epoch":' if step == 11 else "{}")
     return tmp_path
@@ -36,8 +40,8 @@ def test_the_last_complete_checkpoint_is_found_and_later_ones_are_spoken_of(outp
     checkpoints.logger.addHandler(caplog.handler)
     assert checkpoints.last_complete(output) == output / "checkpoint-2"
     checkpoints.logger.removeHandler(caplog.handler)
-    spoken_of = [f"{output / f'checkpoint-{step}'} is not complete" in caplog.text for step in (1, 2, 10, 11, 12)]
-    assert spoken_of == [False, False, True, True, True]
+    spoken_of = [f"{output / f'checkpoint-{step}'} is not complete" in caplog.text for step in (1, 2, 10, 11, 12, 13)]
+    assert spoken_of == [False, False, True, True, True, True]
 
 
 def test_where_each_machine_has_its_own_disk_a_checkpoint_has_the_random_states_of_one(output):

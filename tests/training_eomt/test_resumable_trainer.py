@@ -114,6 +114,23 @@ def test_old_checkpoints_go_when_the_new_one_is_complete(make_trainer, tmp_path)
     assert sorted(path.name for path in (tmp_path / "output").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
 
+def test_an_old_checkpoint_stays_until_all_processes_have_written_the_new_one(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
+    present = []
+
+    def look():
+        checkpoints = (tmp_path / "output").glob("checkpoint-*")
+        present.append({path.name[-1] for path in checkpoints if (path / "trainer_state.json").is_file()})
+
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", look)
+    trainer.train()
+    assert [names for names in present if names] == [{"1"}, {"1", "2"}, {"2", "3"}]
+    look()
+    assert present[-1] == {"3"} and trainer.args.save_total_limit == 1
+    saved = torch.load(tmp_path / "output" / "checkpoint-3" / "training_args.bin", weights_only=False)
+    assert saved.save_total_limit == 1
+
+
 def test_the_best_checkpoint_is_kept_and_loaded(make_trainer, tmp_path):
     trainer = make_trainer(
         max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=1,
