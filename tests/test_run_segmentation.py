@@ -671,7 +671,7 @@ def test_what_cannot_be_used_is_an_error_with_its_file_or_left_out_on_request(wo
 def test_the_card_of_a_run_says_what_was_done_and_found(words, tmp_path):
     run([*words, "--do_train", "--do_eval", "--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"])
     card = (tmp_path / "output" / "README.md").read_text()
-    assert "| train | 4 | 0 | 0 |" in card and "| Pictures per step | 2 |" in card
+    assert "| train | 4 | 0 | 0 |" in card and "| Images per step | 2 |" in card
     assert "![Loss and pq over the training](training_curves.png)" in card
     assert re.search(r"\| circle \| [01]\.\d{3} \|", card)
     data = ModelCard(card).data

@@ -158,7 +158,16 @@ def test_a_persons_card_stays(folder, text):
 
 @pytest.mark.parametrize(
     "change",
-    ["a word", "the licence", "a line above all", "the comment", "broken metadata", "no metadata", "numbers", "results"],
+    [
+        "a word",
+        "the licence",
+        "a line above all",
+        "the comment",
+        "broken metadata",
+        "no metadata",
+        "numbers",
+        "results",
+    ],
 )
 def test_a_card_that_a_person_has_changed_stays(folder, change):
     write_card(folder, license="mit")
