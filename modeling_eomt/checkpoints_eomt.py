@@ -283,8 +283,7 @@ def read_backbone(name_or_path: str | PathLike, family: Family, **hub_kwargs: An
         model_type, other = family.config_class.model_type, find_model_type(kind)
         raise ValueError(
             f"{name_or_path} holds a {kind!r} model, which cannot be the backbone of an {model_type!r} model. "
-            f"Supported are {family.describe_backbones()}."
-            + (f" It is one for {other!r} models." if other else "")
+            f"Supported are {family.describe_backbones()}." + (f" It is one for {other!r} models." if other else "")
         )
     weights = rename_backbone(read_weights(name_or_path, **hub_kwargs), family.layers)
     try:
