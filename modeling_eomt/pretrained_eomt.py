@@ -323,21 +323,23 @@ class EomtPreTrainedModel(PreTrainedModel):
         included. Code in other repositories is not named, and whoever may read the settings may read the weights.
 
         SwiGLU layers get the names that the installed Transformers' own class has for them, so that the folder loads
-        there too; here both load.
+        there too, unless weights are offloaded; here both load.
 
         Raises:
             ValueError: the model was changed by `optimize_for_inference`.
         """
         if self.is_optimized_for_inference:
             raise ValueError("The model was changed by optimize_for_inference: save it before, or load it again.")
-        if saves_fused_swiglu(self.config):
+        is_offloaded = any(parameter.is_meta for parameter in self.parameters())
+        if saves_fused_swiglu(self.config) and not (is_offloaded and state_dict is None):
             state_dict = fuse_swiglu(self.state_dict() if state_dict is None else state_dict)
         self.config.auto_map = self.config.own_auto_map()
-        if is_main_process and Path(save_directory).is_dir():
-            for name in ("model.safetensors", "model.safetensors.index.json"):  # one of them stays beside new shards
-                Path(save_directory, name).unlink(missing_ok=True)
+        either = [Path(save_directory, name) for name in ("model.safetensors", "model.safetensors.index.json")]
+        former = [path for path in either if path.is_file()]
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if is_main_process:
+            if all(path.is_file() for path in either):  # Transformers leaves the one beside the other
+                min(former, key=lambda path: path.stat().st_mtime_ns).unlink()
             for weights in Path(save_directory).glob("model*.safetensors"):
                 shutil.copymode(weights.with_name("config.json"), weights)  # safetensors does not ask the umask
 

@@ -76,6 +76,13 @@ def is_complete(checkpoint: Path) -> bool:
     return True
 
 
+def begin(checkpoint: Path) -> None:
+    """Makes the folder of a checkpoint; a former one there is incomplete from now on."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    for path in (checkpoint / STATE, *_random_states(checkpoint)):
+        path.unlink(missing_ok=True)
+
+
 def last_complete(output_dir: str | Path) -> Path | None:
     """Returns the last complete checkpoint in a folder; None if there is none. Warns of later ones."""
     if not Path(output_dir).is_dir():

@@ -238,7 +238,9 @@ class ResumableTrainer(Trainer):
             self.gradient_norms.check()
             self._unfinished = folder
             if self.args.should_save:
-                folder.mkdir(parents=True, exist_ok=True)
+                checkpoints.begin(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
                 (folder / checkpoints.SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
             self._write_model(folder)
             if self.is_in_train and self.args.save_total_limit is not None:

@@ -95,6 +95,28 @@ def test_a_model_in_the_folder_is_replaced_whole_or_in_shards(tmp_path):
         assert (tmp_path / "model.safetensors").exists() == (shard_size == "1GB")
 
 
+def test_a_variant_is_saved_beside_the_weights(tmp_path):
+    model = random_model(OURS, "dinov2")
+    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, variant="fp16")
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"model.safetensors", "model.fp16.safetensors"}
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_swiglu"])
+def test_a_model_that_is_offloaded_from_a_folder_is_saved_there(tmp_path, kind, monkeypatch):
+    """Until its file is written anew it is where the weights are."""
+    if kind == "dinov2_swiglu":  # as with Transformers 5.17
+        monkeypatch.setattr("modeling_eomt.pretrained_eomt.saves_fused_swiglu", lambda config: True)
+    model = random_model(OURS, kind)
+    model.save_pretrained(tmp_path / "model")
+    offloaded = EomtForUniversalSegmentation.from_pretrained(
+        tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "offloaded"
+    )
+    offloaded.save_pretrained(tmp_path / "model")
+    again = EomtForUniversalSegmentation.from_pretrained(tmp_path / "model")
+    same_predictions(model, again)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "shards"])
 def test_both_names_of_swiglu_layers_load(tmp_path, file):
     model = random_model(OURS, "dinov2_swiglu")

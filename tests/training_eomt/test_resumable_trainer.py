@@ -124,11 +124,27 @@ def test_an_old_checkpoint_stays_until_all_processes_have_written_the_new_one(ma
 
     monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", look)
     trainer.train()
-    assert [names for names in present if names] == [{"1"}, {"1", "2"}, {"2", "3"}]
+    assert present == [set(), {"1"}, {"1"}, {"1", "2"}, {"2"}, {"2", "3"}]  # before and after each
     look()
     assert present[-1] == {"3"} and trainer.args.save_total_limit == 1
     saved = torch.load(tmp_path / "output" / "checkpoint-3" / "training_args.bin", weights_only=False)
     assert saved.save_total_limit == 1
+
+
+def test_a_checkpoint_that_is_written_again_is_not_complete_before_its_end(make_trainer, tmp_path):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(**settings).train()
+    first, second = (tmp_path / "output" / f"checkpoint-{step}" for step in (1, 2))
+    assert checkpoints.is_complete(second)
+    resumed = make_trainer(**settings)
+
+    def kill(*args):
+        raise KeyboardInterrupt
+
+    resumed._save_optimizer_and_scheduler = kill
+    with pytest.raises(KeyboardInterrupt):
+        resumed.train(resume_from_checkpoint=str(first))
+    assert checkpoints.last_complete(tmp_path / "output") == first
 
 
 def test_the_best_checkpoint_is_kept_and_loaded(make_trainer, tmp_path):
