@@ -69,7 +69,7 @@ class EomtImageSegmentationPipeline(ChunkPipeline, ImageSegmentationPipeline):
         kwargs = check_settings(kwargs)
         preset = getattr(self, "_postprocess_params", {}).get("subtask")  # not there while the pipeline is made
         task = TASKS[kwargs.get("subtask") or preset or self.image_processor.task]
-        check_task_settings(kwargs.keys() - _THRESHOLDS, task)
+        check_task_settings({name for name, value in kwargs.items() if value is not None} - _THRESHOLDS, task)
         preprocess, postprocess = (
             {name: kwargs[name] for name in names if name in kwargs}
             for names in (("subtask", "timeout"), ("subtask", *STORED))

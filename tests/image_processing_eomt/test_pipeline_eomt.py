@@ -178,6 +178,7 @@ def test_the_pipeline_takes_every_setting_of_its_task_and_says_which_are_of_othe
     others = {name: SETTINGS[name] for name in thresholds - own.keys()}
     assert as_lists(segmenter(images[0], **own, **others)) == as_lists(segmenter(images[0], **own))
     for name in SETTINGS.keys() - own.keys() - thresholds:
+        assert as_lists(segmenter(images[0], **own, **{name: None})) == as_lists(segmenter(images[0], **own))
         message = f"{name} is a setting of .*, and this is {task} segmentation"
         with pytest.raises(ValueError, match=message):
             segmenter(images[0], **{name: SETTINGS[name]})
