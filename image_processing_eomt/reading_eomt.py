@@ -206,7 +206,7 @@ def _to_8_bit(values: np.ndarray, where: str) -> np.ndarray:
             )
         if highest <= 255:
             return values.astype(np.uint8)
-    return np.take(_EIGHT_BITS_OF_SIXTEEN, values)
+    return np.take(_EIGHT_BITS_OF_SIXTEEN, values.astype(np.uint16, copy=False))
 
 
 def as_rgb(image: Image.Image, where: str = "The image") -> Image.Image:

@@ -109,9 +109,11 @@ def test_a_model_that_is_offloaded_from_a_folder_is_saved_there(tmp_path, kind, 
         monkeypatch.setattr("modeling_eomt.pretrained_eomt.saves_fused_swiglu", lambda config: True)
     model = random_model(OURS, kind)
     model.save_pretrained(tmp_path / "model")
+    places = {name: "cpu" for name, _ in model.named_children()} | {"attn_mask_probs": "cpu", "layers": "disk"}
     offloaded = EomtForUniversalSegmentation.from_pretrained(
-        tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "offloaded"
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offloaded"
     )
+    assert next(offloaded.layers.parameters()).is_meta
     offloaded.save_pretrained(tmp_path / "model")
     again = EomtForUniversalSegmentation.from_pretrained(tmp_path / "model")
     same_predictions(model, again)
