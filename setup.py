@@ -46,7 +46,7 @@ REQUIREMENTS = [
     "transformers>=5.17",
 ]
 QUANTIZATION = ["torchao>=0.15"]
-TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=68"]
+TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=70.1"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 

@@ -282,9 +282,10 @@ class EomtTrainer(ResumableTrainer):
                 datasets=_as_list(dataset_tags or dataset),
             )
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:  # `private` is newer than Transformers 5.17
         """As `Trainer.init_hf_repo`. A card that a person has written in the repository is the run's from then on."""
-        super().init_hf_repo(token, private)
+        super().init_hf_repo(*args, **kwargs)
+        token = args[0] if args else kwargs.get("token")
         if self.is_world_process_zero():
             keep_hub_card(Path(str(self.args.output_dir)), str(self.hub_model_id), token or self.args.hub_token)
 

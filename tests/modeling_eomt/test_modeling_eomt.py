@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt.configuration_eomt import as_pair
@@ -468,6 +469,9 @@ def test_mask_probabilities_are_read_from_a_wrapped_models_state_dict(tiny_confi
         other.set_mask_probabilities([1.0, 1.0])
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"), reason="Transformers 5.17 offloads no whole model to the disk"
+)
 @pytest.mark.parametrize("offload_buffers", [False, True])
 def test_mask_probabilities_are_read_when_weights_are_offloaded(tiny_config, tmp_path, offload_buffers):
     model = randomize(EomtForUniversalSegmentation(tiny_config))

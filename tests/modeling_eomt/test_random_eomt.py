@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from scipy import stats
 
 from modeling_eomt.random_eomt import StepRandomness, uniform
@@ -55,7 +56,18 @@ def test_a_gpu_computes_the_same_numbers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=pytest.mark.skipif(
+                Version(torch.__version__) < Version("2.7"), reason="inductor of torch 2.6 computes other numbers"
+            ),
+        ),
+    ],
+)
 def test_a_compiler_computes_the_same_numbers(backend, fresh_compiler_cache):
     torch.compiler.reset()
     seeds = torch.randint(-(2**63), 2**63 - 1, (64,))
