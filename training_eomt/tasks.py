@@ -37,9 +37,9 @@ class Task(image_processing_eomt.Task):
     headline_title: str
     details: tuple[str, ...]
     subject: str
-    absent_classes: str
     build_reference: Callable[[Sample], Any]
     predict: Callable[[Any, Any, Sequence[tuple[int, int]]], list[Any]]
+    absent_classes: str = "{} classes occur neither in the validation data nor in the predictions."
     scale_range: tuple[float, float] = (0.1, 2.0)
 
     def create_metrics(self, num_labels: int, stuff_classes: Sequence[int] = ()) -> list[StreamingMetric]:
@@ -100,7 +100,6 @@ TASKS = {
         headline_title="Panoptic quality",
         details=("pq_things", "pq_stuff"),
         subject="segments",
-        absent_classes="{} classes occur neither in the validation data nor in the predictions.",
         build_reference=build_panoptic_reference,
         predict=_predict_panoptic,
     ),
@@ -122,7 +121,6 @@ TASKS = {
         headline_title="Mean IoU",
         details=("pixel_accuracy",),
         subject="annotated pixels",
-        absent_classes="{} classes occur neither in the validation data nor in the predictions.",
         build_reference=build_semantic_reference,
         predict=_predict_semantic,
         scale_range=(0.5, 2.0),
