@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import transformers
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
@@ -198,6 +199,17 @@ def fuse_swiglu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif ".mlp.up_proj." not in name:
             renamed[name.replace(".mlp.down_proj.", ".mlp.weights_out.")] = weight
     return renamed
+
+
+def may_hold_fused_swiglu(path: str | PathLike) -> bool:
+    """Whether [`split_swiglu`] may rename weights of a file; of safetensors the names alone are read."""
+    if not str(path).endswith(".safetensors"):
+        return True
+    try:
+        with safe_open(path, "pt") as file:
+            return any(".mlp.weights_in." in name for name in file.keys())  # noqa: SIM118
+    except SafetensorError:
+        return True  # reading its weights says what is wrong
 
 
 def split_swiglu_before_loading(module: Any, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -22,6 +22,7 @@ from .checkpoints_eomt import (
     find_weights,
     fuse_swiglu,
     get_family,
+    may_hold_fused_swiglu,
     read_backbone,
     read_weight_file,
     read_weights,
@@ -165,7 +166,8 @@ class EomtPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None:
             kwargs["state_dict"] = split_swiglu(kwargs["state_dict"])
         elif source is not None and cls._may_have_fused_swiglu(source, kwargs.get("config"), options):
-            weights = read_weights(source, **options)
+            files = find_weights(source, **options)
+            weights = read_weights(source, **options) if not files or any(map(may_hold_fused_swiglu, files)) else {}
             if (split := split_swiglu(weights)).keys() != weights.keys():
                 kwargs |= {"config": kwargs.get("config") or source, "state_dict": split}
                 source = None

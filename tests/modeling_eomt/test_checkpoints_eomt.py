@@ -119,6 +119,15 @@ def test_a_model_that_is_offloaded_from_a_folder_is_saved_there(tmp_path, kind, 
     same_predictions(model, again)
 
 
+def test_weights_that_need_no_other_names_are_read_once(tmp_path, monkeypatch):
+    model = random_model(OURS, "dinov2_swiglu")
+    model.config.save_pretrained(tmp_path)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("modeling_eomt.pretrained_eomt.read_weights", None)
+    same_predictions(model, EomtForUniversalSegmentation.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "shards"])
 def test_both_names_of_swiglu_layers_load(tmp_path, file):
     model = random_model(OURS, "dinov2_swiglu")
