@@ -8,6 +8,7 @@ A recipe is a YAML file of arguments; arguments of the command line come on top.
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def command(words: Sequence[str] | None = None) -> None:
         words: of the command line. Default: of this process.
     """
     trackers: list[str] = []
+    handler = signal.getsignal(signal.SIGTERM)
     # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
@@ -55,16 +57,25 @@ def command(words: Sequence[str] | None = None) -> None:
         main(completed)
         leave_the_others()
     except KeyboardInterrupt as stop:
+        _ignore_sigterm()
         message = "stopped: --resume_from_checkpoint true goes on from the last checkpoint, if there is one"
         print(f"\n{str(stop) or message}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_status", 130))
     except Exception as error:
+        _ignore_sigterm()
         line = describe_error(error, trackers)
         if line is None:
             raise
         # On a line of its own, below a progress bar; at once, before other processes notice that this one is gone.
         print(f"\nerror: {escape_lines(line)}", file=sys.stderr, flush=True)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _ignore_sigterm() -> None:
+    """Lets a process say why it ends: a launcher sends the signal to all that are left when one of them fails."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def leave_the_others() -> None:

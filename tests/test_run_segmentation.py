@@ -1,5 +1,6 @@
 """The one command: it trains, evaluates and draws, and says clearly what is wrong before it starts."""
 
+import io
 import json
 import math
 import os
@@ -762,6 +763,27 @@ def test_of_several_processes_the_one_that_fails_says_why_and_the_others_end_in_
     errors = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stderr.log")}
     assert "error: street/1.jpg cannot be decoded" in errors["1"].splitlines()
     assert all("Traceback" not in text for text in errors.values()), errors
+
+
+@pytest.mark.parametrize("error", [ValueError("no images"), KeyboardInterrupt("stopped after step 3")])
+def test_sigterm_does_not_keep_a_command_from_saying_why_it_ends(monkeypatch, words, error):
+    """A launcher sends it as soon as another process has failed: here while the line is about to be printed."""
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().write(text)
+
+    def fail(arguments):
+        monkeypatch.setattr(sys, "stderr", Stream())
+        raise error
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run_segmentation, "main", fail)
+    with pytest.raises(SystemExit):
+        run_segmentation.command([*words, "--do_train"])
+    assert str(error) in sys.stderr.getvalue()
+    assert signal.getsignal(signal.SIGTERM) == handler  # which ends a process without a word while it shuts down
 
 
 @pytest.mark.slow
