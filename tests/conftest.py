@@ -150,6 +150,14 @@ def tiny_eva02_config() -> EomtEva02Config:
     )
 
 
+@pytest.fixture(
+    params=["tiny_config", "tiny_dinov3_config", "tiny_eva02_config"], ids=["eomt", "eomt_dinov3", "eomt_eva02"]
+)
+def family_config(request) -> EomtConfig:
+    """Each of the three, one after the other."""
+    return request.getfixturevalue(request.param)
+
+
 class FakeHub:
     """One repository of the Hugging Face Hub in memory, behind `HfApi`.
 
