@@ -70,8 +70,8 @@ def read_normalization(name: str) -> dict[str, Any]:
     else:
         file = find_file(name, "preprocessor_config.json")
         saved = {} if file is None else read_object(file)
-        given = {name: saved.get(name) for name in ("image_mean", "image_std")}
-    return {name: value for name, value in given.items() if value is not None}
+        given = {field: saved.get(field) for field in ("image_mean", "image_std")}
+    return {field: value for field, value in given.items() if value is not None}
 
 
 def load_model(
