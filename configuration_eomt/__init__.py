@@ -1,6 +1,6 @@
 """The configurations of EoMT models, and the named sizes."""
 
-from .configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
+from .configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config, EomtEva02Config
 
 
-__all__ = ["EOMT_SIZES", "EomtConfig", "EomtDinov3Config"]
+__all__ = ["EOMT_SIZES", "EomtConfig", "EomtDinov3Config", "EomtEva02Config"]

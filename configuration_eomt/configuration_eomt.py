@@ -130,8 +130,11 @@ class EomtConfig(PreTrainedConfig):
     """
 
     model_type = "eomt"
-    uses_rope: ClassVar[bool] = False  # rotary position embeddings in the attention, instead of learned ones
+    uses_rope: ClassVar[bool] = False  # rotary position embeddings in the attention
+    learns_positions: ClassVar[bool] = True  # position embeddings of the patches
+    uses_layer_scale: ClassVar[bool] = True
     _model_class = "EomtForUniversalSegmentation"
+    _fields_without_effect: ClassVar[tuple[str, ...]] = ()
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -302,6 +305,18 @@ class EomtConfig(PreTrainedConfig):
         patch_grid(self.image_size, self.patch_size)
         if self.mlp_hidden_size < 1:
             raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden layer at hidden_size={self.hidden_size}.")
+        if self.uses_rope:
+            self._check_rope()
+
+    def _check_rope(self) -> None:
+        if self.hidden_size // self.num_attention_heads % 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} over num_attention_heads={self.num_attention_heads} must be "
+                f"divisible by 4: rotary embeddings turn pairs of channels, half of them by row and half by column."
+            )
+        rope_type = (getattr(self, "rope_parameters", None) or {}).get("rope_type", "default")
+        if rope_type != "default":
+            raise ValueError(f'rope_type={rope_type!r} is not supported, only "default" is.')
 
     @property
     def uses_gated_mlp(self) -> bool:
@@ -321,12 +336,13 @@ class EomtConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """
-        Returns the configuration as stored in `config.json`: without `custom_pipelines`. Stored there, it would make
-        `pipeline("image-segmentation", model=folder)` without `trust_remote_code` fail, where it should fall back to
-        Transformers' own classes.
+        Returns the configuration as stored in `config.json`: without fields that mean nothing here, and without
+        `custom_pipelines`. Stored there, it would make `pipeline("image-segmentation", model=folder)` without
+        `trust_remote_code` fail, where it should fall back to Transformers' own classes.
         """
         output = super().to_dict()
-        output.pop("custom_pipelines", None)
+        for name in ("custom_pipelines", *self._fields_without_effect):
+            output.pop(name, None)
         return output
 
 
@@ -376,8 +392,10 @@ class EomtDinov3Config(EomtConfig):
 
     model_type = "eomt_dinov3"
     uses_rope = True
+    learns_positions = False
     default_theta = 100.0
     _model_class = "EomtDinov3ForUniversalSegmentation"
+    _fields_without_effect = ("mlp_ratio", "use_swiglu_ffn")
 
     intermediate_size: int = 4096
     rope_parameters: dict | None = None
@@ -391,17 +409,6 @@ class EomtDinov3Config(EomtConfig):
     pos_embed_jitter: float | None = None
     pos_embed_rescale: float | None = 2.0
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
-        if self.hidden_size // self.num_attention_heads % 4:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} over num_attention_heads={self.num_attention_heads} must be "
-                f"divisible by 4: rotary embeddings turn pairs of channels, half of them by row and half by column."
-            )
-        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-        if rope_type != "default":
-            raise ValueError(f'rope_type={rope_type!r} is not supported, only "default" is.')
-
     @property
     def uses_gated_mlp(self) -> bool:
         return self.use_gated_mlp
@@ -414,21 +421,71 @@ class EomtDinov3Config(EomtConfig):
     def mlp_hidden_size(self) -> int:
         return self.intermediate_size
 
-    def to_dict(self) -> dict[str, Any]:
-        """As [`EomtConfig.to_dict`], without the two fields that mean nothing here."""
-        output = super().to_dict()
-        output.pop("mlp_ratio", None)
-        output.pop("use_swiglu_ffn", None)
-        return output
+
+class EomtEva02Config(EomtConfig):
+    r"""
+    Configuration of an [`EomtEva02ForUniversalSegmentation`], EoMT on an EVA-02 backbone. Fields that are not listed
+    are as in [`EomtConfig`]; `hidden_act`, `mlp_ratio`, `use_swiglu_ffn` and `layerscale_value` have no effect here:
+    the MLPs are SwiGLU, and there is no LayerScale. Transformers has no class for this model.
+
+    Args:
+        intermediate_size (`int`, *optional*, defaults to 2730):
+            Width of an MLP's hidden layer: in the published models 8 / 3 of `hidden_size`, rounded down.
+        use_mlp_norm (`bool`, *optional*, defaults to `True`):
+            Whether the hidden layer is normalised before the MLP's last projection (EVA-02 B and L).
+        rope_parameters (`dict`, *optional*):
+            `rope_theta`, the base of the rotary frequencies (10000 by default); `rope_type` can only be `"default"`.
+        num_register_tokens (`int`, *optional*, defaults to 0):
+            Number of register tokens of the ViT.
+
+    Raises:
+        `ValueError`: as of [`EomtConfig`]; another `rope_type`.
+
+    Example:
+
+    ```python
+    >>> from configuration_eomt import EOMT_SIZES, EomtEva02Config
+    >>> from modeling_eomt import EomtEva02ForUniversalSegmentation
+
+    >>> model = EomtEva02ForUniversalSegmentation(EomtEva02Config(**EOMT_SIZES["eva02_small"]))
+    ```
+    """
+
+    model_type = "eomt_eva02"
+    uses_rope = True
+    uses_layer_scale = False
+    key_bias: ClassVar[bool] = False
+    default_theta = 10000.0
+    _model_class = "EomtEva02ForUniversalSegmentation"
+    _fields_without_effect = ("hidden_act", "mlp_ratio", "use_swiglu_ffn", "layerscale_value")
+
+    intermediate_size: int = 2730
+    use_mlp_norm: bool = True
+    rope_parameters: dict | None = None
+    num_register_tokens: int = 0
+
+    @property
+    def uses_gated_mlp(self) -> bool:
+        return True
+
+    @property
+    def mlp_activation(self) -> str:
+        return "silu"
+
+    @property
+    def mlp_hidden_size(self) -> int:
+        return self.intermediate_size
 
 
 EomtConfig.register_for_auto_class()
 EomtDinov3Config.register_for_auto_class()
+EomtEva02Config.register_for_auto_class()
 
 __all__ = [
     "EOMT_SIZES",
     "EomtConfig",
     "EomtDinov3Config",
+    "EomtEva02Config",
     "as_pair",
     "default_num_blocks",
     "default_num_upscale_blocks",

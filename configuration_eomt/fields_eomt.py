@@ -34,10 +34,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, `EomtDinov3Config(**...)` for DINOv3's.
+# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, `EomtDinov3Config(**...)` for DINOv3's and
+# `EomtEva02Config(**...)` for EVA-02's.
 # Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's.
 # "7b" is Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes are from
-# https://arxiv.org/abs/2508.10104.
+# https://arxiv.org/abs/2508.10104, EVA-02's from https://arxiv.org/abs/2303.11331.
 EOMT_SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
@@ -85,6 +86,19 @@ EOMT_SIZES |= {
 for _name, _settings in EOMT_SIZES.items():
     if _name.startswith("dinov3_"):
         _settings |= {"hidden_act": "silu" if "use_gated_mlp" in _settings else "gelu", "layer_norm_eps": 1e-5}
+EOMT_SIZES |= {
+    "eva02_tiny": {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "num_blocks": 3,
+        "intermediate_size": 512,
+        "use_mlp_norm": False,
+    },
+    "eva02_small": {**EOMT_SIZES["small"], "intermediate_size": 1024, "use_mlp_norm": False},
+    "eva02_base": {**EOMT_SIZES["base"], "intermediate_size": 2048},
+    "eva02_large": {**EOMT_SIZES["large"], "intermediate_size": 2730},
+}
 
 
 def _integer(low: int, high: int) -> tuple[str, Callable[[Any], bool]]:
@@ -180,6 +194,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "intermediate_size": _integer(1, 2**20),
     "rope_parameters": _or_none(("a dictionary with rope_theta, a number above 0", _is_rope)),
     **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp"), _FLAG),
+    "use_mlp_norm": _FLAG,
     "pos_embed_shift": _or_none(_number(0, 1e3)),
     "pos_embed_jitter": _or_none(_number(1e-3, 1e3)),
     "pos_embed_rescale": _or_none(_number(1e-3, 1e3)),

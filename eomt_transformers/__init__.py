@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PACKAGES = {
-    "configuration_eomt": ("EOMT_SIZES", "EomtConfig", "EomtDinov3Config"),
+    "configuration_eomt": ("EOMT_SIZES", "EomtConfig", "EomtDinov3Config", "EomtEva02Config"),
     "modeling_eomt": (
         "MODEL_CLASSES",
         "EomtDinov3ForUniversalSegmentation",
+        "EomtEva02ForUniversalSegmentation",
         "EomtForUniversalSegmentation",
         "EomtForUniversalSegmentationOutput",
         "EomtLoss",

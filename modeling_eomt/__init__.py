@@ -1,11 +1,12 @@
 """EoMT models: the ViT, the mask module, the loss, checkpoints."""
 
 from .checkpoints_eomt import official_parameter_name
-from .configuration_eomt import EomtConfig, EomtDinov3Config
+from .configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config
 from .loss_eomt import EomtLoss, NonFinitePredictionsError, count_items
 from .modeling_eomt import (
     MODEL_CLASSES,
     EomtDinov3ForUniversalSegmentation,
+    EomtEva02ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     EomtForUniversalSegmentationOutput,
     EomtPreTrainedModel,
@@ -18,6 +19,8 @@ __all__ = [
     "EomtConfig",
     "EomtDinov3Config",
     "EomtDinov3ForUniversalSegmentation",
+    "EomtEva02Config",
+    "EomtEva02ForUniversalSegmentation",
     "EomtForUniversalSegmentation",
     "EomtForUniversalSegmentationOutput",
     "EomtLoss",

@@ -48,7 +48,7 @@ class EomtAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_dropout
         width = config.hidden_size
-        # DINOv3 says of each projection whether it has a bias, DINOv2 has them all.
+        # DINOv3 says of each projection whether it has a bias, DINOv2 has them all, EVA-02 all but the keys'.
         self.q_proj = EomtLinear(width, width, bias=getattr(config, "query_bias", True))
         self.k_proj = EomtLinear(width, width, bias=getattr(config, "key_bias", True))
         self.v_proj = EomtLinear(width, width, bias=getattr(config, "value_bias", True))

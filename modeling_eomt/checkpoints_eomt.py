@@ -3,7 +3,7 @@
 A model type is an entry of `FAMILIES` with a configuration class (`configuration_eomt.py`), a model class
 (`modeling_eomt.py`) and, where its backbones have names of their own, patterns in `_BACKBONE_NAMES`. Read are what
 Transformers' own EoMT classes save, the backbones that its DINOv2 (with and without registers), DINOv3, ViT and DeiT
-classes save, and timm's plain ViTs (DeiT III, AugReg, DINOv2). Names in the original implementation: https://github.com/tue-mps/eomt.
+classes save, and timm's plain ViTs (DeiT III, AugReg, DINOv2) and EVA-02. Names in the original implementation: https://github.com/tue-mps/eomt.
 """
 
 import json
@@ -25,16 +25,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair, patch_grid
-from .positions_eomt import resample_grid
+from .configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config, as_pair, patch_grid
+from .positions_eomt import EomtEva02Rope, EomtRope, resample_grid
 
 
 class LayerNames(NamedTuple):
-    """Names of the layers that Transformers' own EoMT classes name differently."""
+    """Names of the layers that the families name differently, as Transformers' own EoMT classes do."""
 
     patches: str  # below `embeddings`
     attention_output: str
-    mlp: tuple[str, str]
+    mlp: tuple[str, str]  # without a gate
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,27 @@ class Family:
         layers: the names of its layers, here and in Transformers.
         backbones: the model types of Transformers that it can be built on.
         timm_backbones: prefixes of the timm architectures that it can be built on.
+        timm_names: patterns in their names of layers -> replacements, where they differ from those of timm's ViT.
+        rope: its rotary position embeddings, if it has any.
         official_names: pattern for the beginning of a parameter name in the ViT -> its replacement in the original
-            implementation; the first match wins.
+            implementation; the first match wins. Empty without an original.
         has_fused_swiglu: whether checkpoints name its SwiGLU layers in two ways, see [`split_swiglu`].
     """
 
     config_class: type[EomtConfig]
     layers: LayerNames
-    backbones: tuple[str, ...]
+    backbones: tuple[str, ...] = ()
     timm_backbones: tuple[str, ...] = ()
+    timm_names: Mapping[str, str] = field(default_factory=dict)
+    rope: type[EomtRope] | None = None
     official_names: Mapping[str, str] = field(default_factory=dict)
     has_fused_swiglu: bool = False
 
     def describe_backbones(self) -> str:
         """Lists the supported backbones for an error message."""
-        from_transformers, from_timm = ", ".join(self.backbones), ", ".join(f"{name}*" for name in self.timm_backbones)
-        return f"{from_transformers} and timm's {from_timm}" if from_timm else from_transformers
+        from_timm = ", ".join(f"{name}*" for name in self.timm_backbones)
+        groups = ", ".join(self.backbones), f"timm's {from_timm}" if from_timm else ""
+        return " and ".join(group for group in groups if group)
 
 
 FAMILIES = {
@@ -90,7 +95,21 @@ FAMILIES = {
         config_class=EomtDinov3Config,
         layers=LayerNames("patch_embeddings", "o_proj", ("up_proj", "down_proj")),
         backbones=("dinov3_vit",),
+        rope=EomtRope,
         official_names={r"embeddings\.": "patch_embed.", r"layernorm\.": "norm.", r"layers\.": "blocks."},
+    ),
+    "eomt_eva02": Family(
+        config_class=EomtEva02Config,
+        layers=LayerNames("patch_embeddings.projection", "out_proj", ("fc1", "fc2")),
+        timm_backbones=("eva02_",),
+        timm_names={
+            r"\.attn\.([qv])_bias$": r".attn.\1_proj.bias",
+            r"\.mlp\.fc1_g\.": ".mlp.gate_proj.",
+            r"\.mlp\.fc1_x\.": ".mlp.up_proj.",
+            r"\.mlp\.fc1\.": ".mlp.weights_in.",
+            r"\.mlp\.fc2\.": ".mlp.weights_out.",
+        },
+        rope=EomtEva02Rope,
     ),
 }
 
@@ -123,7 +142,7 @@ _BACKBONE_NAMES = (
     (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
     (r"\.(attention\.attention|attention|attn)\.(query|key|value)\.", r".attention.\2_proj."),
     (r"\.(attention|attn)\.(output\.dense|out_proj|o_proj|proj)\.", ".attention.{output}."),
-    (r"\.attention\.([qkv])[a-z]*_proj\.", r".attention.\1_proj."),
+    (r"\.(attention|attn)\.([qkv])[a-z]*_proj\.", r".attention.\2_proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"^(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
 )
@@ -140,9 +159,19 @@ def get_family(config: EomtConfig | type[EomtConfig]) -> Family:
     return next(FAMILIES[model_type] for model_type in model_types if model_type in FAMILIES)
 
 
-def find_model_type(backbone: str | None) -> str | None:
-    """Returns the model type that can be built on a model type of Transformers; None if there is none."""
-    return next((model_type for model_type, family in FAMILIES.items() if backbone in family.backbones), None)
+def read_backbone_kind(settings: Mapping[str, Any]) -> tuple[str, bool]:
+    """Returns the `model_type` of a `config.json`, or the architecture if it is timm's, and whether it is timm's."""
+    # timm's files have no model type; Transformers gives them one of its own.
+    is_timm = settings.get("model_type") in (None, "timm_wrapper") and bool(settings.get("architecture"))
+    return str(settings.get("architecture" if is_timm else "model_type")), is_timm
+
+
+def find_model_type(backbone: str, is_timm: bool = False) -> str | None:
+    """Returns the model type that can be built on what [`read_backbone_kind`] returns; None if there is none."""
+    for model_type, family in FAMILIES.items():
+        if backbone.startswith(family.timm_backbones) if is_timm else backbone in family.backbones:
+            return model_type
+    return None
 
 
 def is_backbone(name: str) -> bool:
@@ -289,19 +318,19 @@ def read_backbone(name_or_path: str | PathLike, family: Family, **hub_kwargs: An
         OSError: no such folder or model, or no weights in it.
     """
     raw_config, _ = EomtConfig.get_config_dict(name_or_path, **hub_kwargs)
-    # timm's files have no model type; Transformers gives them one of its own.
-    is_timm = raw_config.get("model_type") in (None, "timm_wrapper") and bool(raw_config.get("architecture"))
-    kind = str(raw_config.get("architecture" if is_timm else "model_type"))
-    if not (kind.startswith(family.timm_backbones) if is_timm else kind in family.backbones):
-        model_type, other = family.config_class.model_type, find_model_type(kind)
+    kind, is_timm = read_backbone_kind(raw_config)
+    model_type, found = family.config_class.model_type, find_model_type(kind, is_timm)
+    if found != model_type:
         raise ValueError(
             f"{name_or_path} holds a {kind!r} model, which cannot be the backbone of an {model_type!r} model. "
-            f"Supported are {family.describe_backbones()}." + (f" It is one for {other!r} models." if other else "")
+            f"Supported are {family.describe_backbones()}." + (f" It is one for {found!r} models." if found else "")
         )
-    weights = rename_backbone(read_weights(name_or_path, **hub_kwargs), family.layers)
+    weights = rename_backbone(read_weights(name_or_path, **hub_kwargs), family)
     try:
         if is_timm:
             settings, grid = read_timm_settings(weights, kind, raw_config)
+            if family.rope is not None:
+                separate_pairs(weights, settings["hidden_size"], settings["num_attention_heads"])
         else:
             settings, grid = read_settings(AutoConfig.from_pretrained(name_or_path, **hub_kwargs), family.config_class)
     except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
@@ -309,12 +338,15 @@ def read_backbone(name_or_path: str | PathLike, family: Family, **hub_kwargs: An
     return _move_prefix_positions(Backbone(settings, weights, grid))
 
 
-def rename_backbone(weights: Mapping[str, Tensor], layers: LayerNames) -> dict[str, Tensor]:
+def rename_backbone(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Gives a backbone's weights their names here; splits fused projections, leaves out heads and mask tokens."""
+    names = [*family.timm_names.items(), *_BACKBONE_NAMES]
+    if "norm.weight" not in weights:  # timm's pooling normalises what it has pooled, instead of the tokens
+        names.insert(0, (r"^fc_norm\.", "norm."))
     renamed = {}
     for name, weight in weights.items():
-        for pattern, replacement in _BACKBONE_NAMES:
-            here = replacement.format(patches=layers.patches, output=layers.attention_output)
+        for pattern, replacement in names:
+            here = replacement.format(patches=family.layers.patches, output=family.layers.attention_output)
             name = re.sub(pattern, here, name)
         if _NOT_OF_BACKBONE.match(name):
             continue
@@ -358,15 +390,17 @@ def read_timm_settings(
     Raises:
         ValueError: it is not a plain ViT.
     """
-    needed = ("layernorm.weight", "layers.0.mlp.fc1.weight", "layers.0.mlp.fc2.weight", "embeddings.cls_token")
+    is_gated = "layers.0.mlp.gate_proj.weight" in weights
+    mlp = [f"layers.0.mlp.{layer}.weight" for layer in (("gate_proj", "down_proj") if is_gated else ("fc1", "fc2"))]
     kernel_name = "embeddings.patch_embeddings.projection.weight"
-    if missing := [name for name in (*needed, kernel_name) if name not in weights]:
+    needed = ("layernorm.weight", *mlp, "embeddings.cls_token", kernel_name)
+    if missing := [name for name in needed if name not in weights]:
         raise ValueError(f"{architecture} is not a plain ViT with a class token: it has no {', '.join(missing)}.")
-    hidden_size = weights["layernorm.weight"].shape[0]
+    hidden_size, mlp_hidden_size = len(weights["layernorm.weight"]), len(weights[mlp[0]])
+    if mlp_hidden_size != weights[mlp[1]].shape[1]:
+        gates = "no gated MLPs, as EVA-02's are" if is_gated else "gated MLPs, which are supported in EVA-02 only"
+        raise ValueError(f"{architecture} has {gates}.")
     blocks = {int(match[1]) for name in weights if (match := re.match(r"layers\.(\d+)\.", name))}
-    fc1, fc2, kernel = weights[needed[1]], weights[needed[2]], weights[kernel_name]
-    if len(fc1) != fc2.shape[1]:
-        raise ValueError(f"{architecture} has gated MLPs; timm models with gated MLPs are not supported.")
     heads = {1280: 16, 1408: 16, 1664: 16}.get(hidden_size, hidden_size // 64)  # ViT-H, -g and -G; 64 channels else
     registers = weights.get("embeddings.register_tokens")
     model_args = timm_config.get("model_args") or {}
@@ -374,16 +408,39 @@ def read_timm_settings(
         "hidden_size": hidden_size,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": model_args.get("num_heads", heads),
-        "mlp_ratio": _whole_ratio(len(fc1), hidden_size),
-        "num_channels": kernel.shape[1],
+        "num_channels": weights[kernel_name].shape[1],
         "num_register_tokens": 0 if registers is None else registers.shape[1],
         "layer_norm_eps": 1e-6,
     }
+    if is_gated:
+        settings["intermediate_size"] = mlp_hidden_size
+        settings["use_mlp_norm"] = "layers.0.mlp.norm.weight" in weights
+    else:
+        settings["mlp_ratio"] = _whole_ratio(mlp_hidden_size, hidden_size)
     size = model_args.get("img_size") or ((timm_config.get("pretrained_cfg") or {}).get("input_size") or [0])[1:]
-    (height, width), (patch_height, patch_width) = as_pair(size) if size else (0, 0), tuple(kernel.shape[-2:])
+    return settings, _find_timm_grid(weights, as_pair(size) if size else (0, 0), weights[kernel_name])
+
+
+def _find_timm_grid(
+    weights: Mapping[str, Tensor], image_size: tuple[int, int], kernel: Tensor
+) -> tuple[int, int] | None:
+    """Returns the patch grid of images of this size, if the position embeddings are of that grid."""
+    (height, width), (patch_height, patch_width) = image_size, tuple(kernel.shape[-2:])
     grid = height // patch_height, width // patch_width
     num_prefix = weights["position_embeddings"].shape[-2] - math.prod(grid) if "position_embeddings" in weights else -1
-    return settings, grid if num_prefix in (0, 1, 2) else None
+    return grid if num_prefix in (0, 1, 2) else None
+
+
+def separate_pairs(weights: dict[str, Tensor], hidden_size: int, num_heads: int) -> None:
+    """
+    Moves channels of queries and keys to where they are turned here: timm's EVA-02 turns a head's channels in pairs of
+    neighbours, `(2 * i, 2 * i + 1)`, [`apply_rope`] in pairs `(i, i + head_dim / 2)`. Their products stay the same.
+    """
+    if hidden_size % (2 * num_heads):
+        raise ValueError(f"{num_heads} heads of {hidden_size} channels: each head must have pairs of them to turn.")
+    for name, weight in weights.items():
+        if re.search(r"\.[qk]_proj\.", name) and weight.shape[:1] == (hidden_size,):
+            weights[name] = weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def _whole_ratio(intermediate_size: int, hidden_size: int) -> int:

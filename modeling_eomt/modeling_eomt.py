@@ -12,10 +12,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_eomt import EomtConfig, EomtDinov3Config, as_pair, patch_grid
+from .checkpoints_eomt import get_family
+from .configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config, as_pair, patch_grid
 from .loss_eomt import EomtLoss
 from .mask_module_eomt import EomtMaskHead, EomtScaleBlock, MaskProbabilitiesMixin
-from .positions_eomt import EomtRope
 from .pretrained_eomt import EomtForUniversalSegmentationOutput, EomtPreTrainedModel
 from .random_eomt import StepRandomness
 from .vit_eomt import EomtEmbeddings, EomtLayer
@@ -26,7 +26,7 @@ class SharedInputs(NamedTuple):
 
     Args:
         grid: rows and columns of the patch grid.
-        rope: cosines and sines of all tokens, queries included, see [`EomtRope`]; None for learned positions.
+        rope: cosines and sines of all tokens, queries included, see [`EomtRope`]; None without them.
         masked_queries: in training, the queries that each query block masks, `(num_blocks, batch, num_queries)` bool.
         branch_draws: in training with stochastic depth, see [`EomtDropPath`], `(num_hidden_layers, 2, batch)`.
     """
@@ -56,7 +56,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     def __init__(self, config: EomtConfig):
         super().__init__(config)
         self.embeddings = EomtEmbeddings(config)
-        self.rope_embeddings = EomtRope(config) if config.uses_rope else None
+        rope = get_family(config).rope
+        self.rope_embeddings = None if rope is None else rope(config)
         self.layers = nn.ModuleList(EomtLayer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.query = nn.Embedding(config.num_queries, config.hidden_size)
@@ -328,10 +329,28 @@ class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):
     base_model_prefix = "eomt_dinov3"
 
 
+class EomtEva02ForUniversalSegmentation(EomtForUniversalSegmentation):
+    """
+    EoMT on an EVA-02 backbone: [`EomtForUniversalSegmentation`] with rotary position embeddings beside the learned
+    ones, SwiGLU and no LayerScale. Transformers has no class for it: elsewhere it loads with `trust_remote_code`.
+
+    Args:
+        config ([`EomtEva02Config`]): the configuration.
+    """
+
+    config: EomtEva02Config
+    config_class = EomtEva02Config
+    base_model_prefix = "eomt_eva02"
+
+
 # The classes of the model types, by their names in configurations.
 MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
     model_class.config_class.model_type: model_class
-    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation)
+    for model_class in (
+        EomtForUniversalSegmentation,
+        EomtDinov3ForUniversalSegmentation,
+        EomtEva02ForUniversalSegmentation,
+    )
 }
 
 for _model_class in MODEL_CLASSES.values():
@@ -340,6 +359,7 @@ for _model_class in MODEL_CLASSES.values():
 __all__ = [
     "MODEL_CLASSES",
     "EomtDinov3ForUniversalSegmentation",
+    "EomtEva02ForUniversalSegmentation",
     "EomtForUniversalSegmentation",
     "EomtForUniversalSegmentationOutput",
     "EomtPreTrainedModel",

@@ -52,9 +52,11 @@ def convert_official_checkpoint(
         base_backbone: for delta weights, the folder or Hub name of the backbone they are a difference to.
 
     Raises:
-        ValueError: parameters that are missing, of another shape, unknown or not finite, all listed; a backbone that
-            is not supported.
+        ValueError: parameters that are missing, of another shape, unknown or not finite, all listed; a model type or a
+            backbone that is not supported.
     """
+    if not get_family(config).official_names:
+        raise ValueError(f"The original implementation has no {config.model_type!r} models.")
     weights = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_weight_file(checkpoint)
     check_tensors(weights, "The checkpoint")
     model = MODEL_CLASSES[config.model_type](config)

@@ -1,9 +1,10 @@
-"""Positions of the patches: learned embeddings (DINOv2) and rotary ones (DINOv3), at any patch grid.
+"""Positions of the patches: learned embeddings (DINOv2), rotary ones (DINOv3) or both (EVA-02), at any patch grid.
 
 Nothing is cached between forward passes: of a pass, computing rotary embeddings takes less than 0.1 % of the time on a
 CPU (0.4 ms of 3 s, DINOv3-S at 640x640), resampling learned ones at most 0.6 % (10 ms of 1.7 s, DINOv2-S at 512x768).
 
-Reference: "DINOv2", https://arxiv.org/abs/2304.07193; "DINOv3", https://arxiv.org/abs/2508.10104, section 3.2.
+Reference: "DINOv2", https://arxiv.org/abs/2304.07193; "DINOv3", https://arxiv.org/abs/2508.10104, section 3.2;
+"EVA-02", https://arxiv.org/abs/2303.11331.
 """
 
 import math
@@ -59,7 +60,7 @@ class EomtPositionEmbeddings(nn.Embedding):
 
 
 class EomtRope(nn.Module):
-    """Rotary position embeddings of the patches: half of a head's channels turn by row, half by column.
+    """Rotary position embeddings of the patches, DINOv3's: half of a head's channels turn by row, half by column.
 
     In training, the coordinates may be shifted, stretched and scaled at random, see [`EomtDinov3Config`].
 
@@ -67,13 +68,15 @@ class EomtRope(nn.Module):
         config: an [`EomtDinov3Config`].
     """
 
+    turn = 2.0 * math.pi  # angle of the highest frequency at the coordinate 1
+
     def __init__(self, config: Any):
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.theta = float(config.rope_parameters["rope_theta"])
-        self.shift = config.pos_embed_shift
-        self.jitter = config.pos_embed_jitter
-        self.rescale = config.pos_embed_rescale
+        self.shift = getattr(config, "pos_embed_shift", None)
+        self.jitter = getattr(config, "pos_embed_jitter", None)
+        self.rescale = getattr(config, "pos_embed_rescale", None)
 
     def forward(
         self, grid: tuple[int, int], num_other_tokens: int, device: torch.device, random: StepRandomness | None = None
@@ -90,16 +93,19 @@ class EomtRope(nn.Module):
             `(batch, 1)` if `random` is given.
         """
         with torch.autocast(device.type, enabled=False):
-            # Centres of the patches; the image reaches from -1 to 1 along each axis.
-            axes = [(torch.arange(size, device=device) + 0.5) / size * 2.0 - 1.0 for size in grid]
+            axes = [self.locate(torch.arange(size, device=device), size) for size in grid]
             coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # (patches, 2)
             if random is not None:
                 coordinates = self.augment(coordinates, random)
             exponents = torch.arange(0, 1, 4 / self.head_dim, device=device, dtype=torch.float32)
-            frequencies = 2.0 * math.pi / self.theta**exponents  # (head_dim / 4,)
+            frequencies = self.turn / self.theta**exponents  # (head_dim / 4,)
             angles = (coordinates[..., None] * frequencies).flatten(-2).tile(2)  # (..., patches, head_dim)
             angles = F.pad(angles, (0, 0, num_other_tokens, 0))  # an angle of 0 leaves a token as it is
             return angles.cos(), angles.sin()
+
+    def locate(self, patches: Tensor, size: int) -> Tensor:
+        """Coordinates of the patches of one axis: their centres, where the image reaches from -1 to 1."""
+        return (patches + 0.5) / size * 2.0 - 1.0
 
     def augment(self, coordinates: Tensor, random: StepRandomness) -> Tensor:
         """
@@ -117,6 +123,23 @@ class EomtRope(nn.Module):
             coordinates = coordinates * (jitter * math.log(self.jitter)).exp()
         if self.rescale is not None:
             coordinates = coordinates * (rescale * math.log(self.rescale)).exp()
+        return coordinates
+
+
+class EomtEva02Rope(EomtRope):
+    """Rotary position embeddings of EVA-02. In training they are what they are in evaluation.
+
+    Args:
+        config: an [`EomtEva02Config`].
+    """
+
+    turn = 1.0
+
+    def locate(self, patches: Tensor, size: int) -> Tensor:
+        """Coordinates of the patches of one axis: where they begin, in patches of the 16x16 of the pre-training."""
+        return patches / size * 16.0
+
+    def augment(self, coordinates: Tensor, random: StepRandomness) -> Tensor:
         return coordinates
 
 

@@ -222,7 +222,9 @@ class EomtPreTrainedModel(PreTrainedModel):
 
         Args:
             name_or_path: a folder or a model on the Hub: DINOv2 with or without registers, ViT (AugReg), DeiT, or a
-                timm ViT (DeiT III, AugReg); for [`EomtDinov3ForUniversalSegmentation`] a DINOv3 ViT.
+                timm ViT (DeiT III, AugReg); for [`EomtDinov3ForUniversalSegmentation`] a DINOv3 ViT, for
+                [`EomtEva02ForUniversalSegmentation`] timm's EVA-02. Give the image processor the mean and standard
+                deviation of its images, which for some of them are not ImageNet's.
             image_size: height and width of the training images in pixels, one int for a square.
             patch_size: size of a patch in pixels; kernels of another size are resampled as in FlexiViT.
             num_queries: number of learnable queries.

@@ -1,10 +1,11 @@
-"""The plain Vision Transformer: embeddings and blocks, of DINOv2 and DINOv3.
+"""The plain Vision Transformer: embeddings and blocks, of DINOv2, DINOv3 and EVA-02.
 
-Both families are one implementation. The names of some layers depend on the family: parameters have the names of
+All families are one implementation. The names of some layers depend on the family: parameters have the names of
 Transformers' own EoMT, so that checkpoints move both ways.
 
 Reference: "DINOv2: Learning Robust Visual Features without Supervision", https://arxiv.org/abs/2304.07193, "Vision
-Transformers Need Registers", https://arxiv.org/abs/2309.16588, and "DINOv3", https://arxiv.org/abs/2508.10104.
+Transformers Need Registers", https://arxiv.org/abs/2309.16588, "DINOv3", https://arxiv.org/abs/2508.10104, and
+"EVA-02: A Visual Representation for Neon Genesis", https://arxiv.org/abs/2303.11331.
 """
 
 from collections import OrderedDict
@@ -67,7 +68,7 @@ class EomtEmbeddings(nn.Module):
         projection = EomtPatchProjection(config)
         is_nested = get_family(config).layers.patches == "patch_embeddings.projection"
         self.patch_embeddings = nn.Sequential(OrderedDict(projection=projection)) if is_nested else projection
-        self.position_embeddings = None if config.uses_rope else EomtPositionEmbeddings(config)
+        self.position_embeddings = EomtPositionEmbeddings(config) if config.learns_positions else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -109,7 +110,8 @@ class EomtMLP(nn.Module):
 
 
 class EomtGatedMLP(nn.Module):
-    """An MLP whose hidden layer is multiplied with an activated gate (SwiGLU when the activation is SiLU)."""
+    """An MLP whose hidden layer is multiplied with an activated gate (SwiGLU when the activation is SiLU), and in some
+    EVA-02 normalised."""
 
     output_name = "down_proj"
 
@@ -120,13 +122,15 @@ class EomtGatedMLP(nn.Module):
         self.up_proj = EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias)
         self.down_proj = EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias)
         self.activation = ACT2FN[config.mlp_activation]
+        has_norm = getattr(config, "use_mlp_norm", False)
+        self.norm = nn.LayerNorm(config.mlp_hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.down_proj(self.act(self.gate_proj(tokens), self.up_proj(tokens)))
 
     @recomputed
     def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
-        return self.activation(gate) * hidden
+        return self.norm(self.activation(gate) * hidden)
 
 
 class EomtLayerScale(nn.Module):
@@ -166,24 +170,26 @@ class EomtDropPath(nn.Module):
 
 
 class EomtLayer(GradientCheckpointingLayer):
-    """A pre-norm transformer block with LayerScale."""
+    """A pre-norm transformer block, with LayerScale except in EVA-02."""
 
     def __init__(self, config: EomtConfig):
         super().__init__()
+        scale = EomtLayerScale if config.uses_layer_scale else nn.Identity
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = EomtAttention(config)
-        self.layer_scale1 = EomtLayerScale(config)
+        self.layer_scale1 = scale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp: EomtGatedMLP | EomtMLP = EomtGatedMLP(config) if config.uses_gated_mlp else EomtMLP(config)
-        self.layer_scale2 = EomtLayerScale(config)
+        self.layer_scale2 = scale(config)
         self.drop_path = EomtDropPath(config.drop_path_rate)
 
     def fuse(self) -> None:
         """For inference: fewer and larger steps that give the same."""
         self.attention.fuse()
-        self.layer_scale1.fuse_into(getattr(self.attention, self.attention.output_name))
-        self.layer_scale2.fuse_into(getattr(self.mlp, self.mlp.output_name))
-        self.layer_scale1 = self.layer_scale2 = nn.Identity()  # type: ignore[assignment]
+        for scale, before in (self.layer_scale1, self.attention), (self.layer_scale2, self.mlp):
+            if isinstance(scale, EomtLayerScale):
+                scale.fuse_into(getattr(before, before.output_name))
+        self.layer_scale1 = self.layer_scale2 = nn.Identity()
 
     def forward(
         self,

@@ -14,7 +14,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
-from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config
 
 
 _FOLDER = Path(__file__).resolve().parent
@@ -131,6 +131,31 @@ def tiny_dinov3_config() -> EomtDinov3Config:
         train_num_points=256,
         id2label={0: "cat", 1: "dog", 2: "sky"},
     )
+
+
+@pytest.fixture
+def tiny_eva02_config() -> EomtEva02Config:
+    """The same with rotary position embeddings beside the learned ones, and with gated and normalised MLPs."""
+    return EomtEva02Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_blocks=2,
+        num_queries=7,
+        image_size=64,
+        num_register_tokens=2,
+        train_num_points=256,
+        id2label={0: "cat", 1: "dog", 2: "sky"},
+    )
+
+
+@pytest.fixture(
+    params=["tiny_config", "tiny_dinov3_config", "tiny_eva02_config"], ids=["eomt", "eomt_dinov3", "eomt_eva02"]
+)
+def family_config(request) -> EomtConfig:
+    """Each of the three, one after the other."""
+    return request.getfixturevalue(request.param)
 
 
 class FakeHub:

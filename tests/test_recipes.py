@@ -1,4 +1,4 @@
-"""Every published recipe is here, and says what was published."""
+"""Every published recipe is here and says what was published; others of the paper differ in the backbone alone."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,22 @@ from training_eomt.script.command_line import parse_arguments
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+# Rows of the paper's comparison of pre-trainings that have no published file.
+PRE_TRAININGS = {
+    "coco_panoptic_eomt_large_640_eva02": "timm/eva02_large_patch14_224.mim_m38m",
+    "coco_panoptic_eomt_large_640_deit3": "timm/deit3_large_patch16_384.fb_in22k_ft_in1k",
+    "coco_panoptic_eomt_large_640_deit3_in1k": "timm/deit3_large_patch16_384.fb_in1k",
+}
 SIZES = {"vit_small": "small", "vit_base": "base", "vit_large": "large", "vit_giant": "giant"}
 
 
 @pytest.fixture
 def published(reference) -> dict[str, dict]:
     return {recipe["name"]: recipe for recipe in json.loads((reference / "published_recipes.json").read_text())}
+
+
+def read(name: str) -> dict:
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
 
 
 def parsed(name: str):
@@ -25,7 +35,12 @@ def parsed(name: str):
 
 
 def test_every_published_recipe_is_here_and_no_other(published):
-    assert {path.stem for path in RECIPES.glob("*_eomt_*.yaml")} == set(published)
+    assert {path.stem for path in RECIPES.glob("*_eomt_*.yaml")} == set(published) | set(PRE_TRAININGS)
+
+
+@pytest.mark.parametrize("name", PRE_TRAININGS)
+def test_another_pre_training_is_another_backbone_and_nothing_else(name):
+    assert read(name) == {**read("coco_panoptic_eomt_large_640_dinov2"), "model_name_or_path": PRE_TRAININGS[name]}
 
 
 def test_every_value_is_the_published_one(published):
@@ -75,6 +90,6 @@ def test_little_memory_changes_nothing_but_how_a_step_is_computed(recipe):
     low_memory = RECIPES / "low_memory.yaml"
     words = ["--recipe", str(RECIPES / f"{recipe}.yaml"), str(low_memory), "--output_dir", "x", "--use_cpu", "true"]
     _, _, training = parse_arguments([*words, "--report_to", "none"])
-    total = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["total_batch_size"]
+    total = read(recipe)["total_batch_size"]
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == total
     assert (training.gradient_checkpointing, training.bf16, training.fp16) == (True, True, False)

@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import run_segmentation
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 from training_eomt.script.command_line import parse_arguments
 from training_eomt.shapes import THINGS, generate_shapes_dataset
 from training_eomt.trainer import EomtTrainer
@@ -367,6 +367,39 @@ def test_a_pretrained_vit_becomes_the_backbone_of_a_new_model(words, tmp_path, k
     assert run([*evaluate, "--do_eval"])["eval_pq"] >= 0
     with pytest.raises(ValueError, match="Only an EoMT model can be used without --do_train"):
         run([*evaluate, "--model_name_or_path", str(tmp_path / "vit"), "--overwrite_output_dir", "--do_eval"])
+
+
+@pytest.mark.parametrize(
+    ("name", "patch_size", "model_type"),
+    [("eva02_tiny_patch14_224", 14, "eomt_eva02"), ("deit3_small_patch16_224", 16, "eomt")],
+)
+def test_a_vit_of_timm_becomes_the_backbone_of_a_new_model(words, tmp_path, name, patch_size, model_type):
+    timm = pytest.importorskip("timm")
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 4 * patch_size}
+    vit = timm.create_model(name, pretrained=False, **sizes)
+    timm.models.save_for_hf(vit, tmp_path / "vit", safe_serialization=True)
+    at = words.index("--model_config")
+    words = [*words[:at], *words[at + 2 :]]
+    run([*words, "--model_name_or_path", str(tmp_path / "vit"), "--do_train"])
+    output = str(tmp_path / "output")
+    trained = MODEL_CLASSES[model_type].from_pretrained(output)
+    assert trained.config.image_size == 64 and trained.config.id2label[0] == "circle"
+    processor = EomtImageProcessor.from_pretrained(output)
+    assert tuple(processor.image_mean) == vit.pretrained_cfg["mean"]
+    assert tuple(processor.image_std) == vit.pretrained_cfg["std"]
+    evaluate = [*words, "--model_name_or_path", output, "--output_dir", str(tmp_path / "evaluated")]
+    assert run([*evaluate, "--do_eval", "--do_predict"])["eval_pq"] >= 0
+
+
+def test_images_are_normalised_as_those_of_the_backbones_pre_training(words, tmp_path):
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
+    vit = transformers.ViTModel(transformers.ViTConfig(**settings, patch_size=16, intermediate_size=64))
+    vit.save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "vit")
+    at = words.index("--model_config")
+    run([*words[:at], *words[at + 2 :], "--model_name_or_path", str(tmp_path / "vit"), "--do_train"])
+    processor = EomtImageProcessor.from_pretrained(tmp_path / "output")
+    assert list(processor.image_mean) == [0.5] * 3 and list(processor.image_std) == [0.25] * 3
 
 
 def test_a_stopped_training_is_continued_on_request(words, tmp_path, capsys):

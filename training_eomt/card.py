@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from transformers import CONFIG_MAPPING
 from yaml import YAMLError
 
 from configuration_eomt import EomtConfig
@@ -113,6 +114,7 @@ def model_card(
         title=title,
         quoted_name=json.dumps(name, ensure_ascii=not name.isprintable()),
         config=config,
+        is_in_transformers=config.model_type in CONFIG_MAPPING,
         model_class=config.own_auto_map()["AutoModel"].split(".")[1],
         processor=processor,
         task=task,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers
 
-from configuration_eomt import EomtConfig, EomtDinov3Config
+from configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config
 from configuration_eomt.configuration_eomt import as_pair, default_num_blocks, default_num_upscale_blocks, patch_grid
 
 
@@ -25,12 +25,17 @@ def test_dinov3_fields_and_defaults_are_those_of_transformers_own_class():
     assert EomtDinov3Config.model_type == transformers.EomtDinov3Config.model_type
 
 
+def test_eva02_has_its_own_base_of_the_rotary_frequencies():
+    assert EomtEva02Config().rope_parameters == {"rope_theta": 10000.0, "rope_type": "default"}
+
+
+@pytest.mark.parametrize("config_class", [EomtDinov3Config, EomtEva02Config])
 @pytest.mark.parametrize("settings", [{"rope_theta": 50.0}, {"rope_parameters": {"rope_theta": 50.0}}])
-def test_both_ways_to_give_the_base_of_the_rotary_frequencies(settings, tmp_path):
-    config = EomtDinov3Config(**settings)
+def test_both_ways_to_give_the_base_of_the_rotary_frequencies(config_class, settings, tmp_path):
+    config = config_class(**settings)
     assert config.rope_parameters == {"rope_theta": 50.0, "rope_type": "default"}
     config.save_pretrained(tmp_path)
-    assert EomtDinov3Config.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+    assert config_class.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
 
 
 @pytest.mark.parametrize(
@@ -40,9 +45,10 @@ def test_both_ways_to_give_the_base_of_the_rotary_frequencies(settings, tmp_path
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}}, "rope_type='linear'"),
     ],
 )
-def test_dinov3_settings_that_cannot_be_are_refused(settings, message):
+@pytest.mark.parametrize("config_class", [EomtDinov3Config, EomtEva02Config])
+def test_rotary_settings_that_cannot_be_are_refused(config_class, settings, message):
     with pytest.raises(ValueError, match=message):
-        EomtDinov3Config(**settings)
+        config_class(**settings)
 
 
 def test_every_setting_survives_saving(tmp_path, tiny_config):
@@ -183,6 +189,14 @@ def test_a_field_that_cannot_be_is_named_wherever_it_comes_from(tmp_path, tiny_c
     tiny_config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=field.removeprefix("torch_").split("_")[0]):
         EomtConfig.from_pretrained(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("intermediate_size", 0), ("use_mlp_norm", 1), ("rope_parameters", {"rope_theta": 0})]
+)
+def test_fields_of_eva02_are_checked_too(field, value):
+    with pytest.raises(ValueError, match=field):
+        EomtEva02Config(**{field: value})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 from configuration_eomt import EomtConfig
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES
 
 
 VALUES = [
@@ -31,7 +31,7 @@ def folders(tmp_path_factory) -> list[Path]:
     """A folder of each family."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_blocks": 1, "num_queries": 3}
     folders = []
-    for model_class in (EomtForUniversalSegmentation, EomtDinov3ForUniversalSegmentation):
+    for model_class in MODEL_CLASSES.values():
         folder = tmp_path_factory.mktemp("folder")
         config = model_class.config_class(**sizes, image_size=32, id2label={0: "cat", 1: "dog"})
         model_class(config).save_pretrained(folder)
@@ -60,7 +60,7 @@ def test_a_broken_config_json_is_an_error_that_is_documented_or_a_model_that_run
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        for folder in folders:
+        for folder, model_class in zip(folders, MODEL_CLASSES.values(), strict=True):
             path = folder / "config.json"
             original = path.read_text()
             try:
@@ -68,7 +68,7 @@ def test_a_broken_config_json_is_an_error_that_is_documented_or_a_model_that_run
                     text = mutated(json.loads(original), draw)
                     path.write_text(text)
                     try:
-                        ran += runs(folder)
+                        ran += runs(folder, model_class)
                     except (ValueError, OSError):
                         refused += 1
                     except Exception as error:
@@ -80,9 +80,7 @@ def test_a_broken_config_json_is_an_error_that_is_documented_or_a_model_that_run
     assert ran > 10 and refused > 40
 
 
-def runs(folder):
-    is_dinov3 = "dinov3" in (folder / "config.json").read_text()[:20000]
-    model_class = EomtDinov3ForUniversalSegmentation if is_dinov3 else EomtForUniversalSegmentation
+def runs(folder, model_class):
     config = model_class.config_class.from_pretrained(folder)
     assert config.label2id == {name: number for number, name in config.id2label.items()}
     model = model_class.from_pretrained(folder)

@@ -7,8 +7,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config, EomtEva02Config
+from modeling_eomt import MODEL_CLASSES, EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from modeling_eomt.checkpoints_eomt import fuse_swiglu
 
 
@@ -248,15 +248,35 @@ def test_methods_that_do_not_apply_say_what_does():
         model.resize_position_embeddings(10)
 
 
-def test_dinov3_configurations_are_saved_without_what_means_nothing_there(tmp_path):
-    EomtDinov3Config().save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("config_class", "fields"),
+    [
+        (EomtDinov3Config, {"mlp_ratio", "use_swiglu_ffn"}),
+        (EomtEva02Config, {"mlp_ratio", "use_swiglu_ffn", "hidden_act", "layerscale_value"}),
+    ],
+)
+def test_configurations_are_saved_without_what_means_nothing_there(config_class, fields, tmp_path):
+    config_class().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert "mlp_ratio" not in saved and "use_swiglu_ffn" not in saved
-    assert saved["auto_map"]["AutoModel"] == "modeling_eomt.EomtDinov3ForUniversalSegmentation"
+    assert not fields & set(saved)
+    name = config_class.__name__.removesuffix("Config")
+    assert saved["auto_map"]["AutoModel"] == f"modeling_eomt.{name}ForUniversalSegmentation"
+
+
+def test_a_model_that_transformers_does_not_have_is_saved_and_loaded_whole(tiny_eva02_config, tmp_path):
+    model_class = MODEL_CLASSES["eomt_eva02"]
+    model = model_class(tiny_eva02_config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert without_problems(info) and len(list(tmp_path.glob("*.safetensors"))) > 1
+    same_predictions(model, loaded)
 
 
 # Parameter counts of the backbones in millions, as timm's model cards give them: `vit_*_patch14_reg4_dinov2` at 518
-# pixels and `vit_*_patch16_dinov3`. Web-SSL DINO 7B is only said to have 7 billion.
+# pixels, `vit_*_patch16_dinov3` and `eva02_*_patch14_224`. Web-SSL DINO 7B is only said to have 7 billion.
 PUBLISHED_MILLIONS = {
     "small": 22.06,
     "base": 86.58,
@@ -269,16 +289,20 @@ PUBLISHED_MILLIONS = {
     "dinov3_large": 303.08,
     "dinov3_huge_plus": 840.51,
     "dinov3_7b": 6716.04,
+    "eva02_tiny": 5.50,
+    "eva02_small": 21.62,
+    "eva02_base": 85.76,
+    "eva02_large": 303.27,
 }
 
 
 @pytest.mark.parametrize("size", EOMT_SIZES)
 def test_named_sizes_have_the_backbones_published_parameter_counts(size):
-    family = "eomt_dinov3" if size.startswith("dinov3") else "eomt"
-    config_class, model_class = OURS[family]
-    pixels = {} if family == "eomt_dinov3" else {"image_size": 518, "patch_size": 14}
+    family = {"dinov3": "eomt_dinov3", "eva02": "eomt_eva02"}.get(size.split("_")[0], "eomt")
+    pixels = {} if family == "eomt_dinov3" else {"image_size": 224 if "eva02" in size else 518, "patch_size": 14}
+    model_class = MODEL_CLASSES[family]
     with torch.device("meta"):
-        model = model_class(config_class(**EOMT_SIZES[size], **pixels))
+        model = model_class(model_class.config_class(**EOMT_SIZES[size], **pixels))
     backbone = sum(
         parameter.numel()
         for name, parameter in model.named_parameters()

@@ -1,25 +1,18 @@
-"""`torch.compile` without graph breaks and `torch.export`, for both families."""
+"""`torch.compile` without graph breaks and `torch.export`, for all families."""
 
 import pytest
 import torch
 
-from modeling_eomt import (
-    EomtDinov3ForUniversalSegmentation,
-    EomtForUniversalSegmentation,
-    EomtLoss,
-    NonFinitePredictionsError,
-)
+from modeling_eomt import MODEL_CLASSES, EomtLoss, NonFinitePredictionsError
 from modeling_eomt.random_eomt import StepRandomness
 
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        return EomtForUniversalSegmentation(tiny_config)
-    return EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+@pytest.fixture
+def model(family_config):
+    return MODEL_CLASSES[family_config.model_type](family_config)
 
 
 @pytest.fixture(autouse=True)

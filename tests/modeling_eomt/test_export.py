@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES
 
 
 pytestmark = pytest.mark.slow
@@ -14,12 +14,9 @@ LOGITS = ("masks_queries_logits", "class_queries_logits", "last_hidden_state")
 SHAPES = [(1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 32, 96), (1, 3, 96, 64), (2, 3, 128, 128), (1, 3, 80, 112)]
 
 
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        model = EomtForUniversalSegmentation(tiny_config)
-    else:
-        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+@pytest.fixture
+def model(family_config):
+    model = MODEL_CLASSES[family_config.model_type](family_config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

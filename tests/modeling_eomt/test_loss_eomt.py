@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from configuration_eomt import EomtConfig
 from modeling_eomt import (
-    EomtDinov3ForUniversalSegmentation,
+    MODEL_CLASSES,
     EomtForUniversalSegmentation,
     EomtLoss,
     NonFinitePredictionsError,
@@ -28,11 +28,6 @@ def prediction(masks, classes):
 
 def randomness(*seeds):
     return StepRandomness(torch.tensor(seeds), len(seeds), torch.device("cpu"))
-
-
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def either_config(request, tiny_config, tiny_dinov3_config):
-    return tiny_config if request.param == "eomt" else tiny_dinov3_config
 
 
 @pytest.fixture
@@ -236,11 +231,9 @@ def new_model(config):
     """A model in training with everything random that may be: masks, points, stochastic depth, rotary positions."""
     torch.manual_seed(0)
     config.drop_path_rate = 0.3
-    if config.uses_rope:
+    if config.model_type == "eomt_dinov3":
         config.pos_embed_shift, config.pos_embed_jitter = 0.3, 1.5
-        model = EomtDinov3ForUniversalSegmentation(config).train()
-    else:
-        model = EomtForUniversalSegmentation(config).train()
+    model = MODEL_CLASSES[config.model_type](config).train()
     model.set_mask_probabilities([0.6, 0.4])
     return model
 
@@ -259,21 +252,21 @@ def assert_same_gradients(gradients, expected):
     [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0], [1, 2, 3]], [[3, 1], [0, 2]], [[2, 0, 3, 1]]],
     ids=["2 + 2", "1 + 1 + 1 + 1", "1 + 3", "2 + 2 of another order", "another order"],
 )
-def test_a_step_has_the_same_loss_and_gradients_however_its_images_are_split(either_config, parts):
-    batch = uneven_batch(either_config)
-    model = new_model(either_config)
+def test_a_step_has_the_same_loss_and_gradients_however_its_images_are_split(family_config, parts):
+    batch = uneven_batch(family_config)
+    model = new_model(family_config)
     expected, expected_gradients = loss_and_gradients(model, [batch])
     micro_batches = [select_images(batch, images) for images in parts]
-    num_items = sum(count_items(part["class_labels"], either_config.num_queries) for part in micro_batches)
+    num_items = sum(count_items(part["class_labels"], family_config.num_queries) for part in micro_batches)
     assert num_items.tolist() == [4, 0 + 1 + 3 + 7]
     loss, gradients = loss_and_gradients(model, micro_batches, num_items_in_batch=num_items)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert_same_gradients(gradients, expected_gradients)
 
 
-def test_another_order_of_the_images_changes_the_order_of_the_predictions_only(either_config):
-    batch, order = uneven_batch(either_config), [2, 0, 3, 1]
-    model = new_model(either_config)
+def test_another_order_of_the_images_changes_the_order_of_the_predictions_only(family_config):
+    batch, order = uneven_batch(family_config), [2, 0, 3, 1]
+    model = new_model(family_config)
     outputs, permuted = model(**batch), model(**select_images(batch, order))
     for name in ("masks_queries_logits", "class_queries_logits", "last_hidden_state"):
         torch.testing.assert_close(permuted[name], outputs[name][order], rtol=1e-5, atol=1e-5)

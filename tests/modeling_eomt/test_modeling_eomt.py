@@ -12,7 +12,7 @@ from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configuration_eomt.configuration_eomt import as_pair
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, kernels_eomt
 from modeling_eomt.attention_eomt import EomtAttention
 from modeling_eomt.vit_eomt import EomtDropPath
 
@@ -264,15 +264,13 @@ def test_labels_come_in_pairs(tiny_config):
         EomtForUniversalSegmentation(tiny_config)(torch.randn(1, 3, 64, 64), mask_labels=[torch.ones(1, 64, 64)])
 
 
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def either_model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        return EomtForUniversalSegmentation(tiny_config)
-    return EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
+@pytest.fixture
+def any_model(family_config):
+    return MODEL_CLASSES[family_config.model_type](family_config)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(either_model):
-    model = either_model.train()
+def test_gradient_checkpointing_gives_the_same_gradients(any_model):
+    model = any_model.train()
     pixel_values = torch.randn(1, 3, 64, 64)
     gradients = []
     for checkpointing in (False, True):
@@ -324,9 +322,22 @@ def test_every_parameter_is_initialised_even_when_built_without_memory(tiny_conf
     assert model.embeddings.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_gradient_checkpointing_covers_the_mask_module(either_model):
+def test_activations_that_are_computed_again_give_the_same_gradients(any_model, monkeypatch):
+    model = any_model.train()
+    pixel_values, gradients = torch.randn(1, 3, 64, 64), []
+    for recomputes in (False, True):
+        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", recomputes)
+        torch.manual_seed(0)
+        model.zero_grad()
+        model(pixel_values, **targets()).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+def test_gradient_checkpointing_covers_the_mask_module(any_model):
     """Its features have 16 times as many pixels as there are patches: the largest tensors of a training step."""
-    model = either_model.train()
+    model = any_model.train()
     model.gradient_checkpointing_enable()
     calls: list[int] = []
     model.upscale_block.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -336,18 +347,18 @@ def test_gradient_checkpointing_covers_the_mask_module(either_model):
     assert len(calls) == 6  # computed again in the backward pass
 
 
-def test_autocast_trains_with_a_float32_loss(either_model):
+def test_autocast_trains_with_a_float32_loss(any_model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = either_model.train()(torch.randn(2, 3, 64, 64), **targets(2))
+        outputs = any_model.train()(torch.randn(2, 3, 64, 64), **targets(2))
     assert outputs.masks_queries_logits.dtype == torch.bfloat16
     assert outputs.loss.dtype == torch.float32 and outputs.loss.isfinite()
     outputs.loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in either_model.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in any_model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_models_predict_nearly_the_same(either_model, dtype):
-    model = randomize(either_model)
+def test_low_precision_models_predict_nearly_the_same(any_model, dtype):
+    model = randomize(any_model)
     model.set_mask_probabilities([0.0, 0.0])
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -360,20 +371,20 @@ def test_low_precision_models_predict_nearly_the_same(either_model, dtype):
 
 
 @pytest.mark.parametrize("size", [(32, 128), (96, 64)])
-def test_rotary_models_take_any_size_too(tiny_dinov3_config, size):
+def test_every_family_takes_any_size(any_model, size):
     """A 32 x 128 image is not a 64 x 64 one: rows and columns are turned by their own positions."""
-    model = randomize(EomtDinov3ForUniversalSegmentation(tiny_dinov3_config))
+    model = randomize(any_model)
     outputs = model(torch.randn(1, 3, *size))
     assert outputs.masks_queries_logits.shape == (1, 7, size[0] // 4, size[1] // 4)
     model.set_image_size(size)
     assert as_pair(model.config.image_size) == size
 
 
-def test_attention_without_boolean_masks_takes_the_unmasked_rows_only(either_model, monkeypatch):
+def test_attention_without_boolean_masks_takes_the_unmasked_rows_only(any_model, monkeypatch):
     """As flash and flex attention: query rows that carry a mask go through sdpa."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    model = randomize(either_model)
+    model = randomize(any_model)
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(pixel_values).masks_queries_logits
@@ -391,9 +402,9 @@ def test_attention_without_boolean_masks_takes_the_unmasked_rows_only(either_mod
     assert rows == [19, 19, 19]
 
 
-def test_loading_places_the_model_by_a_device_map(either_model, tmp_path):
-    either_model.save_pretrained(tmp_path)
-    loaded = type(either_model).from_pretrained(tmp_path, device_map="auto")
+def test_loading_places_the_model_by_a_device_map(any_model, tmp_path):
+    any_model.save_pretrained(tmp_path)
+    loaded = type(any_model).from_pretrained(tmp_path, device_map="auto")
     assert loaded(torch.randn(1, 3, 64, 64).to(loaded.device)).masks_queries_logits.shape == (1, 7, 16, 16)
 
 
@@ -410,8 +421,8 @@ def test_stacked_targets_are_as_good_as_a_list(tiny_config):
     assert torch.equal(*losses)
 
 
-def test_a_model_can_be_pickled_and_copied(either_model):
-    model = randomize(either_model)
+def test_a_model_can_be_pickled_and_copied(any_model):
+    model = randomize(any_model)
     model.set_mask_probabilities([0.0, 1.0])
     pixel_values = torch.randn(1, 3, 32, 96)
     with torch.no_grad():
@@ -421,14 +432,14 @@ def test_a_model_can_be_pickled_and_copied(either_model):
             assert torch.equal(other(pixel_values).masks_queries_logits, expected)
 
 
-def test_a_number_of_items_that_is_not_two_numbers_is_refused(either_model):
+def test_a_number_of_items_that_is_not_two_numbers_is_refused(any_model):
     with pytest.raises(ValueError, match="count_items"):
-        either_model(torch.randn(1, 3, 64, 64), **targets(), num_items_in_batch=3)
+        any_model(torch.randn(1, 3, 64, 64), **targets(), num_items_in_batch=3)
 
 
-def test_gradient_checkpointing_lets_go_of_what_is_computed_inside(either_model):
+def test_gradient_checkpointing_lets_go_of_what_is_computed_inside(any_model):
     """Recomputation inside of checkpointed blocks must not hold on to its inputs."""
-    model = either_model.train()
+    model = any_model.train()
     model.gradient_checkpointing_enable()
     hidden: list[weakref.ref] = []
     for layer in model.layers:
@@ -439,19 +450,19 @@ def test_gradient_checkpointing_lets_go_of_what_is_computed_inside(either_model)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mask_probabilities_are_float32_whatever_the_models_dtype_is(either_model, dtype, tmp_path):
+def test_mask_probabilities_are_float32_whatever_the_models_dtype_is(any_model, dtype, tmp_path):
     """As Transformers' shared tests ask of what `_keep_in_fp32_modules_strict` names; 0.999 would round to 1."""
-    created = type(either_model)._from_config(either_model.config, dtype=dtype)
+    created = type(any_model)._from_config(any_model.config, dtype=dtype)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        constructed = type(either_model)(either_model.config)
+        constructed = type(any_model)(any_model.config)
     finally:
         torch.set_default_dtype(default)
-    either_model.set_mask_probabilities([0.999, 0.3])
-    either_model.save_pretrained(tmp_path)
-    loaded = type(either_model).from_pretrained(tmp_path, dtype=dtype)
-    for model in (created, constructed, either_model, loaded):
+    any_model.set_mask_probabilities([0.999, 0.3])
+    any_model.save_pretrained(tmp_path)
+    loaded = type(any_model).from_pretrained(tmp_path, dtype=dtype)
+    for model in (created, constructed, any_model, loaded):
         model.set_mask_probabilities([0.999, 0.3])
         model.to(dtype)
         assert model.attn_mask_probs.dtype == torch.float32 and model.query.weight.dtype == dtype

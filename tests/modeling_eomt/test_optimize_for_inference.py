@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from configuration_eomt import EomtConfig
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, pretrained_eomt
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, pretrained_eomt
 from modeling_eomt.kernels_eomt import find_quantizer, measure_slowdown, multiplies_exactly
 
 
-@pytest.fixture(params=["eomt", "eomt_swiglu", "eomt_dinov3", "eomt_dinov3_gated"])
-def model(request, tiny_config, tiny_dinov3_config):
-    tiny_config.use_swiglu_ffn = request.param == "eomt_swiglu"
-    tiny_dinov3_config.use_gated_mlp = request.param == "eomt_dinov3_gated"
-    if request.param.startswith("eomt_dinov3"):
-        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
-    else:
-        model = EomtForUniversalSegmentation(tiny_config)
+@pytest.fixture(params=["plain", "gated"])
+def model(request, family_config):
+    if family_config.model_type == "eomt":
+        family_config.use_swiglu_ffn = request.param == "gated"
+    elif family_config.model_type == "eomt_dinov3":
+        family_config.use_gated_mlp = request.param == "gated"
+    else:  # which has gates only
+        family_config.use_mlp_norm = request.param == "plain"
+    model = MODEL_CLASSES[family_config.model_type](family_config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)  # LayerScale that differs from channel to channel

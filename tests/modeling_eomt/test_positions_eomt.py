@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from modeling_eomt.positions_eomt import EomtPositionEmbeddings, EomtRope, apply_rope
+from modeling_eomt.positions_eomt import EomtEva02Rope, EomtPositionEmbeddings, EomtRope, apply_rope
 from modeling_eomt.random_eomt import StepRandomness
 
 
@@ -79,6 +79,19 @@ def test_rotary_embeddings_equal_transformers_own(tiny_dinov3_config, grid):
     torch.testing.assert_close(cosines[3:], expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(sines[3:], expected[1], rtol=1e-5, atol=1e-5)
     assert (cosines[:3] == 1).all() and (sines[:3] == 0).all()  # prefix tokens stay as they are
+
+
+def test_eva02_counts_in_patches_of_its_pre_training_whatever_the_grid(tiny_eva02_config):
+    """Of 16x16: the second of 8 rows lies where the third of 16 did. Heads of 16 channels have four frequencies."""
+    rope = EomtEva02Rope(tiny_eva02_config)
+    cosines, sines = rope((8, 32), 3, torch.device("cpu"))
+    frequencies = 10000.0 ** -torch.tensor([0.0, 0.25, 0.5, 0.75])
+    angles = torch.cat([2.0 * frequencies, 0.5 * frequencies]).tile(2)  # of row 1 and column 1
+    torch.testing.assert_close(cosines[3 + 32 + 1], angles.cos())
+    torch.testing.assert_close(sines[3 + 32 + 1], angles.sin())
+    assert (cosines[:3] == 1).all() and (sines[:3] == 0).all()
+    in_training, _ = rope((8, 32), 3, torch.device("cpu"), randomness(8, 9))
+    assert in_training.equal(cosines)
 
 
 def randomness(*seeds):

@@ -7,7 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES, EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 from modeling_eomt.pretrained_eomt import find_not_finite
 
 
@@ -42,17 +42,13 @@ def test_missing_weights_are_listed(folder, missing):
     assert str(folder) in str(raised.value)
 
 
-@pytest.mark.parametrize("kind", ["eomt", "eomt_dinov3"])
-def test_the_loading_info_takes_the_place_of_an_error(kind, tiny_config, tiny_dinov3_config, tmp_path):
-    model_class, config = {
-        "eomt": (EomtForUniversalSegmentation, tiny_config),
-        "eomt_dinov3": (EomtDinov3ForUniversalSegmentation, tiny_dinov3_config),
-    }[kind]
-    model_class(config).save_pretrained(tmp_path)
+def test_the_loading_info_takes_the_place_of_an_error(family_config, tmp_path):
+    model_class = MODEL_CLASSES[family_config.model_type]
+    model_class(family_config).save_pretrained(tmp_path)
     save_file({"tensor": torch.tensor([1, 2])}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"] == set(model.state_dict()) and info["unexpected_keys"] == {"tensor"}
-    assert model.mask_probabilities == [1.0] * config.num_blocks
+    assert model.mask_probabilities == [1.0] * family_config.num_blocks
     assert all(not weight.is_meta and weight.isfinite().all() for weight in model.state_dict().values())
     with pytest.raises(ValueError, match=r"missing: (?s:.*)unexpected: tensor"):
         model_class.from_pretrained(tmp_path)

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 from training_eomt.card import PUBLISHING, TRAINING, is_generated, keep_hub_card, model_card, write_card
 
 
@@ -69,10 +69,18 @@ def test_every_task_is_named(tiny_config, task):
     assert ("cannot join the windows" in card.text) == (task == "semantic")
 
 
-def test_a_dinov3_models_positions_are_rotary(tiny_dinov3_config, tmp_path):
-    EomtDinov3ForUniversalSegmentation(tiny_dinov3_config).save_pretrained(tmp_path)
+def test_the_positions_of_a_model_are_named(family_config, tmp_path):
+    MODEL_CLASSES[family_config.model_type](family_config).save_pretrained(tmp_path)
     write_card(tmp_path)
-    assert "| Positions | rotary |" in card_of(tmp_path).text
+    names = {"eomt": "learned", "eomt_dinov3": "rotary", "eomt_eva02": "learned and rotary"}
+    assert f"| Positions | {names[family_config.model_type]} |" in card_of(tmp_path).text
+
+
+def test_a_model_that_transformers_does_not_have_is_not_said_to_load_there(tiny_eva02_config, tiny_config):
+    there, not_there = (model_card(config, {}, "me/pets").text for config in (tiny_config, tiny_eva02_config))
+    assert "Without `trust_remote_code`, Transformers' own classes load" in there
+    assert "first. Transformers has no class of its own for this model.\n" in not_there
+    assert "Without `trust_remote_code`" not in not_there
 
 
 def test_nameless_classes_are_counted_and_many_are_folded_away(tiny_config):

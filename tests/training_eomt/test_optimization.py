@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configuration_eomt import EomtConfig
-from modeling_eomt import EomtForUniversalSegmentation, official_parameter_name
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, official_parameter_name
 from modeling_eomt.checkpoints_eomt import is_backbone
 from training_eomt.optimization import layerwise_learning_rates, parameter_groups, two_stage_warmup_poly
 
@@ -38,6 +38,15 @@ def test_every_parameter_has_the_originals_rate_at_every_step(golden, table):
                 int(step), settings["total"], settings["warmup_steps"], settings["poly_power"], is_backbone(name)
             )
             assert rate * multiplier == pytest.approx(value, rel=1e-9, abs=1e-18), (name, step)
+
+
+def test_rates_decay_over_the_blocks_of_every_family(family_config):
+    model = MODEL_CLASSES[family_config.model_type](family_config)
+    rates = layerwise_learning_rates(model, 8.0, 0.5)
+    assert rates.keys() == dict(model.named_parameters()).keys()
+    expected = {"embeddings.": 2.0, "layers.0.": 2.0, "layers.1.": 4.0, "layers.2.": 8.0}
+    for name, rate in rates.items():
+        assert rate == next((expected[part] for part in expected if name.startswith(part)), 8.0), name
 
 
 def test_groups_hold_every_trainable_parameter_once(tiny_config):

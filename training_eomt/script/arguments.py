@@ -57,7 +57,7 @@ class ModelArguments:
     model_name_or_path: str | None = argument(
         None,
         "What to start from, a folder or a name on the Hub: an EoMT checkpoint, or a pre-trained ViT (DINOv2, "
-        "DINOv3, ViT, DeiT, timm's ViTs) that becomes the backbone of a new model. Default: nothing.",
+        "DINOv3, ViT, DeiT, timm's ViTs and EVA-02) that becomes the backbone of a new model. Default: nothing.",
     )
     model_config: dict | str | None = argument(
         None,

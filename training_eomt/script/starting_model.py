@@ -10,10 +10,11 @@ from torch import nn
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, EomtLoss
-from modeling_eomt.checkpoints_eomt import find_model_type
+from modeling_eomt.checkpoints_eomt import find_file, find_model_type, read_backbone_kind
 
 from ..checkpoints import last_complete
 from ..data.samples import LabelSpace
+from ..json_files import read_object
 from ..tasks import TASKS
 from ..text import terminal_text
 from .arguments import DataArguments, ModelArguments
@@ -60,6 +61,19 @@ def read_labels(model_args: ModelArguments) -> dict[int, str]:
     return MODEL_CLASSES[settings["model_type"]].config_class.from_pretrained(name).id2label
 
 
+def read_normalization(name: str) -> dict[str, Any]:
+    """Reads how the images of a backbone's pre-training were normalised, as far as its files say it."""
+    settings = _read_settings(name)
+    of_timm = settings.get("pretrained_cfg")
+    if isinstance(of_timm, dict):
+        given = {"image_mean": of_timm.get("mean"), "image_std": of_timm.get("std")}
+    else:
+        file = find_file(name, "preprocessor_config.json")
+        saved = {} if file is None else read_object(file)
+        given = {field: saved.get(field) for field in ("image_mean", "image_std")}
+    return {field: value for field, value in given.items() if value is not None}
+
+
 def load_model(
     model_args: ModelArguments, data_args: DataArguments, task: str | None, label_space: LabelSpace | None
 ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
@@ -84,12 +98,13 @@ def load_model(
     name: Any = model_args.model_name_or_path
     if kind not in MODEL_CLASSES:
         image_size = image_size or NEW_MODEL_IMAGE_SIZE
-        processor = EomtImageProcessor(size=image_size, **settings)
         if kind is None:
             config = EomtConfig(image_size=image_size, **fields, **labels)
-            return EomtForUniversalSegmentation(config), processor
-        model_class = MODEL_CLASSES[find_model_type(kind) or "eomt"]  # which says what it can be built on
-        return model_class.from_backbone(name, image_size=image_size, **fields, **labels), processor
+            return EomtForUniversalSegmentation(config), EomtImageProcessor(size=image_size, **settings)
+        model_type = find_model_type(*read_backbone_kind(_read_settings(name)))
+        model_class = MODEL_CLASSES[model_type or "eomt"]  # which says what it can be built on
+        model = model_class.from_backbone(name, image_size=image_size, **fields, **labels)
+        return model, EomtImageProcessor(size=image_size, **settings, **read_normalization(name))
     if model_args.num_blocks is not None:
         raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
     model = MODEL_CLASSES[kind].from_pretrained(name, **described)
