@@ -13,7 +13,6 @@ the optimizer's moments.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -38,6 +37,7 @@ from benchmarks.measuring import (
     surroundings,
     taking_turns,
     times_faster,
+    write_json,
 )
 from benchmarks.post_processing import STUFF_CLASSES, make_image, make_outputs, processors
 from benchmarks.training import MODELS, SIZES, steps_of
@@ -184,8 +184,8 @@ def main() -> None:
                 f"{row['memory_share']:.0%} of the memory",
                 flush=True,
             )
+            write_json(results, arguments.output)
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
         draw(results["rows"], arguments.output.with_suffix(".png"))
 
 

@@ -93,7 +93,8 @@ def model_and_batch(
         image_size=image_size,
         patch_size=PATCH_SIZE,
     )
-    model = package.EomtForUniversalSegmentation(config).to(device).train()
+    with device:  # a GPU initialises large models at once
+        model = package.EomtForUniversalSegmentation(config).to(device).train()
     # What the image processors return: masks are float32 in Transformers, bool here.
     mask_dtype = torch.float32 if is_theirs else torch.bool
     pixel_values = torch.randn(batch_size, 3, image_size, image_size)

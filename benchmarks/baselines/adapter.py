@@ -4,6 +4,7 @@ Reference: "Vision Transformer Adapter for Dense Predictions", ICLR 2023, https:
 with the settings that DINOv2 uses it with.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class SpatialPrior(nn.Module):
         self.stem = nn.Sequential(*stem, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
         widths = (width, 2 * width, 4 * width, 4 * width)
         self.stages = nn.ModuleList(
-            nn.Sequential(*convolution(inputs, outputs, 2)) for inputs, outputs in zip(widths, widths[1:])
+            nn.Sequential(*convolution(inputs, outputs, 2)) for inputs, outputs in pairwise(widths)
         )
         self.projections = nn.ModuleList(nn.Conv2d(each, config.hidden_size, kernel_size=1) for each in widths)
 

@@ -38,7 +38,7 @@ def stepwise_model(
         image_size: height and width in pixels, one int for a square.
         num_queries: number of queries.
         num_labels: number of classes.
-        settings: more fields of the configuration.
+        settings: more fields of the configuration; `id2label` names the classes.
 
     Raises:
         ValueError: no such step or size, or a setting that cannot be.
@@ -48,10 +48,11 @@ def stepwise_model(
     if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"size={size!r}: expected one of {', '.join(SIZES)}.")
     fields: dict[str, Any] = {**(EOMT_SIZES[size] if isinstance(size, str) else size)}
-    fields |= {"image_size": image_size, "num_queries": num_queries, "num_labels": num_labels}
+    fields |= {"image_size": image_size, "num_queries": num_queries, **settings}
+    fields.setdefault("id2label", {label: f"LABEL_{label}" for label in range(num_labels)})
     if step <= 3:
         fields.pop("num_blocks", None)
-        return BaselineForUniversalSegmentation(BaselineConfig(step=step, **fields, **settings)).eval()
-    model = EomtForUniversalSegmentation(EomtConfig(**fields, **settings)).eval()
+        return BaselineForUniversalSegmentation(BaselineConfig(step=step, **fields)).eval()
+    model = EomtForUniversalSegmentation(EomtConfig(**fields)).eval()
     model.set_mask_probabilities([1.0 if step == 4 else 0.0] * model.config.num_blocks)
     return model
