@@ -27,7 +27,6 @@ forward pass runs, and then its logits are replaced by those of `post_processing
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import sys
@@ -40,9 +39,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import ImageSegmentationPipeline
 from transformers.models.eomt.modeling_eomt import EomtConfig as TheirConfig
 from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation as TheirModel
@@ -50,6 +46,17 @@ from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import (
+    MIB,
+    multiply_adds,
+    peak_memory,
+    set_masking,
+    surroundings,
+    taking_turns,
+    times_faster,
+    write_json,
+)
+from benchmarks.post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from image_processing_eomt.pipeline_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
@@ -79,8 +86,9 @@ def models_of(
         "patch_size": 16,
     }
     torch.manual_seed(0)
-    theirs = TheirModel(TheirConfig(**settings))
-    ours = EomtForUniversalSegmentation(EomtConfig(**settings))
+    with device:  # a GPU initialises large models at once
+        theirs = TheirModel(TheirConfig(**settings))
+        ours = EomtForUniversalSegmentation(EomtConfig(**settings))
     ours.load_state_dict(theirs.state_dict())
     return {
         name: model.to(device, dtype).eval()  # type: ignore[arg-type]
@@ -127,14 +135,6 @@ def comparison(seconds: dict[str, list[float]]) -> dict[str, float]:
     if "optimized" in seconds:
         row["times_faster_optimized"] = times_faster(seconds["transformers"], seconds["optimized"])
     return row
-
-
-def multiply_adds(model: Any, pixels: torch.Tensor) -> int:
-    """Of the matrix products and convolutions of a forward pass, compiled or not."""
-    # With gradients: without, the model may take operations that are not counted.
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
-        model.forward(pixel_values=pixels)
-    return counter.get_total_flops() // 2
 
 
 def measure_forward(
@@ -278,13 +278,14 @@ def main() -> None:
                         row = known | measure_forward(models, batch_size, image_size, probability, arguments)
                         results["forward"].append(row)
                         print(f"{row_name(row)}: {in_words(row)}, limit {row['limit_ms']} ms", flush=True)
+                        write_json(results, arguments.output)
                 for task in arguments.tasks if image_size == 640 else ():
                     row = known | measure_pipeline(models, task, arguments)
                     results["pipeline"].append(row)
                     print(f"{row_name(row)}: {in_words(row)}, segments {row['num_segments']}", flush=True)
+                    write_json(results, arguments.output)
                 torch.compiler.reset()
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
         draw(results, arguments.output.with_suffix(".png"))
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: turns, peak memory, processes of their own, where something was measured."""
 
+import json
 import platform
 import statistics
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 
 MIB = 2**20
@@ -92,6 +94,14 @@ def times_faster(theirs: Sequence[float], ours: Sequence[float]) -> float:
     return round(statistics.median(ratios), 2)
 
 
+def multiply_adds(model: Any, pixels: torch.Tensor) -> int:
+    """Those of the matrix products and convolutions of a forward pass, compiled or not, by PyTorch's counter."""
+    # With gradients: without, the model may take operations that are not counted.
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+        model.forward(pixel_values=pixels)
+    return counter.get_total_flops() // 2
+
+
 def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
     """The most bytes that `step` holds at once, not counting what was allocated before it."""
     if device.type == "cuda":
@@ -104,6 +114,15 @@ def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(accumulate(event.nbytes() for event in events), default=0)
+
+
+def write_json(results: dict[str, Any], path: Path | None) -> None:
+    """Writes what is known so far, whole or not at all: a run that is stopped leaves what it has measured."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(json.dumps(results, indent=2) + "\n")
+        part.replace(path)
 
 
 def check_measurement(device: torch.device) -> None:

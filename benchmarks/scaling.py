@@ -13,9 +13,9 @@ the optimizer's moments.
 """
 
 import argparse
-import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -23,11 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import models_of
 from matplotlib.figure import Figure
-from measuring import MIB, check_measurement, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import STUFF_CLASSES, make_image, make_outputs, processors
-from training import MODELS, SIZES, steps_of
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.inference import models_of
+from benchmarks.measuring import (
+    MIB,
+    check_measurement,
+    peak_memory,
+    set_masking,
+    surroundings,
+    taking_turns,
+    times_faster,
+    write_json,
+)
+from benchmarks.post_processing import STUFF_CLASSES, make_image, make_outputs, processors
+from benchmarks.training import MODELS, SIZES, steps_of
 
 
 FORWARD = {"image_size": 320, "num_queries": 100, "batch_size": 1}
@@ -171,8 +184,8 @@ def main() -> None:
                 f"{row['memory_share']:.0%} of the memory",
                 flush=True,
             )
+            write_json(results, arguments.output)
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
         draw(results["rows"], arguments.output.with_suffix(".png"))
 
 

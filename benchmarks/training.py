@@ -9,7 +9,6 @@ own per case, as in `training_memory.py`. On CUDA, host synchronisations of a st
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -19,12 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, timed, times_faster
-from training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import (
+    MIB,
+    in_own_process,
+    peak_memory,
+    set_masking,
+    surroundings,
+    synchronise,
+    timed,
+    times_faster,
+    write_json,
+)
+from benchmarks.training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 from configuration_eomt import EOMT_SIZES
 
 
@@ -161,8 +170,7 @@ def main() -> None:
         print(f"masks at {probability}: {row['times_faster']}x as fast, {row['memory_share']:.0%} of the memory")
         for name in MODELS:
             print(f"  {name:<14}" + "  ".join(f"{part} {value}" for part, value in row[name].items()), flush=True)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, arguments.output)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
+
 
 SEED = 0
 NUM_LABELS, NUM_QUERIES, NUM_TARGETS = 133, 200, 20
@@ -91,7 +93,8 @@ def model_and_batch(
         image_size=image_size,
         patch_size=PATCH_SIZE,
     )
-    model = package.EomtForUniversalSegmentation(config).to(device).train()
+    with device:  # a GPU initialises large models at once
+        model = package.EomtForUniversalSegmentation(config).to(device).train()
     # What the image processors return: masks are float32 in Transformers, bool here.
     mask_dtype = torch.float32 if is_theirs else torch.bool
     pixel_values = torch.randn(batch_size, 3, image_size, image_size)

@@ -48,6 +48,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, sorted(task for task, *rest in names if rest[0] == what))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests that need a GPU where there is none."""
+    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture
 def coco_sample() -> Path:
     """Two COCO photographs with panoptic annotations; skips where they are not at hand."""

@@ -136,7 +136,7 @@ def model_card(
 def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) -> None:
     """
     Writes the card of the model in a folder. A card that belongs to a person stays; further tags of another one are
-    kept.
+    kept. What is no EoMT model gets none.
 
     Args:
         folder: a folder that holds `config.json` and perhaps `preprocessor_config.json`.
@@ -148,8 +148,9 @@ def write_card(folder: str | PathLike, name: str | None = None, **facts: Any) ->
     """
     folder = Path(folder)
     kind = EomtConfig.get_config_dict(folder)[0].get("model_type")
-    config_class = FAMILIES[kind].config_class if kind in FAMILIES else EomtConfig
-    config = config_class.from_pretrained(folder)
+    if kind not in FAMILIES:
+        return
+    config = FAMILIES[kind].config_class.from_pretrained(folder)
     settings = folder / "preprocessor_config.json"
     processor = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
     _compare_sizes(folder, config.image_size, processor or {})

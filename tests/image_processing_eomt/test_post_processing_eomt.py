@@ -129,7 +129,7 @@ def test_a_stuff_class_that_the_model_lacks_is_an_error(label):
         confident_panoptic([[[1]]], [THING], stuff_classes=[label])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_gives_what_the_cpu_gives():
     masks, classes = torch.randn(20, 8, 8) * 4, torch.randn(20, 5) * 4
     sizes, settings = (View((32, 24), (32, 32)), (50, 37)), {"threshold": 0.3, "stuff_classes": [2]}

@@ -49,7 +49,7 @@ def test_numbers_depend_on_nothing_but_seed_and_stream():
     assert uniform(seeds, 3, (0, 2)).shape == (4, 0, 2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_a_gpu_computes_the_same_numbers():
     seeds = torch.randint(-(2**63), 2**63 - 1, (64,))
     assert uniform(seeds.cuda(), 2, (500,)).cpu().equal(uniform(seeds, 2, (500,)))

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Everything that is to be measured on a GPU, in at most nine minutes and without network:
+#
+#     benchmarks/gpu.sh [FOLDER]           # results in FOLDER, by default benchmarks/results/gpu
+#     benchmarks/gpu.sh --tiny [FOLDER]    # every part on the CPU, as small as it gets: does it run to its end?
+#
+# The parts run one after the other, the most important ones first. Each has a time limit, and writes a JSON file after
+# every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part ended, and
+# FOLDER/NAME.log what it printed. What parts before it did not need is left to the last one. The exit status is 1 if a
+# part failed, not if it was stopped. PYTHON is the interpreter, by default python3.
+set -u
+
+tiny=false
+if [ "${1-}" = --tiny ]; then tiny=true; shift; fi
+mkdir -p "${1:-$(dirname "$0")/results/gpu}"
+out=$(cd "${1:-$(dirname "$0")/results/gpu}" && pwd)
+cd "$(dirname "$0")/.." || exit 1
+python=${PYTHON:-python3}
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+
+total=530 # seconds, which leaves ten for stopping the last part
+entries=()
+failed=0
+
+write_summary() {
+    local IFS=,
+    printf '[%s\n]\n' "${entries[*]}" >"$out/summary.json.part" && mv "$out/summary.json.part" "$out/summary.json"
+}
+
+# part NAME SECONDS COMMAND...: runs a part for that long at most, and for no longer than what is left.
+part() {
+    local name=$1 limit=$2 left=$((total - SECONDS)) start=$SECONDS status end
+    shift 2
+    if ((left < limit)); then limit=$left; fi
+    if ((limit < 1)); then
+        end="left out"
+    else
+        timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1
+        status=$?
+        case $status in
+        0) end="done" ;;
+        124 | 137) end="stopped" ;;
+        *) end="failed" && failed=1 && tail -n 5 "$out/$name.log" ;;
+        esac
+    fi
+    echo "$name: $end after $((SECONDS - start)) s of $limit"
+    entries+=("
+  {\"part\": \"$name\", \"end\": \"$end\", \"seconds\": $((SECONDS - start)), \"limit\": $limit}")
+    write_summary
+}
+
+if $tiny; then
+    total=3600
+    device=(--device cpu)
+    all=(--sizes small --image-sizes 64 --rounds 2) && some=("${all[@]}") && one=("${all[@]}")
+    dtypes=(--dtypes float32) && batches=(--batch-sizes 1) && ends=(--steps 0 5) && fastest=default
+    compiled_steps=(--steps 5 --compile-modes "$fastest") && more_steps=(--steps 0 --compile-modes none)
+    float8=()
+    training=(--size small --image-size 64 --batch-size 1 --dtype float32 --probabilities 1 --rounds 1)
+    scaling=(--size small --image-sizes 64 --queries --batch-sizes --targets --images 48x64 --rounds 1)
+    slack=10 # times as long
+else
+    device=(--device cuda)
+    all=(--sizes large small base giant) && some=(--sizes large small) && one=(--sizes large)
+    dtypes=(--dtypes bfloat16 float16) && batches=(--batch-sizes 1 8 32) && ends=() && fastest=max-autotune
+    compiled_steps=(--steps 0 5 --compile-modes "$fastest") && more_steps=(--compile-modes reduce-overhead default)
+    float8=(--quantization float8)
+    training=(--size large --image-size 640 --batch-size 4 --dtype bfloat16 --probabilities 1 0 --rounds 5)
+    scaling=(--size large --dtype bfloat16 --rounds 3)
+    slack=1
+fi
+
+stepwise=("$python" -m benchmarks.stepwise "${device[@]}")
+inference=("$python" benchmarks/inference.py "${device[@]}" --masks 0 --tasks)
+
+part steps $((slack * 75)) "${stepwise[@]}" "${all[@]}" "${ends[@]}" "${dtypes[@]}" --output "$out/steps.json"
+part steps_compiled $((slack * 110)) "${stepwise[@]}" "${one[@]}" "${compiled_steps[@]}" "${dtypes[@]:0:2}" \
+    --output "$out/steps_compiled.json"
+part inference $((slack * 80)) "${inference[@]}" "${all[@]}" "${batches[@]}" "${dtypes[@]}" \
+    --output "$out/inference.json"
+part training $((slack * 60)) "$python" benchmarks/training.py "${device[@]}" "${training[@]}" \
+    --output "$out/training.json"
+part inference_float8 $((slack * 45)) "${inference[@]}" "${one[@]}" "${dtypes[@]:0:2}" "${float8[@]}" \
+    --compile-mode default --output "$out/inference_float8.json"
+part inference_compiled $((slack * 60)) "${inference[@]}" "${some[@]}" "${dtypes[@]:0:2}" \
+    --compile-mode "$fastest" --output "$out/inference_compiled.json"
+part tests $((slack * 30)) "$python" -m pytest -q -m cuda -p no:cacheprovider $(grep -rl "pytest.mark.cuda" tests)
+part scaling $((slack * 40)) "$python" benchmarks/scaling.py "${device[@]}" "${scaling[@]}" \
+    --output "$out/scaling.json"
+part steps_more $((slack * 500)) "${stepwise[@]}" "${some[@]}" "${more_steps[@]}" "${dtypes[@]:0:2}" \
+    --output "$out/steps_more.json"
+exit $failed
