@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import surroundings
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
 import run_segmentation
+from benchmarks.measuring import surroundings
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt import EomtTrainer, EomtTrainingArguments

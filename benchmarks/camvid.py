@@ -27,13 +27,13 @@ from typing import Any
 import torch
 import transformers
 from matplotlib.figure import Figure
-from measuring import surroundings
 from PIL import Image
 from torch.utils.data import DataLoader
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import surroundings
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation

@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import surroundings, synchronise, timed
 from PIL import Image
 from torch.nn import functional as F
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import surroundings, synchronise, timed
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation

@@ -40,8 +40,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ImageSegmentationPipeline
 from transformers.models.eomt.modeling_eomt import EomtConfig as TheirConfig
@@ -50,6 +48,8 @@ from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentation 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import MIB, peak_memory, set_masking, surroundings, taking_turns, times_faster
+from benchmarks.post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from image_processing_eomt.pipeline_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation

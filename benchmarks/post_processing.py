@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import MIB, check_measurement, peak_memory, surroundings, taking_turns, times_faster
 from PIL import Image
 from transformers.models.eomt.image_processing_eomt import EomtImageProcessor as TheirProcessor
 from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil as TheirProcessorPil
@@ -29,6 +28,7 @@ from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcesso
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import MIB, check_measurement, peak_memory, surroundings, taking_turns, times_faster
 from image_processing_eomt import EomtImageProcessor, EomtImageProcessorPil
 
 

@@ -15,9 +15,13 @@ import sys
 from pathlib import Path
 
 import torch
-from inference import measure_forward, measure_pipeline, models_of
-from measuring import processor
-from training import measure as measure_training
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.inference import measure_forward, measure_pipeline, models_of
+from benchmarks.measuring import processor
+from benchmarks.training import measure as measure_training
 
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -11,14 +11,26 @@ from those of one and two images, which is checked where it does fit.
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import check_measurement, in_own_process, peak_memory, surroundings
-from training_memory import NUM_LABELS, NUM_PREFIX_TOKENS, NUM_QUERIES, NUM_TARGETS, PATCH_SIZE, SEED, rectangles
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.measuring import check_measurement, in_own_process, peak_memory, surroundings
+from benchmarks.training_memory import (
+    NUM_LABELS,
+    NUM_PREFIX_TOKENS,
+    NUM_QUERIES,
+    NUM_TARGETS,
+    PATCH_SIZE,
+    SEED,
+    rectangles,
+)
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from modeling_eomt import EomtForUniversalSegmentation
 

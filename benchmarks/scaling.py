@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -23,11 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import models_of
 from matplotlib.figure import Figure
-from measuring import MIB, check_measurement, peak_memory, set_masking, surroundings, taking_turns, times_faster
-from post_processing import STUFF_CLASSES, make_image, make_outputs, processors
-from training import MODELS, SIZES, steps_of
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.inference import models_of
+from benchmarks.measuring import (
+    MIB,
+    check_measurement,
+    peak_memory,
+    set_masking,
+    surroundings,
+    taking_turns,
+    times_faster,
+)
+from benchmarks.post_processing import STUFF_CLASSES, make_image, make_outputs, processors
+from benchmarks.training import MODELS, SIZES, steps_of
 
 
 FORWARD = {"image_size": 320, "num_queries": 100, "batch_size": 1}

@@ -19,12 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, in_own_process, peak_memory, set_masking, surroundings, synchronise, timed, times_faster
-from training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
+from benchmarks.measuring import (
+    MIB,
+    in_own_process,
+    peak_memory,
+    set_masking,
+    surroundings,
+    synchronise,
+    timed,
+    times_faster,
+)
+from benchmarks.training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
 from configuration_eomt import EOMT_SIZES
 
 

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
+
+from benchmarks.measuring import MIB, check_measurement, in_own_process, peak_memory, surroundings
+
 
 SEED = 0
 NUM_LABELS, NUM_QUERIES, NUM_TARGETS = 133, 200, 20

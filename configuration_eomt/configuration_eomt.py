@@ -294,14 +294,17 @@ class EomtConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}."
             )
+        self._check_num_blocks()
+        patch_grid(self.image_size, self.patch_size)
+        if self.mlp_hidden_size < 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden layer at hidden_size={self.hidden_size}.")
+
+    def _check_num_blocks(self) -> None:
         if not 1 <= self.num_blocks <= self.num_hidden_layers:
             raise ValueError(
                 f"num_blocks={self.num_blocks} query blocks: there must be at least one, and at most "
                 f"num_hidden_layers={self.num_hidden_layers}."
             )
-        patch_grid(self.image_size, self.patch_size)
-        if self.mlp_hidden_size < 1:
-            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden layer at hidden_size={self.hidden_size}.")
 
     @property
     def uses_gated_mlp(self) -> bool:

@@ -1,0 +1,1 @@
+"""Measurements. Each script says at its top how to run it."""
