@@ -4,16 +4,16 @@
     python -m benchmarks.deployment --models MODEL MODEL --photos FOLDER --formats onnx openvino
 
 Each model is exported in each format and kind, and segments the images as `predict.py` does, for each of the three
-tasks: trained panoptic models answer all of them. They are compared with this project's pipeline in float32. Images are
-generated scenes of many sizes, and photographs if there are any. The kinds are
+tasks: trained panoptic models answer all of them. They are compared with this project's pipeline in float32. Images
+are generated scenes of many sizes, and photographs if there are any. The kinds are
 
 - `fixed` and `dynamic`: the raw graph with a batch of 1 and the model's size, and with all sizes left open;
 - `segmenter`: the graph from an image to segments, which resizes where the format can;
 - `float16`, `int8`: the fixed raw graph in a lower precision.
 
-Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with the
-same list of segments, that is the same classes in the same order; the share of pixels that differ, of all images whose
-lists are the same, and the most of them in one image.
+Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with
+the same list of segments, that is the same classes in the same order; the share of pixels that differ, of all images
+whose lists are the same, and the most of them in one image.
 """
 
 import argparse

@@ -4,9 +4,9 @@
     python -m benchmarks.deployment_speed --size base --threads 2 --graphs "onnxruntime float32" "onnxruntime int8"
 
 All take turns, in one process for each number of threads; the figures are medians over rounds, the ratios medians of
-the ratios to eager in the same round. Where other programs run too, the processor time is the one to believe: wall time
-then counts them as well. Weights are random, attention is not masked, and the graphs have fixed sizes and a batch of 1,
-except where the name says "dynamic". What a runtime holds is the growth of the process while it loads and runs.
+the ratios to eager in the same round. Where other programs run too, the processor time is the one to believe: wall
+time then counts them as well. Weights are random, attention is not masked, and the graphs have fixed sizes and a batch
+of 1, except where the name says "dynamic". Memory is the growth of the process while a graph is loaded and first run.
 """
 
 import argparse
