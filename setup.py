@@ -19,6 +19,8 @@ PACKAGES = [
     "training_eomt.prediction",
     "training_eomt.publishing",
     "training_eomt.script",
+    "deployment_eomt",
+    "deployment_eomt.formats",
 ]
 
 INIT = Path("eomt_transformers/__init__.py").read_text(encoding="utf-8")
