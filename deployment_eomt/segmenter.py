@@ -1,16 +1,18 @@
 """An image to segments as one graph: pre-processing, the model and the task's post-processing."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim
 
-from image_processing_eomt import TASKS, VOID
+from image_processing_eomt import TASKS
 from image_processing_eomt.geometry_eomt import parse_size
 from image_processing_eomt.settings_eomt import check_settings
 
+from .formats import Graph
 from .segmenter_tasks import Frame, segment_instances, segment_panoptic, segment_semantic, window_starts
 
 
@@ -109,7 +111,9 @@ class Segmenter(nn.Module):
         num_classes = getattr(getattr(self.model, "config", None), "num_labels", None)
         for label in self.settings.get("stuff_classes") or ():
             if num_classes is not None and label >= num_classes:
-                raise ValueError(f"Stuff class {label} is out of range: the model has the classes 0 to {num_classes - 1}.")
+                raise ValueError(
+                    f"Stuff class {label} is out of range: the model has the classes 0 to {num_classes - 1}."
+                )
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -118,24 +122,6 @@ class Segmenter(nn.Module):
             return ("segmentation",)
         names = ("masks" if self.task.segments_overlap else "segmentation", "labels", "scores", "areas", "boxes")
         return names if self.max_segments is None else (*names, "num_segments")
-
-    def example_inputs(self) -> dict[str, Tensor]:
-        """Returns inputs to trace the graph with, by name."""
-        height, width = self.input_size
-        if self.resizes:
-            # No size of it is the model's: what is traced must not be taken for equal.
-            return {"image": torch.zeros(height + height // 2 + 1, width + width // 4 + 1, 3, dtype=torch.uint8)}
-        if self.is_split:
-            return {"image": torch.zeros(height, width + width // 2 + 1, 3, dtype=torch.uint8)}
-        image = torch.zeros(height, width, 3, dtype=torch.uint8)
-        return {"image": image, "content_size": torch.tensor([height, width])}
-
-    @property
-    def dynamic_shapes(self) -> dict[str, Any]:
-        """What may vary of the inputs, as `torch.export` takes it."""
-        if self.resizes or self.is_split:
-            return {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
-        return {"image": None, "content_size": None}
 
     def forward(self, image: Tensor, content_size: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the outputs by name, see the class."""
@@ -197,4 +183,26 @@ class Segmenter(nn.Module):
         return (image - self.image_mean) / self.image_std if self.do_normalize else image
 
 
-__all__ = ["VOID", "Segmenter"]
+def build_segmenter_graph(
+    model: nn.Module,
+    image_processor: Any,
+    *,
+    task: str | None = None,
+    resizes: bool = True,
+    max_segments: int | None = None,
+) -> Graph:
+    """Describes the graph of a [`Segmenter`], whose arguments these are."""
+    segmenter = Segmenter(model, image_processor, task=task, resizes=resizes, max_segments=max_segments).eval()
+    height, width = segmenter.input_size
+    axes = {"image": {0: "height", 1: "width"}}
+    if resizes:
+        # No side of the example is one of the model's, which would be taken for the same.
+        shape = (height + height // 2 + 1, width + width // 4 + 1)
+    elif segmenter.is_split:
+        shape = (height, width + width // 2 + 1)
+    else:
+        shape, axes = (height, width), {}
+    inputs = {"image": torch.zeros(*shape, 3, dtype=torch.uint8)}
+    if not resizes and not segmenter.is_split:
+        inputs["content_size"] = torch.tensor(shape)
+    return Graph(segmenter, inputs, axes, segmenter.output_names)

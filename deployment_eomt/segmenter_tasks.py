@@ -8,11 +8,12 @@ first, one after the other is upsampled ([`fold`]), and what is left is arithmet
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from image_processing_eomt import VOID
 
@@ -53,19 +54,25 @@ class Frame(NamedTuple):
         return covered if self.inside is None else covered & self.inside
 
 
+Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+
+
 def fold(
-    step: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]],
+    step: Step,
     state: tuple[Tensor, ...],
     items: tuple[Tensor, ...],
+    constants: tuple[Any, ...],
     is_unrolled: bool,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """
     Goes through the rows of some tensors, of which there is at least one.
 
     Args:
-        step: takes the state and a row of each of the `items`; returns the next state and outputs.
+        step: takes the state, a row of each of the `items` and the constants, a tuple each; returns the next state and
+            outputs. It uses no other tensors or symbolic sizes.
         state: the first one.
         items: `(num_rows, ...)` each.
+        constants: what every step needs: tensors, sizes, and tuples of them.
         is_unrolled: whether the graph repeats the step for each row, whose number is then fixed. Otherwise it holds a
             loop (ONNX: `Scan`).
 
@@ -75,18 +82,25 @@ def fold(
     if is_unrolled:
         outputs = []
         for row in range(items[0].shape[0]):
-            state, output = step(state, *(item[row] for item in items))
+            state, output = step(state, tuple(item[row] for item in items), constants)
             outputs.append(output)
         return state, tuple(torch.stack(rows) for rows in zip(*outputs))
-    from torch._higher_order_ops.scan import scan  # the only loop that torch.onnx exports and that stacks results
+    leaves, structure = tree_flatten(constants)
+    is_variable = [isinstance(leaf, Tensor | torch.SymInt) for leaf in leaves]
 
-    def combine(state: Sequence[Tensor], rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        new_state, outputs = step(tuple(state), *rows)
-        return list(new_state), list(outputs)
+    def combine(*arguments: Any) -> list[Tensor]:
+        old_state, rest = arguments[: len(state)], arguments[len(state) :]
+        rows, variables = rest[: len(items)], iter(rest[len(items) :])
+        known = [next(variables) if variable else leaf for leaf, variable in zip(leaves, is_variable)]
+        new_state, outputs = step(old_state, rows, tree_unflatten(known, structure))
+        return [*new_state, *outputs]
 
     torch._check(items[0].shape[0] != 0)
-    last, stacked = scan(combine, list(state), list(items))
-    return tuple(last), tuple(stacked)
+    variables = tuple(leaf for leaf, variable in zip(leaves, is_variable) if variable)
+    # Of PyTorch's loops the one that torch.onnx exports and that stacks results. As a function it compiles its step
+    # first, which fails for sizes that depend on data; the operator does not.
+    results = torch.ops.higher_order.scan(combine, list(state), list(items), variables)
+    return tuple(results[: len(state)]), tuple(results[len(state) :])
 
 
 def segment_panoptic(
@@ -133,11 +147,9 @@ def segment_panoptic(
     queries = torch.cat([kept, nothing.long()])
     order = torch.arange(void + 1, device=device)
 
-    def compare(
-        state: tuple[Tensor, ...], query: Tensor, score: Tensor, number: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def compare(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Gives a query the pixels where its score x mask probability is higher than that of all before."""
-        best, winner, is_covered = state
+        (best, winner, is_covered), (query, score, number), (mask_logits, frame) = state, row, constants
         probability = frame.upsample(mask_logits.index_select(0, query[None])[0]).sigmoid()
         covered = frame.only_inside(probability >= mask_threshold)
         value = score * probability
@@ -152,7 +164,7 @@ def segment_panoptic(
         torch.full((height, width), False, device=device),
     )
     rows = (queries, torch.where(is_kept, scores, VOID), order.to(torch.int32))
-    (_, winner, is_covered), (mask_area,) = fold(compare, start, rows, max_segments is not None)
+    (_, winner, is_covered), (mask_area,) = fold(compare, start, rows, (mask_logits, frame), max_segments is not None)
     won = winner if frame.inside is None else torch.where(frame.inside, winner, winner * 0 + void)
     query_map = torch.where(is_covered, winner, winner * 0 + void).long()
     won_area = count_regions(won.long().flatten(), void + 1)
@@ -165,7 +177,9 @@ def segment_panoptic(
 
     # Queries that become segments, and which of them are one.
     is_valid = is_kept & (area > 0) & (won_area.double() / mask_area.double() >= overlap_mask_area_threshold)
-    is_stuff = torch.tensor([label in (stuff_classes or ()) for label in range(num_classes + 1)], device=device)[labels]
+    is_stuff = torch.tensor([label in (stuff_classes or ()) for label in range(num_classes + 1)], device=device)[
+        labels
+    ]
     is_same = ((labels[:, None] == labels) & is_stuff) | (order[:, None] == order)
     is_same = is_same & is_valid & is_valid[:, None]
     first = is_same.int().argmax(dim=1)
@@ -230,18 +244,25 @@ def segment_instances(
         queries = torch.cat([torch.nonzero(is_used).squeeze(1), torch.zeros_like(is_used[:1])])
     else:
         mask_of_pair = torch.arange(candidates, device=pairs.device)
-    limit = math.log(mask_threshold / (1 - mask_threshold)) if 0 < mask_threshold < 1 else math.inf * (mask_threshold - 0.5)
+    limit = (
+        math.log(mask_threshold / (1 - mask_threshold))
+        if 0 < mask_threshold < 1
+        else math.inf * (mask_threshold - 0.5)
+    )
 
-    def cover(state: tuple[Tensor, ...], query: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def cover(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns the mask of a query, the sum of its probabilities in it, and its pixels in each row and column."""
+        (count,), (query,), (mask_logits, frame) = state, row, constants
         logits = frame.upsample(mask_logits.index_select(0, query[None])[0])
         mask = frame.only_inside(logits > limit)
         covered = mask.float()
         outputs = (mask, (logits.sigmoid() * covered).sum(), covered.sum(dim=1), covered.sum(dim=0))
-        return (state[0] + 1,), outputs
+        return (count + 1,), outputs
 
     start = (torch.zeros((), dtype=torch.int64, device=pairs.device),)
-    _, (masks, probability_sum, *counts) = fold(cover, start, (queries,), max_segments is not None)
+    _, (masks, probability_sum, *counts) = fold(
+        cover, start, (queries,), (mask_logits, frame), max_segments is not None
+    )
     row_counts, column_counts = (values.long() for values in counts)
     area = row_counts.sum(dim=1)
 
@@ -318,18 +339,18 @@ def segment_semantic(
     input_height, input_width = frame.input_size
     num_windows, num_queries, mask_height, mask_width = mask_logits.shape
     device = mask_logits.device
+    is_resized = frame.inside is None
     class_scores = class_logits.float().softmax(dim=-1)[..., :-1]  # (num_windows, num_queries, num_classes)
     num_rows = max(rows for rows in range(1, MAX_BAND_ROWS + 1) if input_height % rows == 0)
     mask_rows = mask_logits.float().transpose(1, 2).flatten(0, 1)  # (num_windows * mask_height, num_queries, columns)
 
-    def score_band(
-        state: tuple[Tensor, ...], window: Tensor, above: Tensor, below: Tensor, weight: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def score_band(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns the scores in some rows of a window, `(num_rows, input_width, num_classes)`, or their classes."""
+        (count,), (window, above, below, weight), (mask_rows, class_scores) = state, row, constants
         logits = mix(mask_rows.index_select(0, above), mask_rows.index_select(0, below), weight[:, None, None])
         masks = F.interpolate(logits[:, :, None], size=(1, input_width), mode="bilinear")[:, :, 0].sigmoid()
         scores = masks.transpose(1, 2) @ class_scores.index_select(0, window[None])[0]
-        return (state[0] + 1,), (scores if frame.inside is None else scores.argmax(dim=-1).to(torch.int32),)
+        return (count + 1,), (scores if is_resized else scores.argmax(dim=-1).to(torch.int32),)
 
     start = (torch.zeros((), dtype=torch.int64, device=device),)
     windows = torch.arange(num_windows, device=device)
@@ -343,7 +364,7 @@ def segment_semantic(
             for values in (above + mask_height * windows[:, None], below + mask_height * windows[:, None], weight)
         ),
     )
-    _, (bands,) = fold(score_band, start, items, is_unrolled)
+    _, (bands,) = fold(score_band, start, items, (mask_rows, class_scores), is_unrolled)
     if frame.inside is not None:
         return {"segmentation": torch.where(frame.inside, bands.flatten(0, 1), VOID)}
     pixel_scores = bands.flatten(0, 2)  # (num_windows * input_height * input_width, num_classes)
@@ -352,27 +373,28 @@ def segment_semantic(
     (content_height, content_width), (height, width) = frame.content_size, frame.output_size
     window_pixels = input_height * input_width
     rows, columns = (
-        [window * window_pixels + place * stride for window, place in find_windows(length, edge, frame.is_split, device)]
+        tuple(
+            window * window_pixels + place * stride
+            for window, place in find_windows(length, edge, frame.is_split, device)
+        )
         for length, edge, stride in (
             (content_height, input_height, input_width),
             (content_width, input_width, 1),
         )
     )
 
-    def content_scores(indices: Tensor) -> Tensor:
-        """Returns the scores in some rows of the content, `(num_rows, content_width, num_classes)`."""
-        scores = [pixel_scores[row[indices][:, None] + column] for row, column in zip(rows, columns)]
-        return scores[0] if len(scores) == 1 else (scores[0] + scores[1]) / 2
-
-    left, right, column_weight = neighbours(width, content_width, device)
-
-    def classify_band(
-        state: tuple[Tensor, ...], above: Tensor, below: Tensor, weight: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def classify_band(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns the classes in some rows of the result, `(num_rows, width)`."""
-        scores = mix(content_scores(above), content_scores(below), weight[:, None, None])
+        (count,), (above, below, weight) = state, row
+        pixel_scores, rows, columns, (left, right, column_weight) = constants
+        # (num_rows, content_width, num_classes)
+        upper, lower = (
+            average([pixel_scores[row[indices][:, None] + column] for row, column in zip(rows, columns)])
+            for indices in (above, below)
+        )
+        scores = mix(upper, lower, weight[:, None, None])
         scores = mix(scores.index_select(1, left), scores.index_select(1, right), column_weight[:, None])
-        return (state[0] + 1,), (scores.argmax(dim=-1).to(torch.int32),)
+        return (count + 1,), (scores.argmax(dim=-1).to(torch.int32),)
 
     num_bands = (height + OUTPUT_ROWS - 1) // OUTPUT_ROWS
     in_bands = torch.arange(num_bands * OUTPUT_ROWS, device=device).clamp(max=height - 1)
@@ -380,8 +402,14 @@ def segment_semantic(
         values.index_select(0, in_bands).reshape(-1, OUTPUT_ROWS)
         for values in neighbours(height, content_height, device)
     )
-    _, (bands,) = fold(classify_band, start, items, is_unrolled)
+    constants = (pixel_scores, rows, columns, neighbours(width, content_width, device))
+    _, (bands,) = fold(classify_band, start, items, constants, is_unrolled)
     return {"segmentation": bands.flatten(0, 1)[:height]}
+
+
+def average(values: list[Tensor]) -> Tensor:
+    """Returns the mean of one or two tensors."""
+    return values[0] if len(values) == 1 else (values[0] + values[1]) / 2
 
 
 def mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
