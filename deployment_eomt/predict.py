@@ -91,7 +91,8 @@ def load_graph(folder: str | PathLike) -> Graph:
         raise FileNotFoundError(f"{folder} is no exported model: it holds no export.json.")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     try:
-        description, format = manifest["eomt"], manifest["export_format"]
+        description = manifest["eomt"]
+        format = description["format"]
         file = Path(folder, manifest["components"]["model"]["file"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} has no {error}: export the model with `python -m deployment_eomt`.") from error

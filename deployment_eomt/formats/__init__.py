@@ -79,6 +79,8 @@ class Format:
         file: the name of a graph's file.
         extra: the extra of this project that installs what it needs; None if PyTorch is enough.
         packages: what that is, by the names to import.
+        resizes: whether a segmenter in this format resizes images itself, see [`Segmenter`].
+        max_segments: the number of segments that it looks for, where shapes may not depend on the image.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Format:
     file: str
     extra: str | None = None
     packages: tuple[str, ...] = ()
+    resizes: bool = False
+    max_segments: int | None = None
 
     def write(self, graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         """Writes a graph, see the package's docstring."""
@@ -113,9 +117,9 @@ class Format:
 FORMATS = {
     each.name: each
     for each in (
-        Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime")),
+        Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), resizes=True),
         Format("openvino", "openvino", "model.xml", "openvino", ("openvino",)),
-        Format("torch", "dynamo", "model.pt2"),
+        Format("torch", "dynamo", "model.pt2", resizes=True),
     )
 }
 
