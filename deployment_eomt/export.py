@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Collection, Iterator
 from importlib.metadata import version
@@ -30,6 +31,8 @@ from .raw import AXES, build_raw_graph
 logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
+# What runs a graph, by its name here and in the folder.
+CARRIED = {"predict.py": "predict.py", "decoder.py": "eomt_decoder.py"}
 
 
 def export_model(
@@ -89,6 +92,8 @@ def export_model(
             metadata = target.write(graph, draft, Options(opset, compile))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
+        for source, copied in CARRIED.items():
+            shutil.copyfile(Path(__file__).with_name(source), draft / copied)
         own = {
             "kind": "raw",
             "format": target.name,

@@ -92,7 +92,7 @@ def load_graph(folder: str | PathLike) -> Graph:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     try:
         description = manifest["eomt"]
-        format = description.get("format", manifest["export_format"])
+        format = description["format"]
         file = Path(folder, manifest["components"]["model"]["file"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} has no {error}: export the model with `python -m deployment_eomt`.") from error
