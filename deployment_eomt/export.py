@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
 KINDS = ("raw", "segmenter")
-# What lies beside every graph, by its name there: it runs the graph without this project.
-RUNNER = {"predict.py": "predict.py", "eomt_decoder.py": "decoder.py"}
+# What runs a graph, by its name here and in the folder.
+CARRIED = {"predict.py": "predict.py", "decoder.py": "eomt_decoder.py"}
 
 
 def export_model(
@@ -99,8 +99,8 @@ def export_model(
             metadata = target.write(graph, draft, Options(opset, compile))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
-        for name, source in RUNNER.items():
-            shutil.copyfile(Path(__file__).with_name(source), draft / name)
+        for source, copied in CARRIED.items():
+            shutil.copyfile(Path(__file__).with_name(source), draft / copied)
         own = {
             "kind": kind,
             "format": target.name,
@@ -160,7 +160,7 @@ def load_model(
 
 
 def check_kind(kind: str, dynamic: Collection[str] | None) -> Collection[str]:
-    """Returns what is left open of a kind of graph. Raises a `ValueError` for a kind or an axis that does not exist."""
+    """Returns what is left open of a graph. Raises a `ValueError` for a kind or an axis that does not exist."""
     if kind not in KINDS:
         raise ValueError(f"There is no kind {kind!r}, only {' and '.join(KINDS)}.")
     if kind != "raw" and dynamic is not None:
