@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.model,
             options.output,
             options.format,
+            kind=options.kind,
             task=options.task,
             image_size=None if size is None else (size[0], size[-1]),
             dynamic=options.dynamic,
@@ -49,14 +50,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="folder of a model, or its name on the Hub")
     parser.add_argument("output", metavar="OUT", help="folder to write: new, empty, or an earlier export")
     parser.add_argument("--format", default="onnx", help="onnx (default), openvino or torch")
+    parser.add_argument(
+        "--kind", default="raw", help="raw (default): pixel values to logits; segmenter: an image to segments"
+    )
     parser.add_argument("--task", help="panoptic, instance or semantic, if the model does not say")
     parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="pixels: a square, or height and width")
     parser.add_argument(
         "--dynamic",
         nargs="*",
-        default=["batch"],
         metavar="AXIS",
-        help="what changes from run to run: batch (default), height, width; none of them if empty",
+        help="raw: what changes from run to run: batch (default), height, width; none of them if empty",
     )
     parser.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default: 20)")
     parser.add_argument("--compile", action="store_true", help="torch: compile for this machine, by AOTInductor")

@@ -24,13 +24,15 @@ from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 from modeling_eomt.checkpoints_eomt import find_file
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
-from .formats import Options, find_format
+from .formats import Format, Graph, Options, find_format
 from .raw import AXES, build_raw_graph
+from .segmenter import build_segmenter_graph
 
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
+KINDS = ("raw", "segmenter")
 # What runs a graph, by its name here and in the folder.
 CARRIED = {"predict.py": "predict.py", "decoder.py": "eomt_decoder.py"}
 
@@ -40,28 +42,34 @@ def export_model(
     output_dir: str | PathLike,
     format: str = "onnx",
     *,
+    kind: str = "raw",
     task: str | None = None,
     image_size: int | tuple[int, int] | None = None,
-    dynamic: Collection[str] = ("batch",),
+    dynamic: Collection[str] | None = None,
     opset: int = 20,
     compile: bool = False,
 ) -> Path:
     """
     Writes a model as a graph of another runtime, into a folder that needs neither PyTorch nor this project.
 
-    The graph takes `pixel_values`, `(batch, 3, height, width)`, normalised as `preprocessor_config.json` says, and
-    returns `masks_queries_logits` and `class_queries_logits`. A size that it is not for is an error of the graph, and
-    never cropped; with `compile` the caller has to see to it.
+    There are two kinds of graph. "raw" takes `pixel_values`, `(batch, 3, height, width)`, normalised as
+    `preprocessor_config.json` says, and returns `masks_queries_logits` and `class_queries_logits`. A size that it is
+    not for is an error of the graph, and never cropped; with `compile` the caller has to see to it. "segmenter" takes
+    one `image` of bytes and returns the task's result, with the settings that the image processor has now, see
+    [`Segmenter`].
+
+    With either, `predict.py` in the folder segments an image; it needs the runtime, NumPy and Pillow.
 
     Args:
         model_name_or_path: a folder or a model on the Hub, written by this project or by Transformers' own classes.
         output_dir: folder to write: new, empty, or an earlier export, which is replaced.
         format: a key of `FORMATS`: "onnx", "openvino", "torch"...
+        kind: "raw", for whoever wants thresholds and speed in hand, or "segmenter", for whoever wants segments.
         task: what the model is for: "panoptic", "instance" or "semantic"; by default what the checkpoint says.
         image_size: height and width in pixels, one int for a square; by default the image processor's. Position
             embeddings are resampled to it once.
-        dynamic: what may change from run to run, of "batch", "height" and "width". Heights and widths that may are
-            multiples of the patch size; they cost time where a runtime plans ahead.
+        dynamic: of a raw graph, what may change from run to run, of "batch", "height" and "width"; by default the
+            batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
 
@@ -76,7 +84,7 @@ def export_model(
     """
     target = find_format(format)
     target.check_installed()
-    check_dynamic(dynamic)
+    dynamic = check_kind(kind, dynamic)
     if compile and target.name != "torch":
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
     folder = Path(output_dir)
@@ -84,8 +92,7 @@ def export_model(
 
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
-    check_sizes(image_processor, dynamic)
-    graph = build_raw_graph(model, dynamic)
+    graph = build_graph(model, image_processor, kind, target, dynamic)
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
@@ -95,13 +102,14 @@ def export_model(
         for source, copied in CARRIED.items():
             shutil.copyfile(Path(__file__).with_name(source), draft / copied)
         own = {
-            "kind": "raw",
+            "kind": kind,
             "format": target.name,
             "task": image_processor.task,
             "precision": "float32",
             "opset": opset,
             "compile": compile,
-            "dynamic": [name for name in AXES if name in dynamic],
+            "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
+            "resizes": kind == "segmenter" and target.resizes,
             "image_size": list(as_pair(model.config.image_size)),
             "patch_size": list(as_pair(model.config.patch_size)),
             "inputs": list(graph.example_inputs),
@@ -151,21 +159,38 @@ def load_model(
     return model, image_processor
 
 
-def check_dynamic(dynamic: Collection[str]) -> None:
-    """Raises a `ValueError` for an axis that does not exist."""
-    if isinstance(dynamic, str) or (unknown := sorted(set(dynamic) - set(AXES))):
-        wrong = dynamic if isinstance(dynamic, str) else unknown[0]
-        raise ValueError(f"dynamic: {wrong!r} is none of {', '.join(AXES)}; give a list of them.")
+def check_kind(kind: str, dynamic: Collection[str] | None) -> Collection[str]:
+    """Returns what is left open of a graph. Raises a `ValueError` for a kind or an axis that does not exist."""
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind {kind!r}, only {' and '.join(KINDS)}.")
+    if kind != "raw" and dynamic is not None:
+        raise ValueError("dynamic is for raw graphs: what a segmenter leaves open depends on the format.")
+    if dynamic is None:
+        return ("batch",)
+    if isinstance(dynamic, str) or not set(dynamic) <= set(AXES):
+        raise ValueError(f"dynamic={dynamic!r}: expected a list of {', '.join(AXES)}.")
+    return dynamic
 
 
-def check_sizes(image_processor: Any, dynamic: Collection[str]) -> None:
-    """Raises a `ValueError` if the image processor's pixel values have other sizes than the graph takes."""
+def build_graph(
+    model: EomtForUniversalSegmentation, image_processor: Any, kind: str, target: Format, dynamic: Collection[str]
+) -> Graph:
+    """
+    Describes a graph, see [`export_model`].
+
+    Raises:
+        ValueError: the image processor's pixel values have other sizes than the graph takes, or it has settings that a
+            segmenter cannot follow.
+    """
+    if kind == "segmenter":
+        return build_segmenter_graph(model, image_processor, resizes=target.resizes, max_segments=target.max_segments)
     is_fixed = image_processor.do_pad or image_processor.do_split_image
     if not is_fixed and not {"height", "width"} <= set(dynamic):
         raise ValueError(
             "The image processor has do_pad=False, so that every image gives pixel values of its own size: leave "
             "height and width open (--dynamic batch height width), or set do_pad=True in its preprocessor_config.json."
         )
+    return build_raw_graph(model, dynamic)
 
 
 @contextlib.contextmanager

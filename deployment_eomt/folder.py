@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,12 +69,13 @@ def publish_draft(draft: Path, folder: Path) -> None:
         FileExistsError: there is a folder where a file is to be; nothing is moved.
     """
     names = sorted((path.name for path in draft.iterdir()), key=lambda name: name == MANIFEST)
-    if in_the_way := [name for name in names if (folder / name).is_dir()]:
-        raise FileExistsError(f"{folder} has folders where the export has files: {', '.join(in_the_way)}.")
     former = (read_own(folder) or {}).get("files")
+    replaced = set(former if isinstance(former, list) else ()) & set(_list_files(folder))
+    if in_the_way := [name for name in names if (folder / name).is_dir() and name not in replaced]:
+        raise FileExistsError(f"{folder} has folders where the export has files: {', '.join(in_the_way)}.")
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in set(former if isinstance(former, list) else ()) & set(_list_files(folder)):
-        (folder / name).unlink()
+    for path in (folder / name for name in replaced - {MANIFEST}):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for name in names:
         (draft / name).replace(folder / name)
 

@@ -1,7 +1,7 @@
 """Learned position embeddings at any grid of patches, of operations that every runtime has.
 
-The model resamples them by `interpolate`, bicubic and antialiased. TensorRT has no such `Resize`, and OpenVINO, when it
-reads ONNX, ignores the antialiasing. Resampling is linear and separable: here it is two matrix products, with weights
+The model resamples them by `interpolate`, bicubic and antialiased. TensorRT has no such `Resize`, and OpenVINO leaves
+antialiasing out where it reads ONNX. Resampling is linear and separable: here it is two matrix products, with weights
 that the graph computes of the grid.
 """
 

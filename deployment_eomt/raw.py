@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -32,9 +32,8 @@ class RawModule(nn.Module):
     def __init__(self, model: EomtForUniversalSegmentation, is_any_size: bool = False):
         super().__init__()
         if is_any_size and model.embeddings.position_embeddings is not None:
-            model = copy.deepcopy(
-                model, {id(weight): weight for weight in model.parameters()}
-            )  # with the same weights
+            weights = {id(weight): weight for weight in model.parameters()}
+            model = copy.deepcopy(model, weights)  # which are not copied
             positions: Any = model.embeddings.position_embeddings
             model.embeddings.position_embeddings = ResampledPositions(positions)  # type: ignore[assignment]
         self.model = model
@@ -53,7 +52,7 @@ class RawModule(nn.Module):
         return {name: outputs[name] for name in OUTPUTS}
 
 
-def build_raw_graph(model: EomtForUniversalSegmentation, dynamic: Sequence[str]) -> Graph:
+def build_raw_graph(model: EomtForUniversalSegmentation, dynamic: Collection[str]) -> Graph:
     """
     Describes the raw graph of a model, at the size of images that it is made for.
 

@@ -205,4 +205,4 @@ def build_segmenter_graph(
     inputs = {"image": torch.zeros(*shape, 3, dtype=torch.uint8)}
     if not resizes and not segmenter.is_split:
         inputs["content_size"] = torch.tensor(shape)
-    return Graph(segmenter, inputs, axes, segmenter.output_names)
+    return Graph(segmenter, inputs, axes, segmenter.output_names, has_loop=max_segments is None)

@@ -36,6 +36,7 @@ class Graph:
         dynamic_shapes: for each input the axes that are left open, and their names.
         output_names: the names of the outputs, in order.
         multiples: of some of the open axes a number that divides their sizes.
+        has_loop: whether it has control flow of PyTorch's.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Graph:
     dynamic_shapes: dict[str, dict[int, str]]
     output_names: tuple[str, ...]
     multiples: dict[str, int] = field(default_factory=dict)
+    has_loop: bool = False
 
     def torch_shapes(self) -> dict[str, Any]:
         """Returns the open axes as `torch.export` takes them. One that turns out not to be open is an error there."""
@@ -79,6 +81,8 @@ class Format:
         file: the name of a graph's file.
         extra: the extra of this project that installs what it needs; None if PyTorch is enough.
         packages: what that is, by the names to import.
+        resizes: whether a segmenter in this format resizes images itself, see [`Segmenter`].
+        max_segments: the number of segments that it looks for, where shapes may not depend on the image.
     """
 
     name: str
@@ -86,6 +90,8 @@ class Format:
     file: str
     extra: str | None = None
     packages: tuple[str, ...] = ()
+    resizes: bool = False
+    max_segments: int | None = None
 
     def write(self, graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         """Writes a graph, see the package's docstring."""
@@ -113,9 +119,9 @@ class Format:
 FORMATS = {
     each.name: each
     for each in (
-        Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime")),
-        Format("openvino", "openvino", "model.xml", "openvino", ("openvino",)),
-        Format("torch", "dynamo", "model.pt2"),
+        Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), resizes=True),
+        Format("openvino", "openvino", "model.xml", "openvino", ("openvino", "onnx", "onnxscript")),
+        Format("torch", "dynamo", "model.pt2", resizes=True),
     )
 }
 

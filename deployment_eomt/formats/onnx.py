@@ -59,6 +59,7 @@ def name_axes(program: onnx_ir.Model, graph: Graph) -> None:
         return
     pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names))
     for value in [*program.graph.inputs, *(output for node in program.graph for output in node.outputs)]:
-        for axis, size in enumerate(value.shape or ()):
+        shape: Any = value.shape or ()
+        for axis, size in enumerate(shape):
             if not isinstance(size, int) and size.value is not None:
-                value.shape[axis] = pattern.sub(lambda found: names[found[0]], size.value)
+                shape[axis] = pattern.sub(lambda found: names[found[0]], size.value)
