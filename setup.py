@@ -57,7 +57,7 @@ DEPLOYMENT = {
     "executorch": [*EXPORT, "executorch>=1.5"],
     "coreml": [*EXPORT, "coremltools>=9.0"],
     "tensorrt": ONNX,  # with which the graph is written; engines need NVIDIA's package besides
-    "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "python-multipart>=0.0.9", "uvicorn>=0.30"],
+    "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
 }
 TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=70.1"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]

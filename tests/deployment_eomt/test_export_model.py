@@ -106,7 +106,7 @@ def test_wrong_arguments_are_errors_and_nothing_is_written(save_checkpoint, tmp_
 
 
 def test_images_of_their_own_sizes_need_a_graph_for_any_size(save_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="do_pad=False.*--dynamic batch height width"):
+    with pytest.raises(ValueError, match=r"do_pad=False.*--dynamic batch height width"):
         export_model(save_checkpoint(do_pad=False), tmp_path / "out", "torch")
 
 
