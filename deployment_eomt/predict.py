@@ -91,7 +91,8 @@ def load_graph(folder: str | PathLike) -> Graph:
         raise FileNotFoundError(f"{folder} is no exported model: it holds no export.json.")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     try:
-        description, format = manifest["eomt"], manifest["export_format"]
+        description = manifest["eomt"]
+        format = description["format"]
         file = Path(folder, manifest["components"]["model"]["file"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} has no {error}: export the model with `python -m deployment_eomt`.") from error
@@ -206,8 +207,7 @@ class Segmenter:
         inputs, names = {"image": pixels}, self.graph.description["inputs"]
         if not self.graph.description.get("resizes", "content_size" not in names):
             view = decoder.compute_view(size, settings)
-            precision = decoder.PILLOW_PRECISION if settings.pillow else None
-            inputs["image"] = decoder.resize(pixels, view.content_size, settings.resample, precision)
+            inputs["image"] = decoder.resize(pixels, view.content_size, settings.resample, settings.pillow)
             if "content_size" in names:
                 inputs["content_size"] = np.array(view.content_size, dtype=np.int64)
                 inputs["image"] = decoder.pad(inputs["image"], view.input_size)
