@@ -1,0 +1,28 @@
+"""How an EoMT model leaves PyTorch: graphs for other runtimes, and what reads their outputs without PyTorch.
+
+- `export`: the function, and `__main__`: the command `python -m deployment_eomt MODEL OUT --format onnx`.
+- `raw`: the graph from pixel values to logits.
+- `formats/`: what writes a graph, one module per format.
+- `decoder`: pixel values and segments in NumPy alone, and `predict`: a graph in its runtime. Both are copied into
+  exported folders.
+- `exported`: a folder in place of a model for the project's pipeline.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .export import export_model
+    from .exported import ExportedSegmenter, pipeline
+
+__all__ = ["ExportedSegmenter", "export_model", "pipeline"]
+
+_MODULES = {"ExportedSegmenter": ".exported", "export_model": ".export", "pipeline": ".exported"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use (PEP 562): what runs without PyTorch does not wait for it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)

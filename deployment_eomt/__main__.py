@@ -1,0 +1,70 @@
+"""The command that exports a model.
+
+    python -m deployment_eomt outputs/my_model deployed --format onnx
+
+`--help` says what else there is.
+"""
+
+import argparse
+import logging
+import sys
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line, see `--help`."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    from transformers.utils import logging as transformers_logging
+
+    from .export import export_model
+
+    transformers_logging.disable_progress_bar()
+    size = options.image_size
+    try:
+        if size is not None and len(size) > 2:
+            raise ValueError(f"--image_size takes one number or two, got {len(size)}.")
+        folder = export_model(
+            options.model,
+            options.output,
+            options.format,
+            kind=options.kind,
+            task=options.task,
+            image_size=None if size is None else (size[0], size[-1]),
+            dynamic=options.dynamic,
+            opset=options.opset,
+            compile=options.compile,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    num_bytes = sum(path.stat().st_size for path in folder.glob("model*"))
+    print(f"Wrote {folder}, {num_bytes / 2**20:.1f} MiB.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser; loads neither torch nor Transformers, so that `--help` is there at once."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployment_eomt",
+        description="Writes a model as a graph of another runtime, into a folder that needs no PyTorch.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a model, or its name on the Hub")
+    parser.add_argument("output", metavar="OUT", help="folder to write: new, empty, or an earlier export")
+    parser.add_argument("--format", default="onnx", help="onnx (default), openvino or torch")
+    parser.add_argument(
+        "--kind", default="raw", help="raw (default): pixel values to logits; segmenter: an image to segments"
+    )
+    parser.add_argument("--task", help="panoptic, instance or semantic, if the model does not say")
+    parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="pixels: a square, or height and width")
+    parser.add_argument(
+        "--dynamic",
+        nargs="*",
+        metavar="AXIS",
+        help="raw: what changes from run to run: batch (default), height, width; none of them if empty",
+    )
+    parser.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default: 20)")
+    parser.add_argument("--compile", action="store_true", help="torch: compile for this machine, by AOTInductor")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Exporting a model: the function behind `python -m deployment_eomt`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Collection, Iterator
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configuration_eomt import EomtConfig
+from configuration_eomt.configuration_eomt import as_pair
+from image_processing_eomt import EomtImageProcessor
+from image_processing_eomt.geometry_eomt import parse_size
+from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
+from modeling_eomt.checkpoints_eomt import find_file
+
+from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
+from .formats import Format, Graph, Options, find_format
+from .raw import AXES, build_raw_graph
+from .segmenter import build_segmenter_graph
+
+
+logger = logging.getLogger(__name__)
+
+PROCESSOR = "preprocessor_config.json"
+KINDS = ("raw", "segmenter")
+# What runs a graph, by its name here and in the folder.
+CARRIED = {"predict.py": "predict.py", "decoder.py": "eomt_decoder.py"}
+
+
+def export_model(
+    model_name_or_path: str | PathLike,
+    output_dir: str | PathLike,
+    format: str = "onnx",
+    *,
+    kind: str = "raw",
+    task: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic: Collection[str] | None = None,
+    opset: int = 20,
+    compile: bool = False,
+) -> Path:
+    """
+    Writes a model as a graph of another runtime, into a folder that needs neither PyTorch nor this project.
+
+    There are two kinds of graph. "raw" takes `pixel_values`, `(batch, 3, height, width)`, normalised as
+    `preprocessor_config.json` says, and returns `masks_queries_logits` and `class_queries_logits`. A size that it is
+    not for is an error of the graph, and never cropped; with `compile` the caller has to see to it. "segmenter" takes
+    one `image` of bytes and returns the task's result, with the settings that the image processor has now, see
+    [`Segmenter`].
+
+    With either, `predict.py` in the folder segments an image; it needs the runtime, NumPy and Pillow.
+
+    Args:
+        model_name_or_path: a folder or a model on the Hub, written by this project or by Transformers' own classes.
+        output_dir: folder to write: new, empty, or an earlier export, which is replaced.
+        format: a key of `FORMATS`: "onnx", "openvino", "torch"...
+        kind: "raw", for whoever wants thresholds and speed in hand, or "segmenter", for whoever wants segments.
+        task: what the model is for: "panoptic", "instance" or "semantic"; by default what the checkpoint says.
+        image_size: height and width in pixels, one int for a square; by default the image processor's. Position
+            embeddings are resampled to it once.
+        dynamic: of a raw graph, what may change from run to run, of "batch", "height" and "width"; by default the
+            batch. Heights and widths that may are multiples of the patch size.
+        opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
+        compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ImportError: a package that the format needs is missing or too old.
+        OSError: there is no such model, or the folder cannot be written.
+        ValueError: no EoMT model, a quantised one, or an argument that does not fit it.
+    """
+    target = find_format(format)
+    target.check_installed()
+    dynamic = check_kind(kind, dynamic)
+    if compile and target.name != "torch":
+        raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
+    folder = Path(output_dir)
+    check_target(folder)
+
+    logger.info("Loading %s", model_name_or_path)
+    model, image_processor = load_model(model_name_or_path, task, image_size)
+    graph = build_graph(model, image_processor, kind, target, dynamic)
+    with draft_folder(folder) as draft:
+        logger.info("Writing %s", target.file)
+        with quietly():
+            metadata = target.write(graph, draft, Options(opset, compile))
+        write_json(draft / "config.json", model.config.to_diff_dict())
+        write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
+        for source, copied in CARRIED.items():
+            shutil.copyfile(Path(__file__).with_name(source), draft / copied)
+        own = {
+            "kind": kind,
+            "format": target.name,
+            "task": image_processor.task,
+            "precision": "float32",
+            "opset": opset,
+            "compile": compile,
+            "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
+            "resizes": kind == "segmenter" and target.resizes,
+            "image_size": list(as_pair(model.config.image_size)),
+            "patch_size": list(as_pair(model.config.patch_size)),
+            "inputs": list(graph.example_inputs),
+            "outputs": list(graph.output_names),
+            "versions": {name: version(name) for name in ("torch", "transformers")} | metadata.get("packages", {}),
+            "files": sorted([*(path.name for path in draft.iterdir()), MANIFEST]),
+        }
+        manifest = {
+            "schema_version": 1,
+            "export_format": target.export_format,
+            "components": {"model": {"file": target.file, "metadata": dict(metadata)}},
+            OWN: own,
+        }
+        write_json(draft / MANIFEST, manifest)
+        publish_draft(draft, folder)
+    return folder
+
+
+def load_model(
+    name: str | PathLike, task: str | None = None, image_size: int | tuple[int, int] | None = None
+) -> tuple[EomtForUniversalSegmentation, Any]:
+    """
+    Loads a model, in float32 and in evaluation mode, and its image processor.
+
+    Args:
+        name: a folder or a model on the Hub.
+        task: of the image processor; None for the stored one.
+        image_size: what both are set to; None for the processor's size.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: no EoMT model, a quantised one, no image processor, or a size that the patch size does not divide.
+    """
+    settings = EomtConfig.get_config_dict(name)[0]
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in MODEL_CLASSES:
+        raise ValueError(f"{name} holds no EoMT model, but model_type={kind!r}.")
+    if settings.get("quantization_config"):
+        raise ValueError(f"{name} is quantised already: export the checkpoint that it was made of.")
+    if not find_file(name, PROCESSOR) and not find_file(name, "processor_config.json"):
+        raise ValueError(f"{name} has no image processor ({PROCESSOR}): save one beside the model.")
+    model = MODEL_CLASSES[kind].from_pretrained(name, dtype=torch.float32).eval().requires_grad_(False)
+    given = {"task": task, "size": image_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    image_processor = EomtImageProcessor.from_pretrained(name, **given)
+    model.set_image_size(parse_size(image_processor.size))
+    return model, image_processor
+
+
+def check_kind(kind: str, dynamic: Collection[str] | None) -> Collection[str]:
+    """Returns what is left open of a graph. Raises a `ValueError` for a kind or an axis that does not exist."""
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind {kind!r}, only {' and '.join(KINDS)}.")
+    if kind != "raw" and dynamic is not None:
+        raise ValueError("dynamic is for raw graphs: what a segmenter leaves open depends on the format.")
+    if dynamic is None:
+        return ("batch",)
+    if isinstance(dynamic, str) or not set(dynamic) <= set(AXES):
+        raise ValueError(f"dynamic={dynamic!r}: expected a list of {', '.join(AXES)}.")
+    return dynamic
+
+
+def build_graph(
+    model: EomtForUniversalSegmentation, image_processor: Any, kind: str, target: Format, dynamic: Collection[str]
+) -> Graph:
+    """
+    Describes a graph, see [`export_model`].
+
+    Raises:
+        ValueError: the image processor's pixel values have other sizes than the graph takes, or it has settings that a
+            segmenter cannot follow.
+    """
+    if kind == "segmenter":
+        return build_segmenter_graph(model, image_processor, resizes=target.resizes, max_segments=target.max_segments)
+    is_fixed = image_processor.do_pad or image_processor.do_split_image
+    if not is_fixed and not {"height", "width"} <= set(dynamic):
+        raise ValueError(
+            "The image processor has do_pad=False, so that every image gives pixel values of its own size: leave "
+            "height and width open (--dynamic batch height width), or set do_pad=True in its preprocessor_config.json."
+        )
+    return build_raw_graph(model, dynamic)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps to itself what exporters print and warn of on their way; errors say what they have to."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

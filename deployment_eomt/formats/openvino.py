@@ -1,0 +1,44 @@
+"""OpenVINO's intermediate representation, by Transformers' exporter where it has no loop.
+
+OpenVINO does not take PyTorch's loops. It does take ONNX's, so graphs with a loop are converted from ONNX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino
+from transformers.exporters.configs import OpenVINOConfig
+from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+from . import FORMATS, Graph, Options
+
+
+def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
+    """Writes `model.xml`, the graph, and `model.bin`, its weights in float32."""
+    file = folder / FORMATS["openvino"].file
+    if graph.has_loop:
+        from . import onnx as onnx_format
+
+        with tempfile.TemporaryDirectory() as onnx_folder:
+            metadata = onnx_format.write(graph, Path(onnx_folder), options)
+            program = openvino.convert_model(Path(onnx_folder, onnx_format.FILE))
+            openvino.save_model(program, file, compress_to_fp16=False)
+        return metadata
+    exporter, module = OpenVINOExporter(), graph.module
+    config = OpenVINOConfig(dynamic_shapes=graph.torch_shapes(), stateful=False)
+    component = exporter.export(module, dict(graph.example_inputs), config).components["model"]  # type: ignore[arg-type]
+    # The exporter leaves every axis open, and a graph that takes an image of any size fails inside at best.
+    shapes = {
+        name: [-1 if axis in graph.dynamic_shapes.get(name, {}) else size for axis, size in enumerate(example.shape)]
+        for name, example in graph.example_inputs.items()
+    }
+    component.program.reshape(shapes)
+    for port in component.program.inputs:  # which may have got other names besides
+        port.get_tensor().set_names(port.get_names() & shapes.keys())
+    exporter.save_program(component.program, file)
+    return dataclasses.asdict(component.metadata)

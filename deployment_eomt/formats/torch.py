@@ -1,0 +1,40 @@
+"""A program of `torch.export`, by Transformers' exporter, or what AOTInductor compiles of it, which that does not do.
+
+Programs refuse inputs of a size that they are not for. What is compiled does not, and crops them: whoever runs it has
+to check sizes, as `predict.py` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor.exc import InvalidCxxCompiler
+from transformers.exporters.configs import DynamoConfig
+from transformers.exporters.exporter_dynamo import DynamoExporter
+
+from . import FORMATS, Graph, Options
+
+
+def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
+    """
+    Writes `model.pt2`, which `torch.export.load` reads, or if it is compiled `torch._inductor.aoti_load_package`.
+
+    Raises:
+        OSError: there is no C++ compiler to compile with.
+    """
+    exporter, file = DynamoExporter(), folder / FORMATS["torch"].file
+    module: Any = graph.module
+    config = DynamoConfig(dynamic_shapes=graph.torch_shapes())
+    component = exporter.export(module, dict(graph.example_inputs), config).components["model"]
+    if options.compile:
+        try:
+            torch._inductor.aoti_compile_and_package(component.program, package_path=str(file))
+        except InvalidCxxCompiler as error:
+            raise OSError("Compiling needs a C++ compiler: install g++, or name one in the variable CXX.") from error
+    else:
+        exporter.save_program(component.program, file)
+    return dataclasses.asdict(component.metadata)

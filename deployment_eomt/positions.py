@@ -1,0 +1,50 @@
+"""Learned position embeddings at any grid of patches, of operations that every runtime has.
+
+The model resamples them by `interpolate`, bicubic and antialiased. TensorRT has no such `Resize`, and OpenVINO leaves
+antialiasing out where it reads ONNX. Resampling is linear and separable: here it is two matrix products, with weights
+that the graph computes of the grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modeling_eomt.positions_eomt import EomtPositionEmbeddings
+
+
+def resampling_weights(old_size: int, new_size: int) -> Tensor:
+    """
+    Returns what each of the old samples along an axis counts for each of the new ones, `(new_size, old_size)`.
+
+    As `torch.nn.functional.interpolate` with `mode="bicubic"`, `antialias=True` and `align_corners=False`: Keys' cubic
+    kernel with a = -0.5, as wide as the new samples are apart.
+
+    Args:
+        old_size: number of samples there are.
+        new_size: number of samples there will be; in a graph it may be open.
+    """
+    # In the old samples' coordinates; tensors, since numbers that depend on an open size are not in every runtime.
+    spacing = (torch.full((), float(old_size)) / new_size).clamp(min=1.0)
+    centers = (torch.arange(new_size) + 0.5) / new_size * old_size
+    distance = ((torch.arange(old_size) + 0.5 - centers[:, None]) / spacing).abs()
+    near = (1.5 * distance - 2.5) * distance * distance + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    weights = torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, torch.zeros_like(far)))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+class ResampledPositions(nn.Module):
+    """Stands in for [`EomtPositionEmbeddings`] in a graph for any size of images."""
+
+    def __init__(self, positions: EomtPositionEmbeddings):
+        super().__init__()
+        self.weight = positions.weight
+        self.trained_grid = positions.trained_grid
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        """Embeddings of a `(rows, columns)` grid, `(rows * columns, hidden_size)`."""
+        embeddings = self.weight.unflatten(0, self.trained_grid)
+        by_row = torch.tensordot(resampling_weights(self.trained_grid[0], grid[0]), embeddings, dims=1)
+        by_column = torch.matmul(resampling_weights(self.trained_grid[1], grid[1]), by_row)
+        return by_column.flatten(0, 1)
