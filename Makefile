@@ -22,17 +22,23 @@ demo: $(VENV)/installed
 		--train_data $(DEMO_DATA)/train --validation_data $(DEMO_DATA)/validation --predict_data $(DEMO_DATA)/test \
 		--output_dir $(DEMO) --do_train --do_eval --do_predict
 
-# With what is optional for users.
+# With what is optional for users, except what needs a GPU. A process per core, with one thread each.
+PYTEST := -m pytest --numprocesses auto --dist worksteal
+OPTIONAL := .[quantization,onnx,openvino,executorch,coreml,serving]
+
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchao
-	$(BIN)/python -m pytest
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable "$(OPTIONAL)" \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable "$(OPTIONAL)"
+	$(BIN)/python $(PYTEST)
 
 # The lower bounds of setup.py, all of them at once.
+test-oldest: export OMP_NUM_THREADS := 1
 test-oldest:
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable .[test]
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python $(PYTEST)
 
 # Ratios to Transformers' own class beside the committed ones, in two minutes.
 bench-quick: $(VENV)/installed
