@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -93,6 +94,9 @@ def export_model(
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
     graph = build_graph(model, image_processor, kind, target, dynamic)
+    graph = dataclasses.replace(
+        graph, labels=tuple(model.config.id2label[label] for label in sorted(model.config.id2label))
+    )
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():

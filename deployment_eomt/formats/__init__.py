@@ -36,6 +36,7 @@ class Graph:
         dynamic_shapes: for each input the axes that are left open, and their names.
         output_names: the names of the outputs, in order.
         multiples: of some of the open axes a number that divides their sizes.
+        labels: the names of the classes, in order.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Graph:
     dynamic_shapes: dict[str, dict[int, str]]
     output_names: tuple[str, ...]
     multiples: dict[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     def torch_shapes(self) -> dict[str, Any]:
         """Returns the open axes as `torch.export` takes them. One that turns out not to be open is an error there."""

@@ -40,6 +40,8 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     if (opset := program.opset_imports[""]) != options.opset:
         raise ValueError(f"opset={options.opset} cannot be written by the installed onnxscript, but {opset} can.")
     name_axes(program, graph)
+    # For programs that read no JSON: the names of the classes, one a line.
+    program.metadata_props["labels"] = "\n".join(label.replace("\n", " ") for label in graph.labels)
     num_bytes = sum(value.const_value.nbytes for value in program.graph.initializers.values())
     onnx_ir.save(program, folder / FILE, external_data=f"{FILE}.data" if num_bytes > MAX_BYTES else None)
     onnx.checker.check_model(str(folder / FILE), full_check=True)
