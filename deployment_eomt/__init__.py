@@ -3,6 +3,9 @@
 - `export`: the function, and `__main__`: the command `python -m deployment_eomt MODEL OUT --format onnx`.
 - `raw`: the graph from pixel values to logits.
 - `formats/`: what writes a graph, one module per format.
+- `decoder`: pixel values and segments in NumPy alone, and `predict`: a graph in its runtime. Both are copied into
+  exported folders.
+- `exported`: a folder in place of a model for the project's pipeline.
 """
 
 from importlib import import_module
@@ -11,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .export import export_model
+    from .exported import ExportedSegmenter, pipeline
 
-__all__ = ["export_model"]
+__all__ = ["ExportedSegmenter", "export_model", "pipeline"]
 
-_MODULES = {"export_model": ".export"}
+_MODULES = {"ExportedSegmenter": ".exported", "export_model": ".export", "pipeline": ".exported"}
 
 
 def __getattr__(name: str) -> Any:

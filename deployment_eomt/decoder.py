@@ -5,8 +5,8 @@ Same pixel values and same segments as the project's image processor, settings r
 folders carry this file as `eomt_decoder.py`. Sizes are `(height, width)` in pixels.
 
 Resizing has the fixed-point arithmetic of torchvision where it resizes bytes (bicubic everywhere; bilinear on
-processors with AVX2 and on 64-bit ARM), or of Pillow if the image processor is the one with Pillow; elsewhere
-torchvision resizes bilinearly in floating point, and a value in five is one level higher or lower.
+processors with AVX2 and on 64-bit ARM), or that of Pillow. On other processors torchvision resizes bilinearly in
+floating point, which makes up to a fifth of the values one level higher or lower.
 
 Nothing is upsampled that cannot matter. An upsampled logit lies between the logits around it, so the result is made a
 tile at a time, and in each tile of those queries only that can win there or whose masks end there.
@@ -37,7 +37,8 @@ class Settings:
     """
     The settings of an image processor, as in its `preprocessor_config.json`, and the names of a model's classes.
 
-    pillow: whether images are resized with Pillow's arithmetic rather than with torchvision's.
+    pillow: whether images are resized with Pillow's arithmetic rather than with torchvision's. Files do not say it:
+        which of the two an image processor takes is decided where it is loaded, torchvision by default.
     """
 
     size: Any = 640
@@ -89,8 +90,7 @@ class Settings:
         known = {field.name for field in fields(cls)} - {"pillow", "id2label"}
         given = {name: stored[name] for name in known & stored.keys() if stored[name] is not None or name == "top_k"}
         id2label = {int(label): str(name) for label, name in (config.get("id2label") or {}).items()}
-        is_pillow = str(stored.get("image_processor_type", "")).endswith("Pil")
-        return cls(**given, pillow=is_pillow, id2label=id2label)
+        return cls(**given, id2label=id2label)
 
     def name(self, label_id: int) -> str:
         """Returns the name of a class, as Transformers makes one up where there is none."""
@@ -181,7 +181,7 @@ def preprocess(image: np.ndarray, settings: Settings) -> Iterator[np.ndarray]:
         ValueError: the image is not such an array, or does not fit or cannot be split with these settings.
     """
     view = compute_view(check_image(image), settings)
-    content = resize(image, view.content_size, settings.resample, PILLOW_PRECISION if settings.pillow else None)
+    content = resize(image, view.content_size, settings.resample, settings.pillow)
     levels = np.arange(256, dtype=np.float32)
     levels = levels / np.float32(1 / settings.rescale_factor) if settings.do_rescale else levels
     tables = np.broadcast_to(levels, (3, 256))
@@ -220,17 +220,21 @@ def resize_nearest(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return label_map if label_map.shape[-2:] == size else label_map[..., rows, :][..., columns]
 
 
-def resize(image: np.ndarray, size: tuple[int, int], resample: int, precision: int | None = None) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], resample: int, pillow: bool = False) -> np.ndarray:
     """
-    Resizes with antialiasing in two passes, first along the rows, with bytes between.
+    Resizes with antialiasing in two passes with bytes between, the width first.
 
     Args:
         image: `(height, width, channels)` uint8.
         size: `(height, width)` of the result.
         resample: `BILINEAR` or `BICUBIC`.
-        precision: bits behind the point of the weights; by default as many as 16-bit numbers have room for.
+        pillow: whether to do it as Pillow does, with weights of 22 bits and, as from version 13 on, the height first
+            where it loses more than twice as many pixels as the width; else as torchvision, with weights of 16 bits.
     """
-    height, width = size
+    (height, width), precision = size, PILLOW_PRECISION if pillow else None
+    is_height_first = pillow and len(image) - height > max(0, 2 * (image.shape[1] - width))
+    if is_height_first:
+        image = _resize_rows(image, height, resample, precision)
     if image.shape[1] != width:
         narrowed = np.empty((len(image), width, image.shape[2]), dtype=np.uint8)
         for top in range(0, len(image), TILE):

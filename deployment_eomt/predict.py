@@ -207,8 +207,7 @@ class Segmenter:
         inputs, names = {"image": pixels}, self.graph.description["inputs"]
         if not self.graph.description.get("resizes", "content_size" not in names):
             view = decoder.compute_view(size, settings)
-            precision = decoder.PILLOW_PRECISION if settings.pillow else None
-            inputs["image"] = decoder.resize(pixels, view.content_size, settings.resample, precision)
+            inputs["image"] = decoder.resize(pixels, view.content_size, settings.resample, settings.pillow)
             if "content_size" in names:
                 inputs["content_size"] = np.array(view.content_size, dtype=np.int64)
                 inputs["image"] = decoder.pad(inputs["image"], view.input_size)

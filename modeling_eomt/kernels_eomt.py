@@ -239,8 +239,9 @@ class EomtDoubling(nn.ConvTranspose2d):
         bias = self.bias.repeat(4)  # type: ignore[union-attr]
         with releasing(features, matrix):
             windows = choose_linear(pixels, matrix)(pixels, matrix, bias)
-        windows = windows.unflatten(-1, (2, 2, -1))  # (batch, height, width, 2, 2, channels)
-        return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        # One axis after the other: Core ML takes tensors of at most five.
+        rows = windows.unflatten(-1, (2, -1)).transpose(2, 3).flatten(1, 2)  # (batch, 2 * height, width, 2 * channels)
+        return rows.unflatten(-1, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
     @recomputed
     def as_matrix(self, weight: Tensor) -> Tensor:

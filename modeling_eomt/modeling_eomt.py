@@ -312,7 +312,9 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         allowed = mask_logits.flatten(2) > 0
         if masked_queries is not None:
             allowed = allowed | ~masked_queries[:, :, None]
-        return F.pad(allowed, (self.config.num_queries + self.embeddings.num_prefix_tokens, 0), value=True)
+        # Not `F.pad`: Core ML and TensorRT pad numbers only.
+        num_others = self.config.num_queries + self.embeddings.num_prefix_tokens
+        return torch.cat([allowed.new_ones(*allowed.shape[:2], num_others), allowed], dim=2)
 
 
 class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):

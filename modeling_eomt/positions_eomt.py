@@ -125,6 +125,8 @@ def apply_rope(tokens: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Rotates the channel pairs `(i, i + head_dim / 2)` of `(batch, heads, num_tokens, head_dim)`. Cosines and sines of
     the angles are `(num_tokens, head_dim)` or, if each image has its own, `(batch, 1, num_tokens, head_dim)`.
     """
-    first, second = tokens.chunk(2, dim=-1)
+    # Slices, not `chunk`: ExecuTorch cannot resize a list of tensors, and so fails in a dynamic batch.
+    half = tokens.shape[-1] // 2
+    first, second = tokens[..., :half], tokens[..., half:]
     turned = torch.cat([-second, first], dim=-1)
     return tokens * cosines.to(tokens.dtype) + turned * sines.to(tokens.dtype)

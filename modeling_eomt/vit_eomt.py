@@ -51,9 +51,11 @@ class EomtPatchProjection(nn.Conv2d):
                 f"pixel_values of height x width {height}x{width} cannot be cut into patches of "
                 f"{self.kernel_size[0]}x{self.kernel_size[1]} pixels: both sizes must be divisible."
             )
-        # Views only: cut into patches and joined again, which fails for other sizes in exported graphs too.
-        patches = pixel_values.unflatten(3, (-1, self.kernel_size[1])).unflatten(2, (-1, self.kernel_size[0]))
-        return super().forward(patches.flatten(2, 3).flatten(3, 4).to(self.weight.dtype))
+        # Views only: cut into patches and joined again, which fails for other sizes in exported graphs too. One axis
+        # after the other: Core ML takes tensors of at most five.
+        patches = pixel_values.unflatten(3, (-1, self.kernel_size[1])).flatten(3, 4)
+        patches = patches.unflatten(2, (-1, self.kernel_size[0])).flatten(2, 3)
+        return super().forward(patches.to(self.weight.dtype))
 
 
 class EomtEmbeddings(nn.Module):

@@ -69,3 +69,14 @@ def test_a_size_that_the_patch_size_does_not_divide_is_an_error(model, size):
             graph(torch.randn(1, 3, height, width))
         with pytest.raises(ValueError, match=f"{height}x{width}.*16x16"):
             model(torch.randn(1, 3, height, width))
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_no_tensor_of_the_graph_has_more_than_five_axes(masked_model, with_gradients):
+    # Core ML takes no more.
+    with torch.set_grad_enabled(with_gradients):
+        graph = torch.export.export(masked_model, (torch.randn(1, 3, 64, 64),), strict=False)
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    axes = [value.ndim for value in values if isinstance(value, torch.Tensor)]
+    assert len(axes) > 100
+    assert max(axes) <= 5
