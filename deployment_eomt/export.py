@@ -120,9 +120,8 @@ def export_model(
     calibration = () if calibration_data is None else read_calibration(calibration_data, image_processor)
     low = choose_precision(precision, target.name, instruction_set, calibration)
     graph = build_graph(model, image_processor, kind, target, dynamic)
-    graph = dataclasses.replace(
-        graph, labels=tuple(model.config.id2label[label] for label in sorted(model.config.id2label))
-    )
+    labels = {int(label): name for label, name in (model.config.id2label or {}).items()}
+    graph = dataclasses.replace(graph, labels=tuple(name for _, name in sorted(labels.items())))
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
