@@ -1,6 +1,6 @@
 """Precisions lower than float32: 16 bits for the model, 8 and 4 bits for its linear layers.
 
-16 bits are a matter of the model: its copy is in float16 or bfloat16, takes and returns float32, and computes attention
+16 bits are a matter of the model: its copy is in float16 or bfloat16, takes and returns float32, and has attention
 probabilities in float32. Whatever surrounds the model in a graph (resizing, thresholds, ratios of areas) stays in
 float32, and so do sums within layer norms, which all runtimes compute so.
 
@@ -16,7 +16,7 @@ import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from modeling_eomt import EomtForUniversalSegmentation
 from modeling_eomt.kernels_eomt import ALL_ATTENTION_FUNCTIONS
 
-from .formats import Graph
 
+if TYPE_CHECKING:
+    from .formats import Graph
 
 # The precisions of each format. The first with 8 bits is what "int8" stands for.
 PRECISIONS = {

@@ -20,6 +20,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ..precision import LowPrecision
+
 
 # Of Transformers' exporters: earlier ones write no metadata, and not all formats.
 NEEDED_VERSIONS = {"transformers": "5.24", "torch": "2.11"}
@@ -37,6 +39,7 @@ class Graph:
         output_names: the names of the outputs, in order.
         multiples: of some of the open axes a number that divides their sizes.
         has_loop: whether it has control flow of PyTorch's.
+        labels: the names of the classes, in order.
     """
 
     module: nn.Module
@@ -45,6 +48,7 @@ class Graph:
     output_names: tuple[str, ...]
     multiples: dict[str, int] = field(default_factory=dict)
     has_loop: bool = False
+    labels: tuple[str, ...] = ()
 
     def torch_shapes(self) -> dict[str, Any]:
         """Returns the open axes as `torch.export` takes them. One that turns out not to be open is an error there."""
@@ -62,10 +66,12 @@ class Options:
     How a graph is written.
 
     Args:
+        precision: of weights and computation; what PyTorch can say of it the graph's module does already.
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
     """
 
+    precision: LowPrecision = field(default_factory=LowPrecision)
     opset: int = 20
     compile: bool = False
 
