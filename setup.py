@@ -48,6 +48,17 @@ REQUIREMENTS = [
     "transformers>=5.17",
 ]
 QUANTIZATION = ["torchao>=0.15"]
+# Exporting needs newer packages than everything else; running what was exported needs neither of these two.
+EXPORT = ["torch>=2.11", "transformers>=5.24"]
+ONNX = [*EXPORT, "onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
+DEPLOYMENT = {
+    "onnx": ONNX,
+    "openvino": [*EXPORT, "nncf>=3.4", "onnx>=1.21", "onnxscript>=0.7", "openvino>=2026.3"],
+    "executorch": [*EXPORT, "executorch>=1.5"],
+    "coreml": [*EXPORT, "coremltools>=9.0"],
+    "tensorrt": ONNX,  # with which the graph is written; engines need NVIDIA's package besides
+    "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
+}
 TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=70.1"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
@@ -84,7 +95,7 @@ setup(
     cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},
     install_requires=REQUIREMENTS,
-    extras_require={"quantization": QUANTIZATION, "test": TEST, "dev": DEV},
+    extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "test": TEST, "dev": DEV},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

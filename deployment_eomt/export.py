@@ -25,7 +25,11 @@ from modeling_eomt.checkpoints_eomt import find_file
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
 from .formats import Format, Graph, Options, find_format
+from .images import list_images, read_calibration
+from .precision import choose_precision, lower_graph
+from .predict import RUNTIMES
 from .raw import AXES, build_raw_graph
+from .report import InaccurateExportError, compare, draw_scenes
 from .segmenter import build_segmenter_graph
 
 
@@ -48,6 +52,13 @@ def export_model(
     dynamic: Collection[str] | None = None,
     opset: int = 20,
     compile: bool = False,
+    precision: str = "float32",
+    instruction_set: str | None = None,
+    calibration_data: str | PathLike | None = None,
+    report_data: str | PathLike | None = None,
+    num_report_images: int | None = None,
+    dataset: str | PathLike | None = None,
+    allow_inaccurate: bool = False,
 ) -> Path:
     """
     Writes a model as a graph of another runtime, into a folder that needs neither PyTorch nor this project.
@@ -72,13 +83,22 @@ def export_model(
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
+        precision: a key of `PRECISIONS` for the format: "float32", "float16", "int8"...
+        instruction_set: of the processor that an "int8" graph is for: "avx2", "avx512", "vnni", "amx" or "neon"; by
+            default this one's.
+        calibration_data: a folder of images like those that the graph will see, for "int8_static".
+        report_data: a folder of images on which the graph is compared with the model; by default generated scenes.
+        num_report_images: how many of them, at most; by default 100, and 10 in float32. 0 for no report.
+        dataset: a dataset on whose validation split the task's metrics are computed too, of raw graphs.
+        allow_inaccurate: whether an export below the bar of its precision is written too.
 
     Returns:
-        The folder.
+        The folder. Its `export.json` has the report.
 
     Raises:
         FileExistsError: the folder holds something else.
         ImportError: a package that the format needs is missing or too old.
+        InaccurateExportError: the graph differs from the model by more than the bar of its precision.
         OSError: there is no such model, or the folder cannot be written.
         ValueError: no EoMT model, a quantised one, or an argument that does not fit it.
     """
@@ -89,23 +109,29 @@ def export_model(
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
     folder = Path(output_dir)
     check_target(folder)
+    if num_report_images is None:
+        num_report_images = 10 if precision == "float32" else 100
+    if calibration_data is not None and kind != "raw":
+        raise ValueError("calibration_data is for raw graphs: a segmenter cannot be quantised with images.")
 
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
+    calibration = () if calibration_data is None else read_calibration(calibration_data, image_processor)
+    low = choose_precision(precision, target.name, instruction_set, calibration)
     graph = build_graph(model, image_processor, kind, target, dynamic)
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
-            metadata = target.write(graph, draft, Options(opset, compile))
+            metadata = target.write(lower_graph(graph, low, target.name), draft, Options(low, opset, compile))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
         for source, copied in CARRIED.items():
             shutil.copyfile(Path(__file__).with_name(source), draft / copied)
-        own = {
+        own: dict[str, Any] = {
             "kind": kind,
             "format": target.name,
             "task": image_processor.task,
-            "precision": "float32",
+            "precision": low.name,
             "opset": opset,
             "compile": compile,
             "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
@@ -124,6 +150,20 @@ def export_model(
             OWN: own,
         }
         write_json(draft / MANIFEST, manifest)
+        if num_report_images and target.name in RUNTIMES:
+            logger.info("Comparing it with the model")
+            images: Any = draw_scenes(num_report_images, image_processor)
+            if report_data is not None:
+                images = list_images(report_data, num_report_images)
+            report = compare(draft, model, image_processor, images, dataset)
+            logger.info("%s", report)
+            if report.find_failures() and not allow_inaccurate:
+                raise InaccurateExportError(
+                    f"{folder} is not written, for its graph is below the bar: {'; '.join(report.find_failures())}. "
+                    "Take another precision, or allow it (--allow_inaccurate)."
+                )
+            own["report"] = report.as_dict()
+            write_json(draft / MANIFEST, manifest)
         publish_draft(draft, folder)
     return folder
 

@@ -90,8 +90,8 @@ class Segmenter(nn.Module):
         is_padded = image_processor.do_pad or image_processor.do_split_image
         if not self.is_split and not is_padded:
             raise ValueError(
-                "The image processor has do_pad=False, so that its inputs are of any size, and a segmenter's graph has "
-                "inputs of one size: set do_pad=True, or export the raw graph."
+                "The image processor has do_pad=False, so that inputs are of any size, and the graph of a segmenter "
+                "has inputs of one size: set do_pad=True, or export the raw graph."
             )
         if self.resizes and not image_processor.do_resize:
             raise ValueError(
@@ -128,6 +128,7 @@ class Segmenter(nn.Module):
         pixels = image.permute(2, 0, 1)
         frame = self._frame(pixels, content_size)
         if self.resizes:
+            assert frame.content_size is not None
             pixels = F.interpolate(pixels[None], size=frame.content_size, mode="bilinear", antialias=True)[0]
         if self.is_split:
             windows = self._split(pixels, frame)
@@ -141,17 +142,19 @@ class Segmenter(nn.Module):
             return segment_panoptic(masks[0], classes[0], frame, **self.settings, max_segments=self.max_segments)
         if self.task.name == "instance":
             return segment_instances(masks[0], classes[0], frame, **self.settings, max_segments=self.max_segments)
-        return segment_semantic(masks, classes, frame, is_unrolled=frame.inside is not None)
+        is_unrolled = not self.resizes and not self.is_split
+        return segment_semantic(masks, classes, frame, is_resized=self.resizes, is_unrolled=is_unrolled)
 
     def _frame(self, pixels: Tensor, content_size: Tensor | None) -> Frame:
         """Returns how `(3, height, width)` becomes the model's input."""
         height, width = pixels.shape[1:]
+        everywhere = torch.full((), True, device=pixels.device)
         if content_size is not None:
             rows, columns = (torch.arange(edge, device=pixels.device) for edge in self.input_size)
             inside = (rows < content_size[0])[:, None] & (columns < content_size[1])
-            return Frame(self.input_size, self.input_size, self.input_size, inside=inside)
+            return Frame(self.input_size, self.input_size, None, is_split=False, inside=inside)
         if not self.resizes:
-            return Frame(self.input_size, (height, width), (height, width), is_split=True)
+            return Frame(self.input_size, (height, width), (height, width), is_split=True, inside=everywhere)
         # In float64, as `geometry_eomt.fit_size` and `cover_size` compute, which matters to what is rounded.
         size = torch.tensor([height, width], dtype=torch.float64)
         scales = torch.tensor(self.input_size, dtype=torch.float64) / size
@@ -161,7 +164,8 @@ class Segmenter(nn.Module):
             torch._check(edge >= (limit if self.is_split else 1))
             if not self.is_split:
                 torch._check(edge <= limit)
-        return Frame(self.input_size, (content_height, content_width), (height, width), is_split=self.is_split)
+        content = (content_height, content_width)
+        return Frame(self.input_size, (height, width), content, is_split=self.is_split, inside=everywhere)
 
     def _padding(self, frame: Frame) -> tuple[int, int, int, int]:
         (input_height, input_width), (height, width) = frame.input_size, frame.content_size

@@ -1,9 +1,9 @@
 """
 Post-processing as part of a graph: from the logits of one image to panoptic, instance and semantic segmentation.
 
-The results are those of `segment_panoptic`, `segment_instances` and `segment_semantic` of `image_processing_eomt`, which
-loop over segments in Python, count with `bincount` and sort stably; a graph can do neither. Here, queries are chosen
-first, one after the other is upsampled ([`fold`]), and what is left is arithmetic on a few matrices.
+The results are those of `segment_panoptic`, `segment_instances` and `segment_semantic` of `image_processing_eomt`,
+which loop over segments in Python, count with `bincount` and sort stably; a graph can do neither. Here, queries are
+chosen first, one after the other is upsampled ([`fold`]), and what is left is arithmetic on a few matrices.
 """
 
 import math
@@ -19,6 +19,7 @@ from image_processing_eomt import VOID
 
 
 MAX_BAND_ROWS = 32  # of a window, of which the masks of all queries are there at a time
+UNBEATEN = 2.0  # more than any score: no query wins a pixel that is padding
 OUTPUT_ROWS = 8  # of the result, of which the scores of all classes are there at a time
 
 
@@ -28,30 +29,26 @@ class Frame(NamedTuple):
     be symbolic.
 
     input_size: one input of the model.
-    content_size: the image in it, once resized; at the top left of the input, or cut into several.
     output_size: the result.
-    is_split: whether the image is cut into windows rather than padded.
-    inside: None, or where the result is of the image rather than of padding, `(height, width)` bool. Then nothing is
-        resized: content and result have the size of the input.
+    content_size: the image once resized, at the top left of the input or cut into several; None where the result has
+        the input's size, padding included.
+    is_split: whether the image is cut into windows.
+    inside: where the result is of the image rather than of padding: bool, `(height, width)` or a single True.
     """
 
     input_size: tuple[int, int]
-    content_size: tuple[int, int]
     output_size: tuple[int, int]
-    is_split: bool = False
-    inside: Tensor | None = None
+    content_size: tuple[int, int] | None
+    is_split: bool
+    inside: Tensor
 
     def upsample(self, mask_logits: Tensor) -> Tensor:
         """Upsamples `(rows, columns)` at any scale to the result's size: to the input's, padding cut off, then on."""
         logits = F.interpolate(mask_logits[None, None], size=self.input_size, mode="bilinear")
-        if self.inside is None:
+        if self.content_size is not None:
             height, width = self.content_size
             logits = F.interpolate(logits[..., :height, :width], size=self.output_size, mode="bilinear")
         return logits[0, 0]
-
-    def only_inside(self, covered: Tensor) -> Tensor:
-        """Returns a mask of the result's size without what it covers of the padding."""
-        return covered if self.inside is None else covered & self.inside
 
 
 Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
@@ -72,7 +69,8 @@ def fold(
             outputs. It uses no other tensors or symbolic sizes.
         state: the first one.
         items: `(num_rows, ...)` each.
-        constants: what every step needs: tensors, sizes, and tuples of them.
+        constants: what every step needs: tensors, sizes, and tuples of them. OpenVINO's loops can have no tensor of
+            that kind: there it goes along as state.
         is_unrolled: whether the graph repeats the step for each row, whose number is then fixed. Otherwise it holds a
             loop (ONNX: `Scan`).
 
@@ -135,7 +133,7 @@ def segment_panoptic(
     if max_segments is None:
         kept = torch.nonzero(is_kept).squeeze(1)
     else:
-        best = torch.where(is_kept, scores, VOID).topk(min(max_segments, num_queries)).indices
+        best = torch.where(is_kept, scores, -1.0).topk(min(max_segments, num_queries)).indices
         # in the order of the queries, those that are not kept last
         kept = best[(best + num_queries * (~is_kept[best]).long()).sort().indices]
     # The last one stands for no segment, and has the pixels that no other has.
@@ -147,27 +145,28 @@ def segment_panoptic(
     queries = torch.cat([kept, nothing.long()])
     order = torch.arange(void + 1, device=device)
 
-    def compare(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def compare(state: Any, row: Any, frame: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Gives a query the pixels where its score x mask probability is higher than that of all before."""
-        (best, winner, is_covered), (query, score, number), (mask_logits, frame) = state, row, constants
-        probability = frame.upsample(mask_logits.index_select(0, query[None])[0]).sigmoid()
-        covered = frame.only_inside(probability >= mask_threshold)
+        (best, winner, is_covered), (logits, score, number) = state, row
+        probability = frame.upsample(logits).sigmoid()
+        covered = (probability >= mask_threshold) & (best < UNBEATEN)
         value = score * probability
         is_better = value > best
         winner = torch.where(is_better, number, winner)
         is_covered = (is_better & covered) | (~is_better & is_covered)
         return (torch.maximum(value, best), winner, is_covered), (count_pixels(covered),)
 
+    nowhere = torch.full((height, width), False, device=device)
     start = (
-        torch.full((height, width), float(VOID), device=device),
-        torch.full((height, width), 0, dtype=torch.int32, device=device) + void,
-        torch.full((height, width), False, device=device),
+        torch.where(frame.inside, -1.0, UNBEATEN).expand(height, width).clone(),
+        torch.where(nowhere, 0, void).to(torch.int32),
+        nowhere,
     )
-    rows = (queries, torch.where(is_kept, scores, VOID), order.to(torch.int32))
-    (_, winner, is_covered), (mask_area,) = fold(compare, start, rows, (mask_logits, frame), max_segments is not None)
-    won = winner if frame.inside is None else torch.where(frame.inside, winner, winner * 0 + void)
-    query_map = torch.where(is_covered, winner, winner * 0 + void).long()
-    won_area = count_regions(won.long().flatten(), void + 1)
+    rows = (mask_logits[queries].float(), torch.where(is_kept, scores, -1.0), order.to(torch.int32))
+    sizes = frame._replace(inside=None)
+    (_, winner, is_covered), (mask_area,) = fold(compare, start, rows, sizes, max_segments is not None)
+    won_area = count_regions(winner.long().flatten(), void + 1)
+    query_map = torch.where(is_covered, winner.long(), void)
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
     row_counts, column_counts = (
         count_regions((query_map * length + place).flatten(), (void + 1) * length).reshape(void + 1, length)
@@ -182,7 +181,7 @@ def segment_panoptic(
     ]
     is_same = ((labels[:, None] == labels) & is_stuff) | (order[:, None] == order)
     is_same = is_same & is_valid & is_valid[:, None]
-    first = is_same.int().argmax(dim=1)
+    first = torch.where(is_same, order, void).amin(dim=1)
     is_first = is_valid & (first == order)
     segment_of_query = torch.where(is_valid, (is_first.long().cumsum(dim=0) - 1)[first], VOID)
 
@@ -230,7 +229,8 @@ def segment_instances(
     """
     class_scores = class_logits.float().softmax(dim=-1)[:, :-1]
     num_queries, num_classes = class_scores.shape
-    candidates = min(num_queries * num_classes, *(limit for limit in (top_k, max_segments) if limit is not None))
+    limits = (num_queries * num_classes, top_k, max_segments)
+    candidates = min(limit for limit in limits if limit is not None)
     scores, pairs = class_scores.flatten().topk(candidates)
     if max_segments is None:
         possible = torch.nonzero(scores >= threshold).squeeze(1)
@@ -244,25 +244,23 @@ def segment_instances(
         queries = torch.cat([torch.nonzero(is_used).squeeze(1), torch.zeros_like(is_used[:1])])
     else:
         mask_of_pair = torch.arange(candidates, device=pairs.device)
-    limit = (
+    logit_threshold = (
         math.log(mask_threshold / (1 - mask_threshold))
         if 0 < mask_threshold < 1
         else math.inf * (mask_threshold - 0.5)
     )
 
-    def cover(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def cover(state: Any, row: Any, frame: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns the mask of a query, the sum of its probabilities in it, and its pixels in each row and column."""
-        (count,), (query,), (mask_logits, frame) = state, row, constants
-        logits = frame.upsample(mask_logits.index_select(0, query[None])[0])
-        mask = frame.only_inside(logits > limit)
+        (inside,), (logits,) = state, row
+        logits = frame.upsample(logits)
+        mask = (logits > logit_threshold) & inside
         covered = mask.float()
         outputs = (mask, (logits.sigmoid() * covered).sum(), covered.sum(dim=1), covered.sum(dim=0))
-        return (count + 1,), outputs
+        return (inside.clone(),), outputs
 
-    start = (torch.zeros((), dtype=torch.int64, device=pairs.device),)
-    _, (masks, probability_sum, *counts) = fold(
-        cover, start, (queries,), (mask_logits, frame), max_segments is not None
-    )
+    rows, sizes = (mask_logits[queries].float(),), frame._replace(inside=None)
+    _, (masks, probability_sum, *counts) = fold(cover, (frame.inside,), rows, sizes, max_segments is not None)
     row_counts, column_counts = (values.long() for values in counts)
     area = row_counts.sum(dim=1)
 
@@ -320,7 +318,7 @@ def make_boxes(left: Tensor, right: Tensor, top: Tensor, bottom: Tensor) -> Tens
 
 
 def segment_semantic(
-    mask_logits: Tensor, class_logits: Tensor, frame: Frame, *, is_unrolled: bool
+    mask_logits: Tensor, class_logits: Tensor, frame: Frame, *, is_resized: bool, is_unrolled: bool
 ) -> dict[str, Tensor]:
     """
     Semantic segmentation of one image, see `image_processing_eomt.segment_semantic`.
@@ -331,45 +329,50 @@ def segment_semantic(
         mask_logits: `(num_windows, num_queries, rows, columns)`.
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
         frame: how the image lies in the model's inputs.
+        is_resized: whether the result has another size than the content.
         is_unrolled: see [`fold`].
 
     Returns:
         See [`Segmenter`].
     """
     input_height, input_width = frame.input_size
-    num_windows, num_queries, mask_height, mask_width = mask_logits.shape
+    num_windows, mask_height = mask_logits.shape[0], mask_logits.shape[2]
     device = mask_logits.device
-    is_resized = frame.inside is None
     class_scores = class_logits.float().softmax(dim=-1)[..., :-1]  # (num_windows, num_queries, num_classes)
     num_rows = max(rows for rows in range(1, MAX_BAND_ROWS + 1) if input_height % rows == 0)
-    mask_rows = mask_logits.float().transpose(1, 2).flatten(0, 1)  # (num_windows * mask_height, num_queries, columns)
+    num_bands = input_height // num_rows
 
-    def score_band(state: Any, row: Any, constants: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def score_band(state: Any, row: Any, is_final: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns the scores in some rows of a window, `(num_rows, input_width, num_classes)`, or their classes."""
-        (count,), (window, above, below, weight), (mask_rows, class_scores) = state, row, constants
-        logits = mix(mask_rows.index_select(0, above), mask_rows.index_select(0, below), weight[:, None, None])
+        (count,), (logits, class_scores, above, below, weight) = state, row
+        logits = mix(logits.index_select(0, above), logits.index_select(0, below), weight[:, None, None])
         masks = F.interpolate(logits[:, :, None], size=(1, input_width), mode="bilinear")[:, :, 0].sigmoid()
-        scores = masks.transpose(1, 2) @ class_scores.index_select(0, window[None])[0]
-        return (count + 1,), (scores if is_resized else scores.argmax(dim=-1).to(torch.int32),)
+        scores = masks.transpose(1, 2) @ class_scores
+        return (count + 1,), (scores.argmax(dim=-1).to(torch.int32) if is_final else scores,)
 
-    start = (torch.zeros((), dtype=torch.int64, device=device),)
-    windows = torch.arange(num_windows, device=device)
+    # What each band mixes: a few rows of the mask logits, from the first on that it needs.
     above, below, weight = (
-        values.expand(num_windows, input_height) for values in neighbours(input_height, mask_height, device)
+        values.unflatten(0, (num_bands, num_rows)) for values in neighbours(input_height, mask_height, device)
     )
-    items = (
-        windows[:, None].expand(num_windows, input_height // num_rows).flatten(),
-        *(
-            values.reshape(-1, num_rows)
-            for values in (above + mask_height * windows[:, None], below + mask_height * windows[:, None], weight)
-        ),
+    first = above[:, :1]
+    needed = (first + torch.arange(num_rows * mask_height // input_height + 3, device=device)).clamp(
+        max=mask_height - 1
     )
-    _, (bands,) = fold(score_band, start, items, (mask_rows, class_scores), is_unrolled)
-    if frame.inside is not None:
+    mask_rows = mask_logits.float().transpose(1, 2)[
+        :, needed
+    ]  # (num_windows, num_bands, num_needed, num_queries, columns)
+    bands = (mask_rows, class_scores[:, None], above - first, below - first, weight)
+    items = tuple(
+        values.expand(num_windows, num_bands, *values.shape[-dims:]).flatten(0, 1)
+        for values, dims in zip(bands, (3, 2, 1, 1, 1))
+    )
+    start = (torch.zeros((), dtype=torch.int64, device=device),)
+    _, (bands,) = fold(score_band, start, items, frame.content_size is None, is_unrolled)
+    if frame.content_size is None:
         return {"segmentation": torch.where(frame.inside, bands.flatten(0, 1), VOID)}
     pixel_scores = bands.flatten(0, 2)  # (num_windows * input_height * input_width, num_classes)
 
-    # Each pixel of the content is in one window or in two: indices into `pixel_scores` are sums over its row and column.
+    # Each pixel of the content is in one window or in two: indices into `pixel_scores` are sums for row and column.
     (content_height, content_width), (height, width) = frame.content_size, frame.output_size
     window_pixels = input_height * input_width
     rows, columns = (
@@ -396,6 +399,9 @@ def segment_semantic(
         scores = mix(scores.index_select(1, left), scores.index_select(1, right), column_weight[:, None])
         return (count + 1,), (scores.argmax(dim=-1).to(torch.int32),)
 
+    if not is_resized:
+        scores = average([pixel_scores[row[:, None] + column] for row, column in zip(rows, columns)])
+        return {"segmentation": scores.argmax(dim=-1).to(torch.int32)}
     num_bands = (height + OUTPUT_ROWS - 1) // OUTPUT_ROWS
     in_bands = torch.arange(num_bands * OUTPUT_ROWS, device=device).clamp(max=height - 1)
     items = tuple(
@@ -430,8 +436,8 @@ def neighbours(length: int, source_length: int, device: torch.device) -> tuple[T
 
 def find_windows(length: int, window: int, is_split: bool, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """
-    Returns the windows that each of `length` pixels is in, along one side: one, or the last and the last but one, which
-    are the same where there is only one. No more than two overlap.
+    Returns the windows that each of `length` pixels is in, along one side: one, or the last and the last but one,
+    which are the same where there is only one. No more than two overlap.
 
     Returns:
         A list of pairs of `(length,)` int64: the window, and the pixel's place in it.

@@ -35,7 +35,8 @@ def test_a_wheel_has_every_module_recipe_and_the_command(wheel):
         assert b"eomt-run-segmentation = run_segmentation:command" in archive.read(entry_points)
         for recipe in (ROOT / "recipes").glob("*.yaml"):
             assert archive.read(f"training_eomt/recipes/{recipe.name}") == recipe.read_bytes()
-    packages = ("eomt_transformers", "configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt")
+    packages = ("eomt_transformers", "configuration_eomt", "modeling_eomt", "image_processing_eomt")
+    packages += ("training_eomt", "deployment_eomt")
     modules = {str(file.relative_to(ROOT)) for package in packages for file in (ROOT / package).rglob("*.py")}
     assert modules | {"run_segmentation.py", "training_eomt/model_card.md"} <= names
 

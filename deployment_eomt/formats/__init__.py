@@ -20,6 +20,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ..precision import LowPrecision
+
 
 # Of Transformers' exporters: earlier ones write no metadata, and not all formats.
 NEEDED_VERSIONS = {"transformers": "5.24", "torch": "2.11"}
@@ -62,11 +64,13 @@ class Options:
     How a graph is written.
 
     Args:
+        precision: of weights and computation; what PyTorch can say of it the graph's module does already.
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
         precision: "float32" or "float16", where the format has it.
     """
 
+    precision: LowPrecision = field(default_factory=LowPrecision)
     opset: int = 20
     compile: bool = False
     precision: str = "float32"

@@ -18,6 +18,7 @@ import onnx_ir
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
+from ..precision import quantize_onnx
 from . import FORMATS, Graph, Options
 
 
@@ -40,6 +41,7 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     if (opset := program.opset_imports[""]) != options.opset:
         raise ValueError(f"opset={options.opset} cannot be written by the installed onnxscript, but {opset} can.")
     name_axes(program, graph)
+    program = quantize_onnx(program, graph, options.precision)
     num_bytes = sum(value.const_value.nbytes for value in program.graph.initializers.values())
     onnx_ir.save(program, folder / FILE, external_data=f"{FILE}.data" if num_bytes > MAX_BYTES else None)
     onnx.checker.check_model(str(folder / FILE), full_check=True)
@@ -59,7 +61,8 @@ def name_axes(program: onnx_ir.Model, graph: Graph) -> None:
         return
     pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names))
     for value in [*program.graph.inputs, *(output for node in program.graph for output in node.outputs)]:
-        shape: Any = value.shape or ()
-        for axis, size in enumerate(shape):
-            if not isinstance(size, int) and size.value is not None:
-                shape[axis] = pattern.sub(lambda found: names[found[0]], size.value)
+        if value.shape is not None:
+            sizes = [size if isinstance(size, int) else size.value for size in value.shape]
+            value.shape = onnx_ir.Shape(
+                [pattern.sub(lambda found: names[found[0]], size) if isinstance(size, str) else size for size in sizes]
+            )

@@ -15,23 +15,25 @@ import openvino
 from transformers.exporters.configs import OpenVINOConfig
 from transformers.exporters.exporter_openvino import OpenVINOExporter
 
+from ..precision import LowPrecision, quantize_openvino
 from . import FORMATS, Graph, Options
 
 
 def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
-    """Writes `model.xml`, the graph, and `model.bin`, its weights in float32."""
+    """Writes `model.xml`, the graph, and `model.bin`, its weights."""
     file = folder / FORMATS["openvino"].file
     if graph.has_loop:
         from . import onnx as onnx_format
 
         with tempfile.TemporaryDirectory() as onnx_folder:
-            metadata = onnx_format.write(graph, Path(onnx_folder), options)
+            in_float32 = dataclasses.replace(options, precision=LowPrecision())
+            metadata = onnx_format.write(graph, Path(onnx_folder), in_float32)
             program = openvino.convert_model(Path(onnx_folder, onnx_format.FILE))
-            openvino.save_model(program, file, compress_to_fp16=False)
+            save(program, file, graph, options)
         return metadata
-    exporter, module = OpenVINOExporter(), graph.module
+    module: Any = graph.module
     config = OpenVINOConfig(dynamic_shapes=graph.torch_shapes(), stateful=False)
-    component = exporter.export(module, dict(graph.example_inputs), config).components["model"]  # type: ignore[arg-type]
+    component = OpenVINOExporter().export(module, dict(graph.example_inputs), config).components["model"]
     # The exporter leaves every axis open, and a graph that takes an image of any size fails inside at best.
     shapes = {
         name: [-1 if axis in graph.dynamic_shapes.get(name, {}) else size for axis, size in enumerate(example.shape)]
@@ -40,5 +42,11 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     component.program.reshape(shapes)
     for port in component.program.inputs:  # which may have got other names besides
         port.get_tensor().set_names(port.get_names() & shapes.keys())
-    exporter.save_program(component.program, file)
+    save(component.program, file, graph, options)
     return dataclasses.asdict(component.metadata)
+
+
+def save(program: openvino.Model, file: Path, graph: Graph, options: Options) -> None:
+    """Writes a converted graph, in a precision. Weights that are not quantised have 16 bits, but in float32."""
+    program = quantize_openvino(program, graph, options.precision)
+    openvino.save_model(program, file, compress_to_fp16=options.precision.name != "float32")

@@ -1,42 +1,168 @@
-"""The folder that `export_model` writes."""
+"""What `export_model` and its command write, and what they refuse."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
+from transformers import EomtConfig as TransformersConfig
+from transformers import EomtForUniversalSegmentation as TransformersModel
 
 from deployment_eomt import export_model
+from deployment_eomt.__main__ import main
+from deployment_eomt.formats import FORMATS, NEEDED_VERSIONS
+from deployment_eomt.predict import load_graph
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
 
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+pytest.importorskip("transformers", minversion="5.24")
+
+FILES = {"export.json", "config.json", "preprocessor_config.json", "predict.py", "eomt_decoder.py"}
 
 
-@pytest.fixture
-def checkpoint(tiny_config, tmp_path):
-    EomtForUniversalSegmentation(tiny_config).save_pretrained(tmp_path / "model")
-    EomtImageProcessor(task="panoptic", size=64).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def read(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
-def test_an_onnx_file_gives_the_logits_of_the_model(checkpoint, tmp_path):
+def test_a_folder_holds_the_graph_its_settings_and_what_runs_it(save_checkpoint, tmp_path):
+    checkpoint = save_checkpoint(stuff_classes=[2], threshold=0.7)
+    folder = export_model(checkpoint, tmp_path / "out", "torch", image_size=(96, 64), dynamic=["batch", "width"])
+    assert {path.name for path in folder.iterdir()} == {*FILES, "model.pt2"}
+    own = read(folder, "export.json")["eomt"]
+    assert own["files"] == sorted([*FILES, "model.pt2"])
+    expected = {"kind": "raw", "format": "torch", "task": "panoptic", "precision": "float32", "compile": False}
+    expected |= {"dynamic": ["batch", "width"], "image_size": [96, 64], "patch_size": [16, 16]}
+    expected |= {"inputs": ["pixel_values"], "outputs": ["masks_queries_logits", "class_queries_logits"]}
+    assert expected.items() <= own.items()
+    assert own["versions"]["torch"] == version("torch")
+    assert "auto_map" not in read(folder, "config.json") | read(folder, "preprocessor_config.json")
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.model_type, config.id2label[2]) == ("eomt", "sky")
+    processor = EomtImageProcessor.from_pretrained(folder)
+    assert (processor.threshold, processor.stuff_classes, processor.size.shortest_edge) == (0.7, [2], 96)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_transformers_own_class_is_exported(tmp_path):
+    config = TransformersConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, num_blocks=2, num_queries=7, image_size=64
+    )
+    model = TransformersModel(config).eval()
+    model.attn_mask_probs.zero_()
+    model.save_pretrained(tmp_path / "model")
+    EomtImageProcessor(size=64).save_pretrained(tmp_path / "model")
+    graph = load_graph(export_model(tmp_path / "model", tmp_path / "out", "torch", task="semantic"))
+    assert graph.description["task"] == "semantic"
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(pixel_values)
+    found = graph(pixel_values=pixel_values.numpy())
+    for name, logits in found.items():
+        np.testing.assert_allclose(logits, expected[name].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_fit_in_one_file_lie_beside_it(save_checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    onnx_format = pytest.importorskip("deployment_eomt.formats.onnx")
+    checkpoint = save_checkpoint()
+    monkeypatch.setattr(onnx_format, "MAX_BYTES", 1000)
     folder = export_model(checkpoint, tmp_path / "out")
-    assert {"model.onnx", "export.json", "config.json", "preprocessor_config.json"} <= {
-        path.name for path in folder.iterdir()
-    }
-    manifest = json.loads((folder / "export.json").read_text())
-    assert manifest["eomt"]["outputs"] == ["masks_queries_logits", "class_queries_logits"]
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    model = EomtForUniversalSegmentation.from_pretrained(checkpoint)
-    for batch_size in (1, 3):
-        pixel_values = torch.randn(batch_size, 3, 64, 64)
-        with torch.no_grad():
-            expected = model(pixel_values)
-        for name, logits in zip(
-            manifest["eomt"]["outputs"], session.run(None, {"pixel_values": pixel_values.numpy()}), strict=True
-        ):
-            assert np.abs(logits - expected[name].numpy()).max() <= 1e-5 * expected[name].abs().max()
+    assert (folder / "model.onnx.data").stat().st_size > 100_000
+    assert "model.onnx.data" in read(folder, "export.json")["eomt"]["files"]
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = EomtForUniversalSegmentation.from_pretrained(checkpoint)(pixel_values).class_queries_logits
+    moved = folder.rename(tmp_path / "elsewhere")
+    found = load_graph(moved)(pixel_values=pixel_values.numpy())["class_queries_logits"]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"format": "onx"}, ValueError, "There is no format 'onx'.*Did you mean 'onnx'"),
+        ({"kind": "boxes"}, ValueError, "There is no kind 'boxes', only raw and segmenter"),
+        ({"dynamic": ["depth"]}, ValueError, "expected a list of batch, height, width"),
+        ({"dynamic": "batch"}, ValueError, "expected a list of batch, height, width"),
+        ({"kind": "segmenter", "dynamic": ["batch"]}, ValueError, "dynamic is for raw graphs"),
+        ({"compile": True}, ValueError, "compile=True is for the format 'torch', not 'onnx'"),
+        ({"image_size": 70}, ValueError, "70"),
+        ({"task": "depth"}, ValueError, "depth"),
+    ],
+)
+def test_wrong_arguments_are_errors_and_nothing_is_written(save_checkpoint, tmp_path, arguments, error, message):
+    pytest.importorskip("onnxscript")
+    with pytest.raises(error, match=message):
+        export_model(save_checkpoint(), tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_their_own_sizes_need_a_graph_for_any_size(save_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"do_pad=False.*--dynamic batch height width"):
+        export_model(save_checkpoint(do_pad=False), tmp_path / "out", "torch")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({"model_type": "vit"}, "no EoMT model"), ({"quantization_config": {"quant_method": "torchao"}}, "quantised")],
+)
+def test_other_models_are_errors(save_checkpoint, tmp_path, config, message):
+    checkpoint = save_checkpoint()
+    (checkpoint / "config.json").write_text(json.dumps(read(checkpoint, "config.json") | config))
+    with pytest.raises(ValueError, match=message):
+        export_model(checkpoint, tmp_path / "out", "torch")
+
+
+def test_a_model_without_an_image_processor_is_an_error(save_checkpoint, tmp_path):
+    checkpoint = save_checkpoint()
+    (checkpoint / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="no image processor"):
+        export_model(checkpoint, tmp_path / "out", "torch")
+
+
+def test_a_folder_of_something_else_stays(save_checkpoint):
+    checkpoint = save_checkpoint()
+    before = {path: path.stat().st_mtime_ns for path in checkpoint.iterdir()}
+    with pytest.raises(FileExistsError, match="something else than an export"):
+        export_model(checkpoint, checkpoint, "torch")
+    assert {path: path.stat().st_mtime_ns for path in checkpoint.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.packages])
+def test_a_missing_package_is_an_error_that_names_the_extra(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(ImportError, match=rf"pip install 'eomt-transformers\[{FORMATS[name].extra}\]'"):
+        export_model("no/model", tmp_path / "out", name)
+
+
+@pytest.mark.parametrize("package", NEEDED_VERSIONS)
+def test_an_old_package_is_an_error_that_names_the_version(package, monkeypatch, tmp_path):
+    monkeypatch.setattr("deployment_eomt.formats.version", lambda name: "2.6" if name == package else "99")
+    with pytest.raises(
+        ImportError, match=f"needs {package} {NEEDED_VERSIONS[package]} or newer, and 2.6 is installed"
+    ):
+        export_model("no/model", tmp_path / "out")
+
+
+def test_help_fits_on_a_screen_and_does_not_wait_for_torch():
+    code = "import sys\nfrom deployment_eomt.__main__ import main\ntry:\n    main(['--help'])\nfinally:\n"
+    code += "    assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 40
+
+
+def test_the_command_says_what_is_wrong_in_a_line(save_checkpoint, tmp_path):
+    with pytest.raises(SystemExit, match="error: There is no format 'onx'"):
+        main([str(save_checkpoint()), str(tmp_path / "out"), "--format", "onx"])
+    with pytest.raises(SystemExit, match="error: --image_size takes one number or two"):
+        main([str(tmp_path), str(tmp_path / "out"), "--image_size", "1", "2", "3"])
