@@ -59,7 +59,7 @@ DEPLOYMENT = {
     "tensorrt": ONNX,  # with which the graph is written; engines need NVIDIA's package besides
     "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
 }
-TEST = ["markdown-it-py>=3.0", "pytest>=8.0", "setuptools>=70.1"]
+TEST = ["httpx>=0.27", "markdown-it-py>=3.0", "pytest>=8.0", "pytest-xdist>=3.6", "setuptools>=70.1", "timm>=1.0.20"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 
