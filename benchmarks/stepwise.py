@@ -135,7 +135,7 @@ def measure(
     size, image_size, batch_size = case["size"], case["image_size"], case["batch_size"]
     models = build_steps(arguments.steps, size, image_size, dtype, device)
     pixels = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=dtype)
-    calls = {}
+    calls: dict[str, Callable[[], Any]] = {}
     for step, model in models.items():
         if case["compile_mode"] != "none":
             model.compile(mode=case["compile_mode"])
