@@ -149,7 +149,7 @@ def measure_forward(
     for name, model in models.items():
         set_masking(model, probability)
         calls[name] = torch.no_grad()(lambda model=model: model(pixel_values=pixels))
-    work = multiply_adds(models["ours"], pixels)
+    work = batch_size * multiply_adds(models["ours"], pixels[:1])
     seconds = taking_turns(calls, arguments.rounds, device, WARM_UP)
     rate = MATRIX_SIZE[device.type] ** 3 / min(statistics.median(seconds[name]) for name in products)
     row: dict[str, Any] = {

@@ -21,7 +21,8 @@ have the dtype that is named: there is no autocast (the paper's AMP computes mor
 - Before the rounds that count, each step runs once (`first_s`, compilation included), then `--warm-up` rounds. On a
   GPU the clock of its multiprocessors, its temperature and power are read right after the rounds; settings are left
   as they are. Attention is FlashAttention's wherever nothing is masked.
-- Compile modes are those of `torch.compile`; "reduce-overhead" and "max-autotune" record CUDA graphs.
+- Compile modes are those of `torch.compile`; "reduce-overhead" and "max-autotune" record CUDA graphs, unless PyTorch
+  says that it cannot (`cudagraph_skips`, of whole graphs).
 
 The file is written anew after every row; a row that failed has its error in it, and makes the exit status 1.
 """
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -133,12 +135,16 @@ def measure(
     size, image_size, batch_size = case["size"], case["image_size"], case["batch_size"]
     models = build_steps(arguments.steps, size, image_size, dtype, device)
     pixels = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=dtype)
-    calls = {}
+    calls: dict[str, Callable[[], Any]] = {}
     for step, model in models.items():
         if case["compile_mode"] != "none":
             model.compile(mode=case["compile_mode"])
         calls[str(step)] = torch.no_grad()(lambda model=model: model(pixel_values=pixels))
-    first = {name: first_pass(call, device) for name, call in calls.items()}
+    first, skips = {}, {}
+    for name, call in calls.items():
+        before = counters["inductor"]["cudagraph_skips"]
+        first[name] = first_pass(call, device)
+        skips[name] = counters["inductor"]["cudagraph_skips"] - before
     seconds = taking_turns(calls, arguments.rounds, device, arguments.warm_up)
     row: dict[str, Any] = {**case, "clocks": read_clocks(device), "steps": {}}
     for step in models:
@@ -148,6 +154,7 @@ def measure(
             **counts[step],
             **latency(seconds[name], batch_size),
             "first_s": first[name],
+            "cudagraph_skips": skips[name],
             "peak_mib": (round(peak_memory(calls[name], device) / MIB, 1) if case["compile_mode"] == "none" else None),
             "paper": None if paper is None else paper._asdict(),
         }

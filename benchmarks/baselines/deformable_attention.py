@@ -84,7 +84,11 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(maps).unflatten(-1, (heads, -1))
         offsets = self.sampling_offsets(queries).unflatten(-1, (heads, levels, points, 2))  # in pixels of a map
         weights = self.attention_weights(queries).unflatten(-1, (heads, levels * points)).softmax(-1)
-        sizes = torch.tensor([(columns, rows) for rows, columns in shapes], device=offsets.device, dtype=offsets.dtype)
-        locations = places[:, :, None, None, None] + offsets / sizes[:, None]
+        # Sizes are numbers, not a tensor that would be copied to the device and keep CUDA graphs away.
+        locations = [
+            places[:, :, None, None] + torch.stack([x / columns, y / rows], dim=-1)
+            for (rows, columns), x, y in zip(shapes, *(each.unbind(3) for each in offsets.unbind(-1)), strict=True)
+        ]
         weights = weights.unflatten(-1, (levels, points))
-        return self.output_proj(multi_scale_deformable_attention(values, shapes, locations, weights))
+        read = multi_scale_deformable_attention(values, shapes, torch.stack(locations, dim=3), weights)
+        return self.output_proj(read)
