@@ -50,9 +50,9 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
             shapes.setdefault(name, {})[axis] = batch
         inputs.append(coremltools.TensorType(name, shape=shape))
     with attention(graph.module, "sdpa"), fixed_rope(graph.module):
-        exporter, module = DynamoExporter(), graph.module
+        module: Any = graph.module
         config = DynamoConfig(dynamic_shapes=shapes or None)
-        component = exporter.export(module, dict(graph.example_inputs), config).components["model"]
+        component = DynamoExporter().export(module, dict(graph.example_inputs), config).components["model"]
     # `alias`, which some versions of PyTorch leave in their graphs, is not known to coremltools.
     program = component.program.run_decompositions({torch.ops.aten.alias.default: itself})
     converted = coremltools.convert(
