@@ -37,8 +37,8 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         "float32": coremltools.precision.FLOAT32,
         "float16": coremltools.transform.FP16ComputePrecision(op_selector=fits_float16),
     }
-    if options.precision not in precisions:
-        raise ValueError(f"precision={options.precision!r}: the format 'coreml' has {' and '.join(precisions)}.")
+    if options.precision.name not in precisions:
+        raise ValueError(f"precision={options.precision.name!r}: the format 'coreml' has {' and '.join(precisions)}.")
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     inputs, shapes = [], {}
     for name, example in graph.example_inputs.items():
@@ -50,9 +50,9 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
             shapes.setdefault(name, {})[axis] = batch
         inputs.append(coremltools.TensorType(name, shape=shape))
     with attention(graph.module, "sdpa"), fixed_rope(graph.module):
-        exporter, module = DynamoExporter(), graph.module
+        module: Any = graph.module
         config = DynamoConfig(dynamic_shapes=shapes or None)
-        component = exporter.export(module, dict(graph.example_inputs), config).components["model"]
+        component = DynamoExporter().export(module, dict(graph.example_inputs), config).components["model"]
     # `alias`, which some versions of PyTorch leave in their graphs, is not known to coremltools.
     program = component.program.run_decompositions({torch.ops.aten.alias.default: itself})
     converted = coremltools.convert(
@@ -60,7 +60,7 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         inputs=inputs,
         outputs=[coremltools.TensorType(name) for name in graph.output_names],
         minimum_deployment_target=TARGET,
-        compute_precision=precisions[options.precision],
+        compute_precision=precisions[options.precision.name],
         skip_model_load=True,
     )
     converted.save(str(folder / FORMATS["coreml"].file))
