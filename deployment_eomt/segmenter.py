@@ -13,7 +13,8 @@ from image_processing_eomt.geometry_eomt import parse_size
 from image_processing_eomt.settings_eomt import check_settings
 
 from .formats import Graph
-from .segmenter_tasks import Frame, segment_instances, segment_panoptic, segment_semantic, window_starts
+from .segmenter_semantic import segment_semantic, window_starts
+from .segmenter_tasks import Frame, segment_instances, segment_panoptic
 
 
 BILINEAR = 2  # PIL's number
@@ -60,6 +61,9 @@ class Segmenter(nn.Module):
     Raises:
         ValueError: the processor has settings that no such graph can follow.
     """
+
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(
         self,
@@ -127,15 +131,13 @@ class Segmenter(nn.Module):
         """Returns the outputs by name, see the class."""
         pixels = image.permute(2, 0, 1)
         frame = self._frame(pixels, content_size)
-        if self.resizes:
-            assert frame.content_size is not None
+        if self.resizes and frame.content_size is not None:
             pixels = F.interpolate(pixels[None], size=frame.content_size, mode="bilinear", antialias=True)[0]
         if self.is_split:
-            windows = self._split(pixels, frame)
-        elif self.resizes:
-            windows = F.pad(pixels, self._padding(frame))[None]
+            windows = self._split(pixels)
         else:
-            windows = pixels[None]
+            height, width = (edge - length for edge, length in zip(self.input_size, pixels.shape[1:]))
+            windows = F.pad(pixels, (0, width, 0, height))[None] if self.resizes else pixels[None]
         outputs = self.model(pixel_values=self._normalize(windows))
         masks, classes = outputs.masks_queries_logits, outputs.class_queries_logits
         if self.task.name == "panoptic":
@@ -149,7 +151,9 @@ class Segmenter(nn.Module):
         """Returns how `(3, height, width)` becomes the model's input."""
         height, width = pixels.shape[1:]
         everywhere = torch.full((), True, device=pixels.device)
-        if content_size is not None:
+        if not self.resizes and not self.is_split:
+            if content_size is None:
+                raise ValueError("content_size is missing: the height and width in pixels of what is not padding.")
             rows, columns = (torch.arange(edge, device=pixels.device) for edge in self.input_size)
             inside = (rows < content_size[0])[:, None] & (columns < content_size[1])
             return Frame(self.input_size, self.input_size, None, is_split=False, inside=inside)
@@ -167,15 +171,11 @@ class Segmenter(nn.Module):
         content = (content_height, content_width)
         return Frame(self.input_size, (height, width), content, is_split=self.is_split, inside=everywhere)
 
-    def _padding(self, frame: Frame) -> tuple[int, int, int, int]:
-        (input_height, input_width), (height, width) = frame.input_size, frame.content_size
-        return (0, input_width - width, 0, input_height - height)
-
-    def _split(self, pixels: Tensor, frame: Frame) -> Tensor:
+    def _split(self, pixels: Tensor) -> Tensor:
         """Cuts `(3, height, width)` into windows, `(num_windows, 3, input_height, input_width)`."""
         rows, columns = (
             window_starts(length, edge, pixels.device)[:, None] + torch.arange(edge, device=pixels.device)
-            for length, edge in zip(frame.content_size, frame.input_size)
+            for length, edge in zip(pixels.shape[1:], self.input_size)
         )
         # (3, rows of windows, input_height, columns of windows, input_width), of which one is 1
         windows = pixels[:, rows][..., columns]

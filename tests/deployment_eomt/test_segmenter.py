@@ -127,10 +127,10 @@ def test_images_of_any_size_give_the_segments_of_the_image_processor(task, famil
     for size in (LANDSCAPE, PORTRAIT, SMALL, WIDE, SQUARE):
         image = draw_image(*size)
         expected = expect(model, processor, image)
-        # the masks of both are resampled twice, in another order of roundings
-        compare(segmenter(image), expected, max_pixels=1e-3)
+        # both resample masks twice, and do not round alike
+        compare(segmenter(image), expected, max_pixels=1e-3, max_score=1e-3)
         num_segments += len(expected.get("labels", [])) or len(np.unique(expected["segmentation"]))
-    assert num_segments >= 10
+    assert num_segments >= 5
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -145,12 +145,14 @@ def test_images_of_the_models_size_give_the_same_pixels(task):
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_a_fixed_number_of_queries_gives_the_same_segments_if_it_is_enough(task):
-    model, processor = make_model(), make_processor(task)
+    model, processor = make_model(), make_processor(task, threshold=0.7)
     segmenter = Segmenter(model, processor, resizes=False, max_segments=20)
     for seed in range(6):
         image = draw_image(SIZE, 50, seed)
         expected = expect(model, processor, image)
-        assert len(expected["labels"]) < 20
+        pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"]
+        scores = model(pixel_values).class_queries_logits.softmax(dim=-1)[..., :-1]
+        assert 1 < (scores > 0.7).sum() <= 20
         compare(crop(drop_padding(segmenter(**on_canvas(image))), image), expected)
 
 
@@ -327,7 +329,8 @@ def test_onnxruntime_takes_images_of_any_size(tmp_path, task, family, settings):
 )
 def test_runtimes_take_images_of_the_models_size(tmp_path, task, family, max_segments):
     pytest.importorskip("onnxscript")
-    graph = Graph(tmp_path, family, task, WHOLE, resizes=False, max_segments=max_segments)
+    settings = WHOLE if max_segments is None else {"threshold": 0.7}  # above which there are no more
+    graph = Graph(tmp_path, family, task, settings, resizes=False, max_segments=max_segments)
     if max_segments is not None or task == "semantic":
         assert not graph.operators() & {"Scan", "Loop", "If", "NonZero"}
     for index, size in enumerate((SQUARE, (SIZE, 41), (33, SIZE))):
