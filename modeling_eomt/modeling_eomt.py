@@ -309,12 +309,12 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         """
         if mask_logits.shape[-2:] != grid:
             mask_logits = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False)
-        allowed = mask_logits.flatten(2) > 0
+        # Padded before they are compared: Core ML and TensorRT pad numbers only.
+        num_others = self.config.num_queries + self.embeddings.num_prefix_tokens
+        allowed = F.pad(mask_logits.flatten(2), (num_others, 0), value=1.0) > 0
         if masked_queries is not None:
             allowed = allowed | ~masked_queries[:, :, None]
-        # Not `F.pad`: Core ML and TensorRT pad numbers only.
-        num_others = self.config.num_queries + self.embeddings.num_prefix_tokens
-        return torch.cat([allowed.new_ones(*allowed.shape[:2], num_others), allowed], dim=2)
+        return allowed
 
 
 class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):

@@ -67,11 +67,13 @@ class Options:
         precision: of weights and computation; what PyTorch can say of it the graph's module does already.
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
+        precision: "float32" or "float16", where the format has it.
     """
 
     precision: LowPrecision = field(default_factory=LowPrecision)
     opset: int = 20
     compile: bool = False
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ FORMATS = {
         Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), resizes=True),
         Format("openvino", "openvino", "model.xml", "openvino", ("openvino", "onnx", "onnxscript")),
         Format("torch", "dynamo", "model.pt2", resizes=True),
+        Format("executorch", "executorch", "model.pte", "executorch", ("executorch",)),
+        Format("coreml", "coreml", "model.mlpackage", "coreml", ("coremltools",)),
+        Format("tensorrt", "onnx", "model.onnx", "tensorrt", ("onnx", "onnxscript", "onnxruntime")),
     )
 }
 
