@@ -35,7 +35,7 @@ PRECISIONS = {
     "openvino": ("float32", "float16", "bfloat16", "int8_static", "int8_weights"),
     "torch": ("float32", "float16", "bfloat16"),
     "executorch": ("float32",),
-    "coreml": ("float32",),
+    "coreml": ("float32", "float16"),
     "tensorrt": ("float32", "float16", "int8_static"),
 }
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -125,7 +125,7 @@ def lower_graph(graph: Graph, precision: LowPrecision, format: str) -> Graph:
     Inputs and outputs remain float32. The given graph remains as it is.
     """
     has_fused_attention = format == "onnx" and precision.name.startswith("int")
-    is_in_16_bits = precision.name in DTYPES and format != "openvino"  # whose runtime chooses how it computes
+    is_in_16_bits = precision.name in DTYPES and format not in ("openvino", "coreml")  # which choose how they compute
     if not is_in_16_bits and not has_fused_attention:
         return graph
     module = copy.deepcopy(graph.module)

@@ -67,13 +67,11 @@ class Options:
         precision: of weights and computation; what PyTorch can say of it the graph's module does already.
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
-        precision: "float32" or "float16", where the format has it.
     """
 
     precision: LowPrecision = field(default_factory=LowPrecision)
     opset: int = 20
     compile: bool = False
-    precision: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         "float32": coremltools.precision.FLOAT32,
         "float16": coremltools.transform.FP16ComputePrecision(op_selector=fits_float16),
     }
-    if options.precision not in precisions:
-        raise ValueError(f"precision={options.precision!r}: the format 'coreml' has {' and '.join(precisions)}.")
+    if options.precision.name not in precisions:
+        raise ValueError(f"precision={options.precision.name!r}: the format 'coreml' has {' and '.join(precisions)}.")
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     inputs, shapes = [], {}
     for name, example in graph.example_inputs.items():
@@ -60,7 +60,7 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         inputs=inputs,
         outputs=[coremltools.TensorType(name) for name in graph.output_names],
         minimum_deployment_target=TARGET,
-        compute_precision=precisions[options.precision],
+        compute_precision=precisions[options.precision.name],
         skip_model_load=True,
     )
     converted.save(str(folder / FORMATS["coreml"].file))

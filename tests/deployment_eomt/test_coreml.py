@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from deployment_eomt.formats import FORMATS, Options
+from deployment_eomt.precision import LowPrecision
 from deployment_eomt.raw import OUTPUTS, build_raw_graph
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
@@ -59,6 +60,13 @@ def matmul(x, y, transpose_x=False, transpose_y=False):
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
+def pad(x, pad, mode="constant", constant_val=0.0):
+    assert mode == "constant"
+    assert x.is_floating_point()
+    pairs = [pad[index : index + 2] for index in range(0, len(pad), 2)]  # of the last axes, in order
+    return F.pad(x, [size for pair in reversed(pairs) for size in pair], value=float(constant_val))
+
+
 # What operations of Core ML's intermediate language compute, by its reference.
 OPERATIONS = {
     "add": lambda x, y: x + y,
@@ -72,7 +80,9 @@ OPERATIONS = {
     "layer_norm": layer_norm,
     "linear": lambda x, weight, bias=None: F.linear(x, weight, bias),
     "matmul": matmul,
+    "logical_not": lambda x: ~x,
     "mul": lambda x, y: x * y,
+    "pad": pad,
     "reshape": lambda x, shape: x.reshape(shape),
     "select": lambda cond, a, b: torch.where(cond, a, b),
     "slice_by_index": slice_by_index,
@@ -147,7 +157,7 @@ def test_the_program_equals_the_model(model, probability, converted, tmp_path):
 
 def test_scores_of_attention_are_float32_in_float16(model, converted, tmp_path):
     model.set_mask_probabilities([0.0] * 2)
-    FORMATS["coreml"].write(build_raw_graph(model, ()), tmp_path, Options(precision="float16"))
+    FORMATS["coreml"].write(build_raw_graph(model, ()), tmp_path, Options(LowPrecision("float16")))
     (saved,) = converted
     dtypes = {"softmax": set(), "scores": set(), "linear": set()}
     for operation in saved._mil_program.functions["main"].operations:
@@ -174,5 +184,5 @@ def test_what_core_ml_cannot_have_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"height cannot be left open.*Export once"):
         FORMATS["coreml"].write(any_height, tmp_path, Options())
     with pytest.raises(ValueError, match=r"int8.*float32 and float16"):
-        FORMATS["coreml"].write(graph, tmp_path, Options(precision="int8"))
+        FORMATS["coreml"].write(graph, tmp_path, Options(LowPrecision("int8_static")))
     assert not any(tmp_path.iterdir())
