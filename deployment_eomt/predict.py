@@ -112,7 +112,9 @@ def load_onnx(onnxruntime: Any, file: Path, description: Mapping[str, Any]) -> C
     """Loads an ONNX graph, on an NVIDIA GPU where this build of onnxruntime can."""
     available = onnxruntime.get_available_providers()
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-    session = onnxruntime.InferenceSession(str(file), providers=providers)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait take no time
+    session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(None, inputs)))
 
@@ -203,7 +205,7 @@ class Segmenter:
 
     def _describe(self, pixels: np.ndarray) -> list[dict[str, Any]]:
         """Returns the segments of a graph that does all but resizing, or that too, by itself."""
-        settings, size = self.settings, pixels.shape[:2]
+        settings, size = self.settings, decoder.check_image(pixels)
         inputs, names = {"image": pixels}, self.graph.description["inputs"]
         if not self.graph.description.get("resizes", "content_size" not in names):
             view = decoder.compute_view(size, settings)
