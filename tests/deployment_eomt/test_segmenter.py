@@ -279,7 +279,8 @@ class Graph:
 
     def run_openvino(self, **inputs):
         openvino = pytest.importorskip("openvino")
-        compiled = openvino.compile_model(self.path, "CPU")
+        # which otherwise computes in bfloat16 where the processor can
+        compiled = openvino.compile_model(self.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         outputs = compiled({name: value.numpy() for name, value in inputs.items()})
         return {name: outputs[name] for name in self.graph.output_names}
 
@@ -310,9 +311,8 @@ def test_onnxruntime_takes_images_of_any_size(tmp_path, task, family, settings):
     graph = Graph(tmp_path, family, task, settings)
     for size in (LANDSCAPE, PORTRAIT, SMALL, WIDE, SQUARE):
         image = draw_image(*size)
-        # resized, some grey levels differ by one
-        max_score = 1e-5 if size == SQUARE else 5e-3
-        max_pixels = 0.0 if size == SQUARE else 1e-3
+        # Resized, some grey levels differ by one, and the masks of random weights are nearly all edge.
+        max_pixels, max_score = (0.0, 1e-5) if size == SQUARE else (5e-3, 1e-2)
         compare(graph.run_onnxruntime(image=image), expect(graph.model, graph.processor, image), max_pixels, max_score)
 
 
