@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
-    num_bytes = sum(path.stat().st_size for path in folder.glob("model*"))
+    paths = [path for part in folder.glob("model*") for path in (part, *part.rglob("*"))]
+    num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     print(f"Wrote {folder}, {num_bytes / 2**20:.1f} MiB.")
 
 
@@ -56,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model, or its name on the Hub")
     parser.add_argument("output", metavar="OUT", help="folder to write: new, empty, or an earlier export")
-    parser.add_argument("--format", default="onnx", help="onnx (default), openvino or torch")
+    formats = "onnx (default), openvino, torch, executorch, coreml or tensorrt"
+    parser.add_argument("--format", default="onnx", help=formats)
     parser.add_argument(
         "--kind", default="raw", help="raw (default): pixel values to logits; segmenter: an image to segments"
     )

@@ -128,9 +128,9 @@ FORMATS = {
         Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), resizes=True),
         Format("openvino", "openvino", "model.xml", "openvino", ("openvino", "onnx", "onnxscript")),
         Format("torch", "dynamo", "model.pt2", resizes=True),
-        Format("executorch", "executorch", "model.pte", "executorch", ("executorch",)),
-        Format("coreml", "coreml", "model.mlpackage", "coreml", ("coremltools",)),
-        Format("tensorrt", "onnx", "model.onnx", "tensorrt", ("onnx", "onnxscript", "onnxruntime")),
+        Format("executorch", "executorch", "model.pte", "executorch", ("executorch",), max_segments=100),
+        Format("coreml", "coreml", "model.mlpackage", "coreml", ("coremltools",), max_segments=100),
+        Format("tensorrt", "onnx", "model.onnx", "tensorrt", ("onnx", "onnxscript", "onnxruntime"), max_segments=100),
     )
 }
 

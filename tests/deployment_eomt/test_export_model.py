@@ -17,6 +17,7 @@ from deployment_eomt import export_model
 from deployment_eomt.__main__ import main
 from deployment_eomt.formats import FORMATS, NEEDED_VERSIONS
 from deployment_eomt.predict import load_graph
+from deployment_eomt.report import BARS, Bar, InaccurateExportError
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
 
@@ -36,6 +37,7 @@ def test_a_folder_holds_the_graph_its_settings_and_what_runs_it(save_checkpoint,
     folder = export_model(checkpoint, tmp_path / "out", "torch", image_size=(96, 64), dynamic=["batch", "width"])
     assert {path.name for path in folder.iterdir()} == {*FILES, "model.pt2"}
     own = read(folder, "export.json")["eomt"]
+    assert own["report"]["failures"] == []
     assert own["files"] == sorted([*FILES, "model.pt2"])
     expected = {"kind": "raw", "format": "torch", "task": "panoptic", "precision": "float32", "compile": False}
     expected |= {"dynamic": ["batch", "width"], "image_size": [96, 64], "patch_size": [16, 16]}
@@ -85,6 +87,41 @@ def test_weights_that_do_not_fit_in_one_file_lie_beside_it(save_checkpoint, tmp_
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_an_export_below_the_bar_is_written_on_request_only(save_checkpoint, tmp_path, monkeypatch):
+    checkpoint = save_checkpoint()
+    monkeypatch.setitem(BARS, "float32", Bar(same_segments=1.0, same_pixels=1.0, logits=-1.0))
+    with pytest.raises(InaccurateExportError, match=r"logits differ by .*--allow_inaccurate"):
+        export_model(checkpoint, tmp_path / "out", "torch", num_report_images=2)
+    assert not (tmp_path / "out").exists()
+    folder = export_model(checkpoint, tmp_path / "out", "torch", num_report_images=2, allow_inaccurate=True)
+    report = read(folder, "export.json")["eomt"]["report"]
+    assert report["num_images"] == 2
+    assert 0.0 <= report["logits"] <= 1e-5
+    assert len(report["failures"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_segmenter_finds_what_the_raw_graph_does(save_checkpoint, tmp_path, format):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(format, format))
+    checkpoint = save_checkpoint(stuff_classes=[2], threshold=0.3)
+    main([str(checkpoint), str(tmp_path / "out"), "--format", format, "--kind", "segmenter", "--report", "3"])
+    own = read(tmp_path / "out", "export.json")["eomt"]
+    assert own["outputs"] == ["segmentation", "labels", "scores", "areas", "boxes"]
+    assert own["inputs"] == (["image"] if format == "onnx" else ["image", "content_size"])
+    assert own["report"]["same_segments"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_precision_is_chosen_by_the_command(save_checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    main([str(save_checkpoint()), str(tmp_path / "out"), "--precision", "int8", "--report", "0"])
+    own = read(tmp_path / "out", "export.json")["eomt"]
+    assert own["precision"] == "int8_dynamic"
+    assert "report" not in own
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -94,6 +131,10 @@ def test_weights_that_do_not_fit_in_one_file_lie_beside_it(save_checkpoint, tmp_
         ({"dynamic": "batch"}, ValueError, "expected a list of batch, height, width"),
         ({"kind": "segmenter", "dynamic": ["batch"]}, ValueError, "dynamic is for raw graphs"),
         ({"compile": True}, ValueError, "compile=True is for the format 'torch', not 'onnx'"),
+        ({"precision": "int3"}, ValueError, "has no precision 'int3'"),
+        ({"precision": "int8_static"}, ValueError, "--calibration_data"),
+        ({"calibration_data": "nowhere"}, NotADirectoryError, "nowhere is no folder of images"),
+        ({"kind": "segmenter", "calibration_data": "x"}, ValueError, "calibration_data is for raw graphs"),
         ({"image_size": 70}, ValueError, "70"),
         ({"task": "depth"}, ValueError, "depth"),
     ],

@@ -37,14 +37,85 @@ def compare(graph, model, shapes, tolerance=1e-5):
                 assert difference <= tolerance * expected[name].abs().max(), (shape, name)
 
 
+def check_file(path):
+    """Breaks no rule, has stable names, and no operation that depends on data or that TensorRT does not take."""
+    import onnx
+
+    from deployment_eomt.formats.tensorrt import check_operators
+
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(path)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "pixel_values": ["batch", 3, "height", "width"],
+        "masks_queries_logits": ["batch", 7, "4*(height//16)", "4*(width//16)"],
+        "class_queries_logits": ["batch", 7, 4],
+    }
+    operators = {node.op_type for node in model.graph.node}
+    assert operators <= OPERATORS
+    check_operators(model)
+
+
+# All that raw graphs consist of. A new one has to be in TensorRT's table, and in the other runtimes'.
+OPERATORS = {
+    "Abs",
+    "Add",
+    "And",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Cos",
+    "Div",
+    "Einsum",
+    "Equal",
+    "Expand",
+    "Gather",
+    "Gelu",
+    "Greater",
+    "LayerNormalization",
+    "Less",
+    "MatMul",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Pad",
+    "Range",
+    "ReduceSum",
+    "Reshape",
+    "Resize",
+    "Shape",
+    "Sign",
+    "Sin",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Sub",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+}
+
+
 @pytest.mark.parametrize("format", RUNTIMES)
 @pytest.mark.parametrize("mask_probability", [0.0, 1.0], ids=["without masks", "with masks"])
 @pytest.mark.parametrize("family", ["eomt", "eomt_dinov3"])
 def test_a_graph_for_any_size_equals_the_model(save_checkpoint, tmp_path, family, mask_probability, format):
     pytest.importorskip(RUNTIMES[format])
     checkpoint = save_checkpoint(family, mask_probability)
-    graph = load_graph(export_model(checkpoint, tmp_path / "out", format, dynamic=["batch", "height", "width"]))
+    folder = export_model(checkpoint, tmp_path / "out", format, dynamic=["batch", "height", "width"])
+    graph = load_graph(folder)
     compare(graph, load(checkpoint), SHAPES)
+    if format == "onnx":
+        check_file(folder / "model.onnx")
     for shape in OTHERS:
         pixel_values = torch.randn(*shape).numpy()
         with pytest.raises(Exception, match=r"(?i)reshape|guard"):
