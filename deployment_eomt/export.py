@@ -25,7 +25,10 @@ from modeling_eomt.checkpoints_eomt import find_file
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
 from .formats import Format, Graph, Options, find_format
+from .precision import choose_precision, list_images, lower_graph, read_calibration
+from .predict import RUNTIMES
 from .raw import AXES, build_raw_graph
+from .report import InaccurateExportError, compare
 from .segmenter import build_segmenter_graph
 
 
@@ -48,6 +51,12 @@ def export_model(
     dynamic: Collection[str] | None = None,
     opset: int = 20,
     compile: bool = False,
+    precision: str = "float32",
+    instruction_set: str | None = None,
+    calibration_data: str | PathLike | None = None,
+    report_images: str | PathLike | int | None = None,
+    dataset: str | PathLike | None = None,
+    allow_inaccurate: bool = False,
 ) -> Path:
     """
     Writes a model as a graph of another runtime, into a folder that needs neither PyTorch nor this project.
@@ -72,12 +81,21 @@ def export_model(
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
+        precision: an entry of `PRECISIONS` for the format, or "int8" for the best that it has with 8 bits.
+        instruction_set: for 8 bits: a key of `INSTRUCTION_SETS`, of the processor the graph is for; by default this
+            machine's.
+        calibration_data: for "int8_static": a folder of images like those that the model will see.
+        report_images: what the export is compared on with the model: a folder of images, or a number of generated
+            scenes; 0 for no report. By default a few scenes in float32, and 100 in lower precisions.
+        dataset: a dataset on which the task's metrics are computed with both.
+        allow_inaccurate: whether an export that is below the bar of its precision is written nevertheless.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: the folder holds something else.
+        InaccurateExportError: the export is below the bar; nothing is written.
         ImportError: a package that the format needs is missing or too old.
         OSError: there is no such model, or the folder cannot be written.
         ValueError: no EoMT model, a quantised one, or an argument that does not fit it.
@@ -92,11 +110,15 @@ def export_model(
 
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
-    graph = build_graph(model, image_processor, kind, target, dynamic)
+    if calibration_data is not None and kind != "raw":
+        raise ValueError("calibration_data is for raw graphs.")
+    calibration = [] if calibration_data is None else read_calibration(calibration_data, image_processor)
+    chosen = choose_precision(precision, target.name, instruction_set, calibration)
+    graph = lower_graph(build_graph(model, image_processor, kind, target, dynamic), chosen, target.name)
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
-            metadata = target.write(graph, draft, Options(opset, compile))
+            metadata = target.write(graph, draft, Options(opset, compile, chosen))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
         for source, copied in CARRIED.items():
@@ -105,7 +127,7 @@ def export_model(
             "kind": kind,
             "format": target.name,
             "task": image_processor.task,
-            "precision": "float32",
+            "precision": chosen.name,
             "opset": opset,
             "compile": compile,
             "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
@@ -124,6 +146,16 @@ def export_model(
             OWN: own,
         }
         write_json(draft / MANIFEST, manifest)
+        if report_images != 0 and target.name in RUNTIMES:
+            logger.info("Comparing with the model")
+            is_folder = report_images is not None and not isinstance(report_images, int)
+            images = list_images(report_images) if is_folder else report_images
+            report = compare(draft, model, image_processor, images, dataset)
+            if report.find_failures() and not allow_inaccurate:
+                raise InaccurateExportError(f"{report}\nNothing is written, unless inaccurate exports are allowed.")
+            logger.info("%s", report)
+            own["report"] = report.as_dict()
+            write_json(draft / MANIFEST, manifest)
         publish_draft(draft, folder)
     return folder
 

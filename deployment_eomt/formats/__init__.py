@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
@@ -57,6 +57,22 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """
+    How numbers are stored and multiplied in a graph; `precision.choose_precision` makes it.
+
+    Args:
+        name: an entry of `precision.PRECISIONS`.
+        instruction_set: a key of `precision.INSTRUCTION_SETS`, that of the processor the graph is for.
+        calibration: inputs of the graph by name, from which "int8_static" takes the ranges of activations.
+    """
+
+    name: str = "float32"
+    instruction_set: str = "avx2"
+    calibration: Sequence[Mapping[str, Tensor]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class Options:
     """
     How a graph is written.
@@ -64,10 +80,12 @@ class Options:
     Args:
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
+        precision: of weights, and of products with them.
     """
 
     opset: int = 20
     compile: bool = False
+    precision: Precision = Precision()
 
 
 @dataclass(frozen=True)

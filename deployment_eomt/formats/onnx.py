@@ -18,6 +18,7 @@ import onnx_ir
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
+from ..precision import quantize_onnx
 from . import FORMATS, Graph, Options
 
 
@@ -40,6 +41,7 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     if (opset := program.opset_imports[""]) != options.opset:
         raise ValueError(f"opset={options.opset} cannot be written by the installed onnxscript, but {opset} can.")
     name_axes(program, graph)
+    program = quantize_onnx(program, graph, options.precision)
     num_bytes = sum(value.const_value.nbytes for value in program.graph.initializers.values())
     onnx_ir.save(program, folder / FILE, external_data=f"{FILE}.data" if num_bytes > MAX_BYTES else None)
     onnx.checker.check_model(str(folder / FILE), full_check=True)

@@ -15,11 +15,13 @@ import openvino
 from transformers.exporters.configs import OpenVINOConfig
 from transformers.exporters.exporter_openvino import OpenVINOExporter
 
+from ..precision import quantize_openvino
 from . import FORMATS, Graph, Options
 
 
 def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
-    """Writes `model.xml`, the graph, and `model.bin`, its weights in float32."""
+    """Writes `model.xml`, the graph, and `model.bin`, its weights: float32, or for lower precisions of 16 and 8 bits."""
+    is_halved = options.precision.name != "float32"
     file = folder / FORMATS["openvino"].file
     if graph.has_loop:
         from . import onnx as onnx_format
@@ -27,7 +29,8 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory() as onnx_folder:
             metadata = onnx_format.write(graph, Path(onnx_folder), options)
             program = openvino.convert_model(Path(onnx_folder, onnx_format.FILE))
-            openvino.save_model(program, file, compress_to_fp16=False)
+            program = quantize_openvino(program, graph, options.precision)
+            openvino.save_model(program, file, compress_to_fp16=is_halved)
         return metadata
     exporter, module = OpenVINOExporter(), graph.module
     config = OpenVINOConfig(dynamic_shapes=graph.torch_shapes(), stateful=False)
@@ -40,5 +43,6 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     component.program.reshape(shapes)
     for port in component.program.inputs:  # which may have got other names besides
         port.get_tensor().set_names(port.get_names() & shapes.keys())
-    exporter.save_program(component.program, file)
+    program = quantize_openvino(component.program, graph, options.precision)
+    openvino.save_model(program, file, compress_to_fp16=is_halved)
     return dataclasses.asdict(component.metadata)
