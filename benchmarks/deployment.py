@@ -81,7 +81,12 @@ def export_rows(
                 else:
                     exported = with_task(exported, path, task, folder / f"{kind}_{format}_{task}")
                 segmenter = Segmenter(exported)
-                row = {"format": format, "family": load_model(path)[0].config.model_type, "task": task, "kind": kind}
+                row: dict[str, Any] = {
+                    "format": format,
+                    "family": load_model(path)[0].config.model_type,
+                    "task": task,
+                    "kind": kind,
+                }
                 if segmenter.graph.description["kind"] == "raw":
                     row["logits"] = compare_logits(segmenter, path, task, images)
                 yield row | compare_segments(segmenter, images, expected[task])
@@ -99,9 +104,10 @@ def segment_eagerly(path: Path, task: str, images: list[np.ndarray]) -> Iterator
     """Yields the segments of each image as this project's pipeline finds them."""
     model, image_processor = load_model(path, task)
     pipeline: Any = EomtImageSegmentationPipeline(model=model, image_processor=image_processor)
+    names: Any = model.config.label2id
     for image in images:
         found = pipeline(Image.fromarray(image))
-        yield [(model.config.label2id[each["label"]], np.asarray(each["mask"]) > 0) for each in found]
+        yield [(names[each["label"]], np.asarray(each["mask"]) > 0) for each in found]
 
 
 def compare_logits(segmenter: Segmenter, path: Path, task: str, images: list[np.ndarray]) -> float:

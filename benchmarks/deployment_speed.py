@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def measure(size: str, image_size: int, folder: Path, threads: int, rounds: int)
     for name in [name for name in GRAPHS if (folder / name / "export.json").is_file()]:
         before = process.memory_info().rss
         graph = load_graph(folder / name, threads=threads)
-        calls[name] = lambda graph=graph: graph(pixel_values=pixels.numpy())
+        calls[name] = partial(graph, pixel_values=pixels.numpy())
         calls[name]()
         files = (path for path in (folder / name).glob("model*"))
         rows[name] = {

@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             precision=options.precision,
             instruction_set=options.instruction_set,
             calibration_data=options.calibration_data,
-            report_data=options.report_data,
-            num_report_images=options.report,
+            report_images=options.report_images,
             dataset=options.dataset,
             allow_inaccurate=options.allow_inaccurate,
         )
@@ -72,12 +71,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default: 20)")
     parser.add_argument("--compile", action="store_true", help="torch: compile for this machine, by AOTInductor")
-    parser.add_argument("--precision", default="float32", help="float32 (default), float16, bfloat16, int8, ...")
-    parser.add_argument("--instruction_set", metavar="SET", help="int8: avx2, avx512, vnni, amx or neon")
-    parser.add_argument("--calibration_data", metavar="DIR", help="images to quantise with, for int8_static")
-    parser.add_argument("--report", type=int, metavar="N", help="images to compare on (100, float32 10), or 0")
-    parser.add_argument("--report_data", metavar="DIR", help="these images; default: generated scenes")
-    parser.add_argument("--dataset", metavar="DATA", help="dataset on which metrics are compared too")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        help="float32 (default), float16, bfloat16, int8 (what suits this machine), int8_dynamic, int8_static, "
+        "int8_weights or int4_weights, as far as the format has it",
+    )
+    parser.add_argument(
+        "--instruction_set",
+        help="int8: of the processor it is for: avx2, avx512, vnni, amx or neon (default: of this)",
+    )
+    parser.add_argument("--calibration_data", metavar="DIR", help="int8_static: folder of images like those to come")
+    parser.add_argument(
+        "--report_images",
+        type=lambda text: int(text) if text.isdigit() else text,
+        metavar="DIR|N",
+        help="folder of images to compare on with the model, or a number of generated scenes; 0 for none",
+    )
+    parser.add_argument("--dataset", metavar="PATH", help="dataset whose validation split both are measured on")
     parser.add_argument("--allow_inaccurate", action="store_true", help="write it even if it is below the bar")
     return parser
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,11 +26,10 @@ from modeling_eomt.checkpoints_eomt import find_file
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
 from .formats import Format, Graph, Options, find_format
-from .images import list_images, read_calibration
-from .precision import choose_precision, lower_graph
+from .precision import choose_precision, list_images, lower_graph, read_calibration
 from .predict import RUNTIMES
 from .raw import AXES, build_raw_graph
-from .report import InaccurateExportError, compare, draw_scenes
+from .report import InaccurateExportError, compare
 from .segmenter import build_segmenter_graph
 
 
@@ -56,8 +55,7 @@ def export_model(
     precision: str = "float32",
     instruction_set: str | None = None,
     calibration_data: str | PathLike | None = None,
-    report_data: str | PathLike | None = None,
-    num_report_images: int | None = None,
+    report_images: str | PathLike | int | None = None,
     dataset: str | PathLike | None = None,
     allow_inaccurate: bool = False,
 ) -> Path:
@@ -84,48 +82,46 @@ def export_model(
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
-        precision: a key of `PRECISIONS` for the format: "float32", "float16", "int8"...
-        instruction_set: of the processor that an "int8" graph is for: "avx2", "avx512", "vnni", "amx" or "neon"; by
-            default this one's.
-        calibration_data: a folder of images like those that the graph will see, for "int8_static".
-        report_data: a folder of images on which the graph is compared with the model; by default generated scenes.
-        num_report_images: how many of them, at most; by default 100, and 10 in float32. 0 for no report.
-        dataset: a dataset on whose validation split the task's metrics are computed too, of raw graphs.
-        allow_inaccurate: whether an export below the bar of its precision is written too.
+        precision: an entry of `PRECISIONS` for the format, or "int8" for the best that it has with 8 bits.
+        instruction_set: for 8 bits: a key of `INSTRUCTION_SETS`, of the processor the graph is for; by default this
+            machine's.
+        calibration_data: for "int8_static": a folder of images like those that the model will see.
+        report_images: what the export is compared on with the model: a folder of images, or a number of generated
+            scenes; 0 for no report. By default a few scenes in float32, and 100 in lower precisions.
+        dataset: a dataset on which the task's metrics are computed with both.
+        allow_inaccurate: whether an export that is below the bar of its precision is written nevertheless.
 
     Returns:
         The folder. Its `export.json` has the report.
 
     Raises:
         FileExistsError: the folder holds something else.
+        InaccurateExportError: the export is below the bar; nothing is written.
         ImportError: a package that the format needs is missing or too old.
-        InaccurateExportError: the graph differs from the model by more than the bar of its precision.
         OSError: there is no such model, or the folder cannot be written.
         ValueError: no EoMT model, a quantised one, or an argument that does not fit it.
     """
     target = find_format(format)
     target.check_installed()
-    dynamic = check_kind(kind, dynamic)
+    dynamic = check_kind(kind, target, dynamic)
     if compile and target.name != "torch":
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
     folder = Path(output_dir)
     check_target(folder)
-    if num_report_images is None:
-        num_report_images = 10 if precision == "float32" else 100
     if calibration_data is not None and kind != "raw":
         raise ValueError("calibration_data is for raw graphs: a segmenter cannot be quantised with images.")
 
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
-    calibration = () if calibration_data is None else read_calibration(calibration_data, image_processor)
-    low = choose_precision(precision, target.name, instruction_set, calibration)
-    graph = build_graph(model, image_processor, kind, target, dynamic)
+    calibration = [] if calibration_data is None else read_calibration(calibration_data, image_processor)
+    chosen = choose_precision(precision, target.name, instruction_set, calibration)
+    graph = lower_graph(build_graph(model, image_processor, kind, target, dynamic), chosen, target.name)
     labels = {int(label): name for label, name in (model.config.id2label or {}).items()}
     graph = dataclasses.replace(graph, labels=tuple(name for _, name in sorted(labels.items())))
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
-            metadata = target.write(lower_graph(graph, low, target.name), draft, Options(low, opset, compile))
+            metadata = target.write(graph, draft, Options(opset, compile, chosen))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
         for source, copied in CARRIED.items():
@@ -134,7 +130,7 @@ def export_model(
             "kind": kind,
             "format": target.name,
             "task": image_processor.task,
-            "precision": low.name,
+            "precision": chosen.name,
             "opset": opset,
             "compile": compile,
             "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
@@ -153,18 +149,14 @@ def export_model(
             OWN: own,
         }
         write_json(draft / MANIFEST, manifest)
-        if num_report_images and target.name in RUNTIMES:
-            logger.info("Comparing it with the model")
-            images: Any = draw_scenes(num_report_images, image_processor)
-            if report_data is not None:
-                images = list_images(report_data, num_report_images)
+        if report_images != 0 and target.name in RUNTIMES:
+            logger.info("Comparing with the model")
+            is_number = report_images is None or isinstance(report_images, int)
+            images: Any = report_images if is_number else list_images(cast(PathLike, report_images))
             report = compare(draft, model, image_processor, images, dataset)
-            logger.info("%s", report)
             if report.find_failures() and not allow_inaccurate:
-                raise InaccurateExportError(
-                    f"{folder} is not written, for its graph is below the bar: {'; '.join(report.find_failures())}. "
-                    "Take another precision, or allow it (--allow_inaccurate)."
-                )
+                raise InaccurateExportError(f"{report}\nNothing is written, unless inaccurate exports are allowed.")
+            logger.info("%s", report)
             own["report"] = report.as_dict()
             write_json(draft / MANIFEST, manifest)
         publish_draft(draft, folder)
@@ -202,10 +194,12 @@ def load_model(
     return model, image_processor
 
 
-def check_kind(kind: str, dynamic: Collection[str] | None) -> Collection[str]:
+def check_kind(kind: str, target: Format, dynamic: Collection[str] | None) -> Collection[str]:
     """Returns what is left open of a graph. Raises a `ValueError` for a kind or an axis that does not exist."""
     if kind not in KINDS:
         raise ValueError(f"There is no kind {kind!r}, only {' and '.join(KINDS)}.")
+    if kind == "segmenter" and not target.has_segmenters:
+        raise ValueError(f"The format {target.name!r} has raw graphs only; predict.py beside them finds the segments.")
     if kind != "raw" and dynamic is not None:
         raise ValueError("dynamic is for raw graphs: what a segmenter leaves open depends on the format.")
     if dynamic is None:

@@ -15,19 +15,21 @@ import copy
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from modeling_eomt import EomtForUniversalSegmentation
 from modeling_eomt.kernels_eomt import ALL_ATTENTION_FUNCTIONS
 
+from .formats import Graph, Precision
+from .predict import read_image
 
-if TYPE_CHECKING:
-    from .formats import Graph
 
 # The precisions of each format. The first with 8 bits is what "int8" stands for.
 PRECISIONS = {
@@ -47,28 +49,8 @@ INSTRUCTION_SETS = {"avx2": True, "avx512": True, "vnni": False, "amx": False, "
 UNQUANTIZED = ("mask_head", "class_predictor")  # modules of the model
 STABLE, FUSED = "eomt_float32_probabilities", "eomt_onnxruntime"  # names of attention functions
 WEIGHTS_BLOCK_SIZE = {8: 128, 4: 32}  # weights that share a scale, by their number of bits
+MAX_CALIBRATION = 128  # images; more change little
 MIN_HALVED = 1024  # numbers in an array that is worth being stored in 16 bits
-
-
-@dataclass(frozen=True)
-class LowPrecision:
-    """
-    How numbers are stored and multiplied in a graph.
-
-    Args:
-        name: an entry of `PRECISIONS` for the graph's format.
-        instruction_set: a key of `INSTRUCTION_SETS`, that of the processor the graph is for.
-        calibration: inputs of the graph, by name, from which "int8_static" takes the ranges of activations.
-    """
-
-    name: str = "float32"
-    instruction_set: str = "avx2"
-    calibration: Sequence[Mapping[str, Tensor]] = field(default=(), repr=False)
-
-    @property
-    def saturates(self) -> bool:
-        """Whether weights have to be quantised to 7 bits."""
-        return INSTRUCTION_SETS[self.instruction_set]
 
 
 def choose_precision(
@@ -76,7 +58,7 @@ def choose_precision(
     format: str,
     instruction_set: str | None = None,
     calibration: Sequence[Mapping[str, Tensor]] = (),
-) -> LowPrecision:
+) -> Precision:
     """
     Checks what a user asks for, and chooses what is left open.
 
@@ -84,7 +66,7 @@ def choose_precision(
         name: an entry of `PRECISIONS`, or "int8" for the best that a format has with 8 bits.
         format: the graph's format.
         instruction_set: a key of `INSTRUCTION_SETS`; this machine's by default.
-        calibration: see [`LowPrecision`].
+        calibration: see [`Precision`].
 
     Raises:
         ValueError: there is no such precision in the format, no such instruction set, or no image to calibrate with.
@@ -103,21 +85,44 @@ def choose_precision(
             f"{name} takes the ranges of activations from images like those it will see: name a folder of some dozens "
             "with --calibration_data."
         )
-    return LowPrecision(name, instruction_set, calibration)
+    return Precision(name, instruction_set, calibration)
 
 
 def detect_instruction_set() -> str:
     """Returns the key of `INSTRUCTION_SETS` for this machine; of x86 processors "avx2" where nothing is known."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "neon"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     for name, flags in {"amx": ("amx_int8",), "vnni": ("avx512_vnni", "avx_vnni"), "avx512": ("avx512_bw",)}.items():
         if any(capabilities.get(flag) for flag in flags):
             return name
     return "avx2"
 
 
-def lower_graph(graph: Graph, precision: LowPrecision, format: str) -> Graph:
+def list_images(folder: str | PathLike) -> list[Path]:
+    """
+    Returns the files in a folder that Pillow has a reader for, by their names, sorted.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+    """
+    Image.init()
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in Image.EXTENSION)
+    if not found:
+        raise FileNotFoundError(f"{folder} is no folder with images.")
+    return found
+
+
+def read_calibration(folder: str | PathLike, image_processor: Any) -> list[dict[str, Tensor]]:
+    """Returns the inputs of a raw graph, of batch size 1, for images of a folder, the first `MAX_CALIBRATION`."""
+    calibration = []
+    for path in list_images(folder)[:MAX_CALIBRATION]:
+        inputs = image_processor(images=Image.fromarray(read_image(path)), return_tensors="pt")
+        calibration += [{"pixel_values": window} for window in inputs["pixel_values"].split(1)]
+    return calibration
+
+
+def lower_graph(graph: Graph, precision: Precision, format: str) -> Graph:
     """
     Returns the graph whose model computes in a lower precision, as far as PyTorch can say so: in 16 bits, or with the
     attention of onnxruntime beside linear layers of 8 bits. What else there is to do follows when it is converted.
@@ -140,7 +145,7 @@ def lower_graph(graph: Graph, precision: LowPrecision, format: str) -> Graph:
 
 def set_dtype(model: EomtForUniversalSegmentation, dtype: torch.dtype) -> None:
     """Has a model compute in a dtype, but take and return float32."""
-    model.to(dtype)
+    nn.Module.to(model, dtype)
 
     def lower(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         arguments = tuple(each.to(dtype) if isinstance(each, Tensor) else each for each in arguments)
@@ -192,7 +197,7 @@ ALL_ATTENTION_FUNCTIONS.register(STABLE, attend_with_float32_probabilities)
 ALL_ATTENTION_FUNCTIONS.register(FUSED, attend_in_onnxruntime)
 
 
-def quantize_onnx(program: Any, graph: Graph, precision: LowPrecision) -> Any:
+def quantize_onnx(program: Any, graph: Graph, precision: Precision) -> Any:
     """
     Quantises the linear layers of an ONNX graph, and stores what other weights there are in 16 bits.
 
@@ -216,7 +221,7 @@ def quantize_onnx(program: Any, graph: Graph, precision: LowPrecision) -> Any:
         "nodes_to_quantize": linear_layers,
         "per_channel": True,
         "weight_type": QuantType.QInt8,
-        "reduce_range": precision.saturates,
+        "reduce_range": INSTRUCTION_SETS[precision.instruction_set],
     }
     if precision.name.endswith("_weights"):
         program = _quantize_weights(program, linear_layers, num_bits=int(precision.name[3]))
@@ -255,7 +260,7 @@ def _quantize_weights(program: Any, linear_layers: list[str], num_bits: int) -> 
     return onnx_ir.from_proto(quantizer.model.model)
 
 
-def quantize_openvino(program: Any, graph: Graph, precision: LowPrecision) -> Any:
+def quantize_openvino(program: Any, graph: Graph, precision: Precision) -> Any:
     """
     Quantises the linear layers of an OpenVINO graph. The other weights are float32 still: OpenVINO stores them in 16
     bits as it saves (`compress_to_fp16`), for every precision but float32.
@@ -292,7 +297,7 @@ def quantize_openvino(program: Any, graph: Graph, precision: LowPrecision) -> An
     scope = nncf.IgnoredScope(names=others, types=sorted(other_types))
     config: Any = NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
     if precision.name == "int8_static":
-        fix = nncf.OverflowFix.ENABLE if precision.saturates else nncf.OverflowFix.DISABLE
+        fix = nncf.OverflowFix.ENABLE if INSTRUCTION_SETS[precision.instruction_set] else nncf.OverflowFix.DISABLE
         config = NNCFQuantizationConfig(
             ignored_scope=scope,
             subset_size=len(precision.calibration),

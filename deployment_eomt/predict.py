@@ -77,9 +77,14 @@ class Graph:
                 raise ValueError(f"The {name} of {length} pixels is not divisible by the patch size, {patch}.")
 
 
-def load_graph(folder: str | PathLike) -> Graph:
+def load_graph(folder: str | PathLike, threads: int | None = None) -> Graph:
     """
     Loads the graph of an exported folder into its runtime.
+
+    Args:
+        folder: the exported folder.
+        threads: how many onnxruntime and OpenVINO compute with; by default as many as they see fit. Of PyTorch and
+            ExecuTorch the caller sets the number for the whole process.
 
     Raises:
         OSError: the folder holds no export, or a file is missing.
@@ -105,29 +110,38 @@ def load_graph(folder: str | PathLike) -> Graph:
         runtime = importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"{file.name} runs in {package}: pip install {package.split('.')[0]} ({error})") from error
-    return Graph(load(runtime, file, description), description)
+    return Graph(load(runtime, file, description, threads), description)
 
 
-def load_onnx(onnxruntime: Any, file: Path, description: Mapping[str, Any]) -> Callable[[Arrays], Arrays]:
+def load_onnx(
+    onnxruntime: Any, file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Arrays], Arrays]:
     """Loads an ONNX graph, on an NVIDIA GPU where this build of onnxruntime can."""
     available = onnxruntime.get_available_providers()
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait take no time
+    options.intra_op_num_threads = threads or 0  # 0: one per core
     session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(None, inputs)))
 
 
-def load_openvino(openvino: Any, file: Path, description: Mapping[str, Any]) -> Callable[[Arrays], Arrays]:
+def load_openvino(
+    openvino: Any, file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Arrays], Arrays]:
     """Loads an OpenVINO graph, in the precision that it was exported in: by itself OpenVINO may take bfloat16."""
-    precision = {} if description["precision"] == "bfloat16" else {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(str(file), "CPU", precision)
+    config: dict[str, Any] = {} if description["precision"] == "bfloat16" else {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().compile_model(str(file), "CPU", config)
     names = [output.get_any_name() for output in model.outputs]
     return lambda inputs: dict(zip(names, model(inputs, share_outputs=False).values()))
 
 
-def load_torch(torch: Any, file: Path, description: Mapping[str, Any]) -> Callable[[Arrays], Arrays]:
+def load_torch(
+    torch: Any, file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Arrays], Arrays]:
     """Loads a program of `torch.export`, or what AOTInductor has compiled of it."""
     if description.get("compile"):
         module = torch._inductor.aoti_load_package(str(file))
@@ -142,7 +156,9 @@ def load_torch(torch: Any, file: Path, description: Mapping[str, Any]) -> Callab
     return run
 
 
-def load_executorch(runtime: Any, file: Path, description: Mapping[str, Any]) -> Callable[[Arrays], Arrays]:
+def load_executorch(
+    runtime: Any, file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Arrays], Arrays]:
     """Loads a program of ExecuTorch."""
     torch = importlib.import_module("torch")  # a part of executorch's Python runtime
     method = runtime.Runtime.get().load_program(file).load_method("forward")
@@ -170,13 +186,14 @@ class Segmenter:
 
     Args:
         folder: the exported folder.
+        threads: see [`load_graph`].
 
     Raises what [`load_graph`] raises, and a `ValueError` for settings that images cannot be processed with.
     """
 
-    def __init__(self, folder: str | PathLike):
+    def __init__(self, folder: str | PathLike, threads: int | None = None):
         self.settings = decoder.Settings.read(folder)
-        self.graph = load_graph(folder)
+        self.graph = load_graph(folder, threads)
 
     def __call__(self, image: Any) -> list[dict[str, Any]]:
         """

@@ -23,7 +23,8 @@ from . import predict
 
 
 LOGITS = ("masks_queries_logits", "class_queries_logits")
-NUM_IMAGES = 100  # generated scenes, where no images are given
+NUM_SCENES = 100  # where no images are given, and in float32, where logits tell, fewer
+NUM_FLOAT32_SCENES = 8
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def compare(
     folder: str | PathLike,
     model: Any,
     image_processor: Any,
-    images: Sequence[Any] | None = None,
+    images: Sequence[Any] | int | None = None,
     dataset: str | PathLike | None = None,
 ) -> Report:
     """
@@ -130,7 +131,7 @@ def compare(
         folder: the exported folder.
         model: the model, in float32 and in evaluation mode.
         image_processor: its image processor.
-        images: PIL images or the names of files; generated scenes by default.
+        images: PIL images or the names of files, or a number of generated scenes.
         dataset: a dataset's path, on whose validation split the task's metrics are computed with both.
 
     Returns:
@@ -141,7 +142,11 @@ def compare(
         ValueError: there are no images, or what the dataset's reader raises.
     """
     exported = predict.Segmenter(folder)
-    images = images if images is not None else draw_scenes(NUM_IMAGES, image_processor)
+    description = exported.graph.description
+    if images is None:
+        images = NUM_FLOAT32_SCENES if description["precision"] == "float32" else NUM_SCENES
+    if isinstance(images, int):
+        images = draw_scenes(images, image_processor)
     if not images:
         raise ValueError("An export is compared on images, and there are none.")
     differences = [compare_on_image(exported, model, image_processor, image) for image in images]
@@ -149,7 +154,6 @@ def compare(
     for name in differences[0]:
         all_values = [each[name] for each in differences]
         values[name] = float(max(all_values) if name == "logits" else np.mean(all_values))
-    description = exported.graph.description
     metrics = {} if dataset is None else measure(exported, model, image_processor, dataset)
     num_bytes = sum(path.stat().st_size for path in Path(folder).glob("model*"))
     return Report(description["precision"], len(images), num_bytes, metrics=metrics, **values)
@@ -174,7 +178,7 @@ def compare_on_image(exported: predict.Segmenter, model: Any, image_processor: A
     if exported.graph.description["kind"] == "raw":
         logits = run_exported(exported, inputs["pixel_values"])
         values = compare_logits({name: outputs[name].numpy() for name in LOGITS}, logits)
-        segments = predict.decoder.segment(*(logits[name] for name in LOGITS), size, exported.settings)
+        segments = predict.decoder.segment(logits[LOGITS[0]], logits[LOGITS[1]], size, exported.settings)
     else:
         values = {}
         segments = exported(pixels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
@@ -19,8 +19,6 @@ from typing import Any
 from packaging.version import Version
 from torch import Tensor, nn
 from torch.export import Dim
-
-from ..precision import LowPrecision
 
 
 # Of Transformers' exporters: earlier ones write no metadata, and not all formats.
@@ -61,19 +59,35 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """
+    How numbers are stored and multiplied in a graph; `precision.choose_precision` makes it.
+
+    Args:
+        name: an entry of `precision.PRECISIONS`.
+        instruction_set: a key of `precision.INSTRUCTION_SETS`, that of the processor the graph is for.
+        calibration: inputs of the graph by name, from which "int8_static" takes the ranges of activations.
+    """
+
+    name: str = "float32"
+    instruction_set: str = "avx2"
+    calibration: Sequence[Mapping[str, Tensor]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class Options:
     """
     How a graph is written.
 
     Args:
-        precision: of weights and computation; what PyTorch can say of it the graph's module does already.
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
+        precision: of weights, and of products with them.
     """
 
-    precision: LowPrecision = field(default_factory=LowPrecision)
     opset: int = 20
     compile: bool = False
+    precision: Precision = Precision()
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,8 @@ class Format:
         packages: what that is, by the names to import.
         resizes: whether a segmenter in this format resizes images itself, see [`Segmenter`].
         max_segments: the number of segments that it looks for, where shapes may not depend on the image.
+        has_segmenters: whether its runtime has what a segmenter needs: ExecuTorch does not sort, and Core ML takes no
+            images of bytes as arrays.
     """
 
     name: str
@@ -98,6 +114,7 @@ class Format:
     packages: tuple[str, ...] = ()
     resizes: bool = False
     max_segments: int | None = None
+    has_segmenters: bool = True
 
     def write(self, graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         """Writes a graph, see the package's docstring."""
@@ -128,8 +145,8 @@ FORMATS = {
         Format("onnx", "onnx", "model.onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), resizes=True),
         Format("openvino", "openvino", "model.xml", "openvino", ("openvino", "onnx", "onnxscript")),
         Format("torch", "dynamo", "model.pt2", resizes=True),
-        Format("executorch", "executorch", "model.pte", "executorch", ("executorch",), max_segments=100),
-        Format("coreml", "coreml", "model.mlpackage", "coreml", ("coremltools",), max_segments=100),
+        Format("executorch", "executorch", "model.pte", "executorch", ("executorch",), has_segmenters=False),
+        Format("coreml", "coreml", "model.mlpackage", "coreml", ("coremltools",), has_segmenters=False),
         Format("tensorrt", "onnx", "model.onnx", "tensorrt", ("onnx", "onnxscript", "onnxruntime"), max_segments=100),
     )
 }

@@ -15,8 +15,8 @@ import openvino
 from transformers.exporters.configs import OpenVINOConfig
 from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-from ..precision import LowPrecision, quantize_openvino
-from . import FORMATS, Graph, Options
+from ..precision import quantize_openvino
+from . import FORMATS, Graph, Options, Precision
 
 
 def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
@@ -26,7 +26,7 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         from . import onnx as onnx_format
 
         with tempfile.TemporaryDirectory() as onnx_folder:
-            in_float32 = dataclasses.replace(options, precision=LowPrecision())
+            in_float32 = dataclasses.replace(options, precision=Precision())
             metadata = onnx_format.write(graph, Path(onnx_folder), in_float32)
             program = openvino.convert_model(Path(onnx_folder, onnx_format.FILE))
             save(program, file, graph, options)

@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deployment_eomt.formats import FORMATS, Options
-from deployment_eomt.precision import LowPrecision
+from deployment_eomt.formats import FORMATS, Options, Precision
 from deployment_eomt.raw import OUTPUTS, build_raw_graph
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
@@ -157,7 +156,7 @@ def test_the_program_equals_the_model(model, probability, converted, tmp_path):
 
 def test_scores_of_attention_are_float32_in_float16(model, converted, tmp_path):
     model.set_mask_probabilities([0.0] * 2)
-    FORMATS["coreml"].write(build_raw_graph(model, ()), tmp_path, Options(LowPrecision("float16")))
+    FORMATS["coreml"].write(build_raw_graph(model, ()), tmp_path, Options(precision=Precision("float16")))
     (saved,) = converted
     dtypes = {"softmax": set(), "scores": set(), "linear": set()}
     for operation in saved._mil_program.functions["main"].operations:
@@ -184,5 +183,5 @@ def test_what_core_ml_cannot_have_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"height cannot be left open.*Export once"):
         FORMATS["coreml"].write(any_height, tmp_path, Options())
     with pytest.raises(ValueError, match=r"int8.*float32 and float16"):
-        FORMATS["coreml"].write(graph, tmp_path, Options(LowPrecision("int8_static")))
+        FORMATS["coreml"].write(graph, tmp_path, Options(precision=Precision("int8_static")))
     assert not any(tmp_path.iterdir())

@@ -92,9 +92,9 @@ def test_an_export_below_the_bar_is_written_on_request_only(save_checkpoint, tmp
     checkpoint = save_checkpoint()
     monkeypatch.setitem(BARS, "float32", Bar(same_segments=1.0, same_pixels=1.0, logits=-1.0))
     with pytest.raises(InaccurateExportError, match=r"logits differ by .*--allow_inaccurate"):
-        export_model(checkpoint, tmp_path / "out", "torch", num_report_images=2)
+        export_model(checkpoint, tmp_path / "out", "torch", report_images=2)
     assert not (tmp_path / "out").exists()
-    folder = export_model(checkpoint, tmp_path / "out", "torch", num_report_images=2, allow_inaccurate=True)
+    folder = export_model(checkpoint, tmp_path / "out", "torch", report_images=2, allow_inaccurate=True)
     report = read(folder, "export.json")["eomt"]["report"]
     assert report["num_images"] == 2
     assert 0.0 <= report["logits"] <= 1e-5
