@@ -203,7 +203,8 @@ def build_segmenter_graph(
         # No side of the example is one of the model's, which would be taken for the same.
         shape = (height + height // 2 + 1, width + width // 4 + 1)
     elif segmenter.is_split:
-        shape = (height, width + width // 2 + 1)
+        # Two windows by three: what there is one of, torch.export takes for one that there is always one of.
+        shape = (height + height // 2 + 1, 2 * width + 1)
     else:
         shape, axes = (height, width), {}
     inputs = {"image": torch.zeros(*shape, 3, dtype=torch.uint8)}
