@@ -40,7 +40,8 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     if options.precision.name not in precisions:
         raise ValueError(f"precision={options.precision.name!r}: the format 'coreml' has {' and '.join(precisions)}.")
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    inputs, shapes = [], {}
+    inputs: list[Any] = []
+    shapes: dict[str, dict[int, Any]] = {}
     for name, example in graph.example_inputs.items():
         shape: list[Any] = list(example.shape)
         for axis, size in graph.dynamic_shapes.get(name, {}).items():
