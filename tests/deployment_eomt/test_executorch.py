@@ -68,6 +68,13 @@ def test_xnnpack_computes_all_of_a_fixed_batch_but_the_layer_norms(model, tmp_pa
         forward.execute([torch.randn(1, 3, 64, 96)])
 
 
+def test_the_program_of_a_fixed_batch_equals_the_model_with_masks(model, tmp_path):
+    model.set_mask_probabilities([1.0] * 2)
+    FORMATS["executorch"].write(build_raw_graph(model, ()), tmp_path, Options())
+    _program, forward = load(tmp_path)
+    check_equal(forward, model, batch_size=1)
+
+
 @pytest.mark.parametrize("size", ["height", "width"])
 def test_open_sizes_are_refused(model, size, tmp_path):
     graph = build_raw_graph(model, ())
