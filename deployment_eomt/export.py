@@ -148,8 +148,7 @@ def export_model(
         write_json(draft / MANIFEST, manifest)
         if report_images != 0 and target.name in RUNTIMES:
             logger.info("Comparing with the model")
-            is_folder = report_images is not None and not isinstance(report_images, int)
-            images = list_images(report_images) if is_folder else report_images
+            images = report_images if isinstance(report_images, int | None) else list_images(report_images)
             report = compare(draft, model, image_processor, images, dataset)
             if report.find_failures() and not allow_inaccurate:
                 raise InaccurateExportError(f"{report}\nNothing is written, unless inaccurate exports are allowed.")

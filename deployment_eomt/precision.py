@@ -1,8 +1,8 @@
 """Precisions lower than float32: 16 bits for the model, 8 and 4 bits for its linear layers.
 
-16 bits are a matter of the model: its copy is in float16 or bfloat16, takes and returns float32, and computes attention
-probabilities in float32. Whatever surrounds the model in a graph (resizing, thresholds, ratios of areas) stays in
-float32, and so do sums within layer norms, which all runtimes compute so.
+16 bits are a matter of the model: its copy is in float16 or bfloat16, takes and returns float32, and computes
+attention probabilities in float32. Whatever surrounds the model in a graph (resizing, thresholds, ratios of areas)
+stays in float32, and so do sums within layer norms, as ONNX has it.
 
 8 bits are a matter of the graph. Only the linear layers of the blocks are quantised, which hold nine tenths of the
 weights: the heads that make classes and mask embeddings, the patch embeddings, the upscaling and the product of masks
@@ -92,7 +92,7 @@ def detect_instruction_set() -> str:
     """Returns the key of `INSTRUCTION_SETS` for this machine; of x86 processors "avx2" where nothing is known."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "neon"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     for name, flags in {"amx": ("amx_int8",), "vnni": ("avx512_vnni", "avx_vnni"), "avx512": ("avx512_bw",)}.items():
         if any(capabilities.get(flag) for flag in flags):
             return name
@@ -145,7 +145,7 @@ def lower_graph(graph: Graph, precision: Precision, format: str) -> Graph:
 
 def set_dtype(model: EomtForUniversalSegmentation, dtype: torch.dtype) -> None:
     """Has a model compute in a dtype, but take and return float32."""
-    model.to(dtype)
+    nn.Module.to(model, dtype)
 
     def lower(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         arguments = tuple(each.to(dtype) if isinstance(each, Tensor) else each for each in arguments)
@@ -262,8 +262,8 @@ def _quantize_weights(program: Any, linear_layers: list[str], num_bits: int) -> 
 
 def quantize_openvino(program: Any, graph: Graph, precision: Precision) -> Any:
     """
-    Quantises the linear layers of an OpenVINO graph. The other weights are float32 still: OpenVINO stores them in 16
-    bits as it saves (`compress_to_fp16`), for every precision but float32.
+    Quantises the linear layers of an OpenVINO graph. The other weights remain float32: of what NNCF has quantised
+    OpenVINO compresses nothing more.
 
     Args:
         program: the `openvino.Model`.

@@ -178,7 +178,7 @@ def compare_on_image(exported: predict.Segmenter, model: Any, image_processor: A
     if exported.graph.description["kind"] == "raw":
         logits = run_exported(exported, inputs["pixel_values"])
         values = compare_logits({name: outputs[name].numpy() for name in LOGITS}, logits)
-        segments = predict.decoder.segment(*(logits[name] for name in LOGITS), size, exported.settings)
+        segments = predict.decoder.segment(logits[LOGITS[0]], logits[LOGITS[1]], size, exported.settings)
     else:
         values = {}
         segments = exported(pixels)

@@ -15,13 +15,13 @@ import openvino
 from transformers.exporters.configs import OpenVINOConfig
 from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-from ..precision import quantize_openvino
+from ..precision import DTYPES, quantize_openvino
 from . import FORMATS, Graph, Options
 
 
 def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
-    """Writes `model.xml`, the graph, and `model.bin`, its weights: float32, or for lower precisions of 16 and 8 bits."""
-    is_halved = options.precision.name != "float32"
+    """Writes `model.xml`, the graph, and `model.bin`, its weights, see `precision`."""
+    is_halved = options.precision.name in DTYPES
     file = folder / FORMATS["openvino"].file
     if graph.has_loop:
         from . import onnx as onnx_format
