@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--instruction_set",
-        help="int8: of the processor it is for: avx2, avx512, vnni, amx or neon (default: of this)",
+        help="int8: of the processor it is for: avx2, avx512, vnni, amx, neon (default: this one's)",
     )
     parser.add_argument("--calibration_data", metavar="DIR", help="int8_static: folder of images like those to come")
     parser.add_argument(

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -151,8 +151,7 @@ def export_model(
         write_json(draft / MANIFEST, manifest)
         if report_images != 0 and target.name in RUNTIMES:
             logger.info("Comparing with the model")
-            is_number = report_images is None or isinstance(report_images, int)
-            images: Any = report_images if is_number else list_images(cast(PathLike, report_images))
+            images: Any = report_images if isinstance(report_images, int | None) else list_images(report_images)
             report = compare(draft, model, image_processor, images, dataset)
             if report.find_failures() and not allow_inaccurate:
                 raise InaccurateExportError(f"{report}\nNothing is written, unless inaccurate exports are allowed.")

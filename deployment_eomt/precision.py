@@ -262,8 +262,8 @@ def _quantize_weights(program: Any, linear_layers: list[str], num_bits: int) -> 
 
 def quantize_openvino(program: Any, graph: Graph, precision: Precision) -> Any:
     """
-    Quantises the linear layers of an OpenVINO graph. The other weights are float32 still: OpenVINO stores them in 16
-    bits as it saves (`compress_to_fp16`), for every precision but float32.
+    Quantises the linear layers of an OpenVINO graph. The other weights remain float32: of what NNCF has quantised
+    OpenVINO compresses nothing more.
 
     Args:
         program: the `openvino.Model`.

@@ -15,7 +15,7 @@ import openvino
 from transformers.exporters.configs import OpenVINOConfig
 from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-from ..precision import quantize_openvino
+from ..precision import DTYPES, quantize_openvino
 from . import FORMATS, Graph, Options, Precision
 
 
@@ -47,6 +47,6 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
 
 
 def save(program: openvino.Model, file: Path, graph: Graph, options: Options) -> None:
-    """Writes a converted graph, in a precision. Weights that are not quantised have 16 bits, but in float32."""
+    """Writes a converted graph in a precision, see `precision`."""
     program = quantize_openvino(program, graph, options.precision)
-    openvino.save_model(program, file, compress_to_fp16=options.precision.name != "float32")
+    openvino.save_model(program, file, compress_to_fp16=options.precision.name in DTYPES)
