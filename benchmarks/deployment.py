@@ -8,7 +8,8 @@ tasks: trained panoptic models answer all of them. They are compared with this p
 are generated scenes of many sizes, and photographs if there are any. The kinds are
 
 - `fixed` and `dynamic`: the raw graph with a batch of 1 and the model's size, and with all sizes left open;
-- `segmenter`: the graph from an image to segments, which resizes where the format can;
+- `segmenter`: the graph from an image to segments, of the images as they are, where the format resizes;
+- `at size`: the same, of images that are resized to the model's size before, for the pipeline too;
 - `float16`, `int8`: the fixed raw graph in a lower precision.
 
 Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with
@@ -38,6 +39,7 @@ from deployment_eomt.decoder import decode_mask, preprocess
 from deployment_eomt.export import load_model
 from deployment_eomt.predict import Segmenter
 from image_processing_eomt import TASKS, EomtImageSegmentationPipeline
+from image_processing_eomt.geometry_eomt import parse_size
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -47,7 +49,8 @@ SCENE_SIZES = (64, 200)  # shortest and longest side of generated scenes, in pix
 KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "fixed": ({"dynamic": ()}, ("onnx", "openvino", "torch", "executorch")),
     "dynamic": ({"dynamic": ("batch", "height", "width")}, ("onnx", "openvino", "torch")),
-    "segmenter": ({"kind": "segmenter"}, ("onnx", "openvino")),
+    "segmenter": ({"kind": "segmenter"}, ("onnx",)),
+    "at size": ({"kind": "segmenter"}, ("onnx", "openvino")),
     "float16": ({"dynamic": (), "precision": "float16"}, ("onnx",)),
     "int8": ({"dynamic": (), "precision": "int8"}, ("onnx",)),
 }
@@ -68,8 +71,10 @@ def export_rows(
     path: Path, kinds: Sequence[str], formats: Sequence[str], images: list[np.ndarray], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each format, kind and task of a model."""
-    expected = {task: list(segment_eagerly(path, task, images)) for task in TASKS}
+    as_they_are = images
     for kind in kinds:
+        images = [fit(image, path) for image in as_they_are] if kind == "at size" else as_they_are
+        expected = {task: list(segment_eagerly(path, task, images)) for task in TASKS}
         settings, of_formats = KINDS[kind]
         for format in (name for name in formats if name in of_formats):
             exported: Path | None = None
@@ -90,6 +95,14 @@ def export_rows(
                 if segmenter.graph.description["kind"] == "raw":
                     row["logits"] = compare_logits(segmenter, path, task, images)
                 yield row | compare_segments(segmenter, images, expected[task])
+
+
+def fit(image: np.ndarray, path: Path) -> np.ndarray:
+    """Resizes an image to what the model's image processor makes of it, and back to bytes."""
+    height, width = parse_size(load_model(path)[1].size)
+    scale = min(height / image.shape[0], width / image.shape[1])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def with_task(exported: Path, path: Path, task: str, folder: Path) -> Path:

@@ -154,7 +154,9 @@ def export_model(
             images: Any = report_images if isinstance(report_images, int | None) else list_images(report_images)
             report = compare(draft, model, image_processor, images, dataset)
             if report.find_failures() and not allow_inaccurate:
-                raise InaccurateExportError(f"{report}\nNothing is written, unless inaccurate exports are allowed.")
+                raise InaccurateExportError(
+                    f"{report}\nNothing is written, unless inaccurate exports are allowed (--allow_inaccurate)."
+                )
             logger.info("%s", report)
             own["report"] = report.as_dict()
             write_json(draft / MANIFEST, manifest)

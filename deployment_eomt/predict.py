@@ -135,7 +135,7 @@ def load_openvino(
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     model = openvino.Core().compile_model(str(file), "CPU", config)
-    names = [output.get_any_name() for output in model.outputs]
+    names = description["outputs"]  # OpenVINO keeps their order, and gives some of them other names besides
     return lambda inputs: dict(zip(names, model(inputs, share_outputs=False).values()))
 
 

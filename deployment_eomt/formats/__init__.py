@@ -49,9 +49,13 @@ class Graph:
     labels: tuple[str, ...] = ()
 
     def torch_shapes(self) -> dict[str, Any]:
-        """Returns the open axes as `torch.export` takes them. One that turns out not to be open is an error there."""
+        """
+        Returns the open axes as `torch.export` takes them. One that turns out not to be open is an error there; what
+        else it finds out about a size becomes a part of the program, but not of an ONNX graph.
+        """
         names = {name for axes in self.dynamic_shapes.values() for name in axes.values()}
-        sizes = {name: self.multiples.get(name, 1) * Dim(f"{name}_") for name in names}
+        multiples = self.multiples
+        sizes = {name: multiples[name] * Dim(f"{name}_") if name in multiples else Dim.DYNAMIC for name in names}
         return {
             name: {axis: sizes[size] for axis, size in self.dynamic_shapes.get(name, {}).items()}
             for name in self.example_inputs
