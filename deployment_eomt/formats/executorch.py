@@ -1,7 +1,7 @@
 """ExecuTorch, for phones and other small machines, computed by XNNPACK on the CPU.
 
-Transformers' exporter traces the model; what it lowers it to is a tenth slower, so that is done here. Each of these
-makes the graph smaller, and all that is left to ExecuTorch's own kernels are the layer norms:
+Transformers' exporter traces the model. Lowered as it is, it takes a tenth more time, so that is done here. Each of
+these makes the graph smaller, and all that is left to ExecuTorch's own kernels are the layer norms:
 
 - Attention is written out: of the fused operation, XNNPACK leaves the test for rows that see nothing.
 - What does not depend on the image, rotary embeddings first of all, is computed once, here.
