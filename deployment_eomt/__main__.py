@@ -15,6 +15,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger(__package__).setLevel(logging.INFO)
+    # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     from .export import export_model
