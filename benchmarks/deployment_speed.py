@@ -59,7 +59,7 @@ def export_graphs(size: str, image_size: int, names: list[str], folder: Path) ->
     EomtImageProcessor(task="panoptic", size=image_size).save_pretrained(folder / "model")
     for name in names:
         start = time.perf_counter()
-        settings = {"dynamic": (), "allow_inaccurate": True, **GRAPHS[name]}
+        settings = {"dynamic": (), "report_images": 0, **GRAPHS[name]}
         try:
             export_model(folder / "model", folder / name, **settings)
         except (ImportError, ValueError) as error:
