@@ -9,8 +9,8 @@ are generated scenes of many sizes, and photographs if there are any. The kinds 
 
 - `fixed` and `dynamic`: the raw graph with a batch of 1 and the model's size, and with all sizes left open;
 - `segmenter`: the graph from an image to segments, of the images as they are, where the format resizes;
-- `at size`: the same, of images that are made to fit in the model's size before, for the pipeline too; semantic models,
-  whose images cover that size, resize them all the same;
+- `at size`: the same, of images that are made to fit in the model's size before, for the pipeline too; semantic
+  models, whose images cover that size, resize them all the same;
 - `float16`, `int8`: the fixed raw graph in a lower precision.
 
 Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with
