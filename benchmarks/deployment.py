@@ -40,7 +40,7 @@ from deployment_eomt.decoder import decode_mask, preprocess
 from deployment_eomt.export import load_model
 from deployment_eomt.predict import Segmenter
 from image_processing_eomt import TASKS, EomtImageSegmentationPipeline
-from image_processing_eomt.geometry_eomt import parse_size
+from image_processing_eomt.geometry_eomt import fit_size, parse_size
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -73,8 +73,10 @@ def export_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each format, kind and task of a model."""
     as_they_are = images
+    model, image_processor = load_model(path)
+    family, model_size = model.config.model_type, parse_size(image_processor.size)
     for kind in kinds:
-        images = [fit(image, path) for image in as_they_are] if kind == "at size" else as_they_are
+        images = [fit(image, model_size) for image in as_they_are] if kind == "at size" else as_they_are
         expected = {task: list(segment_eagerly(path, task, images)) for task in TASKS}
         settings, of_formats = KINDS[kind]
         for format in (name for name in formats if name in of_formats):
@@ -89,7 +91,7 @@ def export_rows(
                 segmenter = Segmenter(exported)
                 row: dict[str, Any] = {
                     "format": format,
-                    "family": load_model(path)[0].config.model_type,
+                    "family": family,
                     "task": task,
                     "kind": kind,
                 }
@@ -98,12 +100,10 @@ def export_rows(
                 yield row | compare_segments(segmenter, images, expected[task])
 
 
-def fit(image: np.ndarray, path: Path) -> np.ndarray:
-    """Resizes an image to what the model's image processor makes of it, and back to bytes."""
-    height, width = parse_size(load_model(path)[1].size)
-    scale = min(height / image.shape[0], width / image.shape[1])
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+def fit(image: np.ndarray, model_size: tuple[int, int]) -> np.ndarray:
+    """Makes an image as large as fits in the model's size."""
+    height, width = fit_size((image.shape[0], image.shape[1]), model_size)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def with_task(exported: Path, path: Path, task: str, folder: Path) -> Path:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from image_processing_eomt import TASKS, VOID
+from image_processing_eomt.geometry_eomt import parse_size
 
 from . import predict
 
@@ -163,8 +164,7 @@ def draw_scenes(number: int, image_processor: Any) -> Sequence[Image.Image]:
     """Draws scenes of `training_eomt.shapes`, the same ones every time, of the size that a model is made for."""
     from training_eomt.shapes import draw_image
 
-    size = image_processor.size
-    height, width = (size.get(name) or size["shortest_edge"] for name in ("height", "width"))
+    height, width = parse_size(image_processor.size)
     return [Image.fromarray(draw_image(np.random.default_rng([0, i]), height, width)[0]) for i in range(number)]
 
 

@@ -105,6 +105,14 @@ class MaskProbabilitiesMixin(nn.Module):
 
     attn_mask_probs: Tensor
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.read_mask_probabilities()
+        return loaded
+
     def create_mask_probabilities(self, num_blocks: int) -> None:
         """Masks every query in all query blocks, until other probabilities are set or loaded."""
         self.register_buffer("attn_mask_probs", torch.ones(num_blocks, dtype=torch.float32))

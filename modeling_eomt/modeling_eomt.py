@@ -3,7 +3,7 @@
 Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https://arxiv.org/abs/2503.19108, section 3.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,14 +67,6 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
         self.criterion = EomtLoss.from_config(config)
         self.create_mask_probabilities(config.num_blocks)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.read_mask_probabilities()
-        return loaded
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> None:
         """

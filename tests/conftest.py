@@ -106,54 +106,36 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+# A model small enough to run anywhere: 3 blocks, 2 of them with queries, 64x64 pixels.
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_blocks": 2,
+    "num_queries": 7,
+    "image_size": 64,
+    "num_register_tokens": 2,
+    "train_num_points": 256,
+    "id2label": {0: "cat", 1: "dog", 2: "sky"},
+}
+
+
 @pytest.fixture
 def tiny_config() -> EomtConfig:
-    """A model small enough to run anywhere: 3 blocks, 2 of them with queries, 64x64 pixels."""
-    return EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=7,
-        image_size=64,
-        num_register_tokens=2,
-        train_num_points=256,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
+    """With learned position embeddings."""
+    return EomtConfig(**TINY)
 
 
 @pytest.fixture
 def tiny_dinov3_config() -> EomtDinov3Config:
     """The same with rotary position embeddings."""
-    return EomtDinov3Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=7,
-        image_size=64,
-        num_register_tokens=2,
-        train_num_points=256,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
+    return EomtDinov3Config(**TINY, intermediate_size=64)
 
 
 @pytest.fixture
 def tiny_eva02_config() -> EomtEva02Config:
     """The same with rotary position embeddings beside the learned ones, and with gated and normalised MLPs."""
-    return EomtEva02Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=7,
-        image_size=64,
-        num_register_tokens=2,
-        train_num_points=256,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
+    return EomtEva02Config(**TINY, intermediate_size=64)
 
 
 @pytest.fixture(

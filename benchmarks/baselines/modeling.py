@@ -76,14 +76,6 @@ class BaselineForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedMod
                 init.constant_(module.get_buffer(name), start)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model, see [`EomtPreTrainedModel.from_pretrained`], its mask probabilities included."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.read_mask_probabilities()
-        return loaded
-
-    @classmethod
     def from_backbone(cls, name_or_path: Any, *, num_blocks: int | None = 9, **kwargs: Any) -> Any:
         """As [`EomtPreTrainedModel.from_backbone`]; `num_blocks` are the Transformer decoder's layers, whatever the
         depth of the backbone."""

@@ -15,16 +15,28 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 
 
+def make_model(config: EomtConfig, noise: float = 0.1) -> EomtForUniversalSegmentation:
+    """A model whose weights are not those that models start with."""
+    model = MODEL_CLASSES[config.model_type](config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += noise * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(params=["tiny_config", "tiny_dinov3_config"], ids=["eomt", "eomt_dinov3"])
+def model(request) -> EomtForUniversalSegmentation:
+    """A tiny model of each family."""
+    return make_model(request.getfixturevalue(request.param))
+
+
 @pytest.fixture
 def save_checkpoint(tiny_config, tiny_dinov3_config, tmp_path) -> Callable[..., Path]:
     """Writes a checkpoint whose weights are not those that models start with: family, mask probability, settings."""
 
     def save(family: str = "eomt", mask_probability: float = 0.0, **settings) -> Path:
         config = tiny_config if family == "eomt" else tiny_dinov3_config
-        model = MODEL_CLASSES[family](config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+        model = make_model(config)
         model.set_mask_probabilities([mask_probability] * config.num_blocks)
         model.save_pretrained(tmp_path / "model")
         EomtImageProcessor(**{"task": "panoptic", "size": 64, **settings}).save_pretrained(tmp_path / "model")
@@ -66,11 +78,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
         id2label={0: "cat", 1: "dog", 2: "sky"},
     )
     path = tmp_path_factory.mktemp("exported")
-    model = EomtForUniversalSegmentation(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    model.save_pretrained(path / "model")
+    make_model(config, noise=0.3).save_pretrained(path / "model")
     EomtImageProcessor(task="panoptic", size=64).save_pretrained(path / "model")
     return Export(path / "model", export_model(path / "model", path / "graph"))
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from deployment_eomt.formats import FORMATS, Options, Precision
 from deployment_eomt.raw import OUTPUTS, build_raw_graph
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 
 coremltools = pytest.importorskip("coremltools")
@@ -112,18 +111,6 @@ def compute(program, **inputs):
             (output,) = operation.outputs
             values[output.name] = OPERATIONS[operation.op_type](**arguments)
     return {output.name: values[output.name] for output in function.outputs}
-
-
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        model = EomtForUniversalSegmentation(tiny_config)
-    else:
-        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture

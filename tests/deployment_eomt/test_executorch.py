@@ -7,23 +7,10 @@ import torch
 
 from deployment_eomt.formats import FORMATS, Options
 from deployment_eomt.raw import OUTPUTS, build_raw_graph
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
 
 pytest.importorskip("executorch.runtime")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        model = EomtForUniversalSegmentation(tiny_config)
-    else:
-        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval().requires_grad_(False)
 
 
 def load(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from deployment_eomt.formats import FORMATS, Options
 from deployment_eomt.raw import build_raw_graph
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
+from modeling_eomt import EomtForUniversalSegmentation
 
 
 onnx = pytest.importorskip("onnx")
@@ -17,15 +17,6 @@ pytest.importorskip("onnxscript")
 from onnx import TensorProto, helper  # noqa: E402
 
 from deployment_eomt.formats.tensorrt import OPERATORS, build_engine, check_operators, find_float32_layers  # noqa: E402
-
-
-@pytest.fixture(params=["eomt", "eomt_dinov3"])
-def model(request, tiny_config, tiny_dinov3_config):
-    if request.param == "eomt":
-        model = EomtForUniversalSegmentation(tiny_config)
-    else:
-        model = EomtDinov3ForUniversalSegmentation(tiny_dinov3_config)
-    return model.eval().requires_grad_(False)
 
 
 class Recorder:

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configuration_eomt import EomtConfig
-from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
-
 
 onnxruntime = pytest.importorskip("onnxruntime")
 for package in ("onnx", "onnxscript"):
@@ -51,24 +47,6 @@ def build(tmp_path_factory) -> Path:
     subprocess.run(["cmake", "-S", EXAMPLE, "-B", folder, *arguments, "-DCMAKE_CXX_FLAGS=-Wall -Werror"], check=True)
     subprocess.run(["cmake", "--build", folder], check=True)
     return folder / "segment"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A model that finds something everywhere."""
-    folder = tmp_path_factory.mktemp("model")
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_blocks=1,
-        num_queries=7,
-        image_size=64,
-        id2label=dict(enumerate(LABELS)),
-    )
-    EomtForUniversalSegmentation(config).save_pretrained(folder)
-    EomtImageProcessor(size=64, threshold=0.0, overlap_mask_area_threshold=0.0).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

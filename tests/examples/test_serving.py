@@ -19,10 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configuration_eomt import EomtConfig
-from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
-
 
 httpx = pytest.importorskip("httpx")
 for package in ("onnx", "onnxscript", "onnxruntime", "fastapi", "uvicorn"):
@@ -37,21 +33,9 @@ SIZES = [(96, 64), (64, 64), (50, 80), (160, 120), (33, 200)]  # width and heigh
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """A raw graph with an open batch, of a model that finds something everywhere."""
-    folder = tmp_path_factory.mktemp("exported")
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_blocks=1,
-        num_queries=7,
-        image_size=64,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
-    EomtForUniversalSegmentation(config).save_pretrained(folder / "model")
-    EomtImageProcessor(size=64, threshold=0.0, overlap_mask_area_threshold=0.0).save_pretrained(folder / "model")
-    return export_model(folder / "model", folder / "onnx")
+def exported(model, tmp_path_factory) -> Path:
+    """A raw graph with an open batch."""
+    return export_model(model, tmp_path_factory.mktemp("exported") / "onnx")
 
 
 @pytest.fixture
