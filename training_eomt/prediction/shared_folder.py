@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+# Seconds: another run that ends removes what is left for a moment, and the DataLoader's workers of a killed one, which
+# share its lock, look every five seconds whether it is there.
+PATIENCE = 10.0
 DRAFTS = ".drafts"  # for each process a folder of files that are not complete, and a file that it locks
 
 
@@ -73,7 +77,7 @@ class SharedFolder:
         """
         self._drafts.mkdir(parents=True, exist_ok=True)
         with self._open_lock(self.process) as file:
-            if _lock(file) is False:
+            if _lock(file, PATIENCE) is False:
                 raise OSError(
                     f"Another run is writing predictions into {self.directory}. Wait until it has ended, or choose "
                     "another folder."
@@ -94,14 +98,22 @@ class SharedFolder:
         return (self._drafts / f"{process}.lock").open("ab")
 
 
-def _lock(file: BinaryIO) -> bool | None:
-    """Locks a file until it is closed. False if another process has locked it, None where nothing can be locked."""
+def _lock(file: BinaryIO, patience: float = 0.0) -> bool | None:
+    """
+    Locks a file until it is closed. False if another process has had it locked for as long as `patience` (in seconds),
+    None where nothing can be locked.
+    """
     if fcntl is None:
         return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network's disks
-        return None
-    return True
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # some network's disks
+            return None
+        else:
+            return True
