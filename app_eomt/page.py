@@ -32,7 +32,11 @@ SLIDERS = {
 # What is served besides the page; nothing comes from another machine, and nothing is told to one.
 LAUNCH: dict[str, Any] = {
     "css_paths": Path(__file__).parent / "page.css",
-    "theme": gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    "theme": gr.themes.Default(
+        primary_hue="teal",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
     ).set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500"),
     "max_file_size": MAX_FILE_SIZE,
     "footer_links": [],
@@ -71,7 +75,9 @@ class Page:
                 with gr.Column(elem_classes="eomt-input"):
                     upload = gr.File(label="Photograph", file_types=["image"], height=140)
                     with gr.Row():
-                        buttons = [gr.Button(name, icon=path, size="sm", min_width=120) for name, path in examples.items()]
+                        buttons = [
+                            gr.Button(name, icon=path, size="sm", min_width=120) for name, path in examples.items()
+                        ]
                     preview = gr.HTML(apply_default_css=False)
                 with gr.Column(elem_classes="eomt-output"):
                     results = gr.HTML(HINT, apply_default_css=False)
