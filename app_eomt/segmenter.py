@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from transformers import pipeline
 
+from eomt_transformers import pipeline
 from image_processing_eomt import TASKS, VOID, draw_segmentation
 from image_processing_eomt.geometry_eomt import encode_masks, parse_size
 from image_processing_eomt.settings_eomt import POST_PROCESSING
@@ -80,7 +80,7 @@ class Segmenter:
     """
 
     def __init__(self, name: str):
-        self.pipeline: Any = pipeline("image-segmentation", model=name, trust_remote_code=True)
+        self.pipeline: Any = pipeline(name)
         self.name = Path(name).name if Path(name).is_dir() else name
         self._kept: OrderedDict[tuple[str, bool], Prediction] = OrderedDict()  # the last one used comes last
 
