@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,4 +52,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         segmenters = [Segmenter(name) for name in dict.fromkeys(names)]
     except (OSError, ValueError) as error:
         sys.exit(f"eomt app: {error}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a server, too, it deletes its files
     serve(segmenters, arguments.host, arguments.port, arguments.share)
