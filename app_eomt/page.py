@@ -107,18 +107,16 @@ class Page:
                 event.then(
                     self.open, settings, outputs, trigger_mode="always_last", show_progress_on=results, **common
                 )
-            for event in (
-                *(slider.change for slider in sliders),
-                task.input(self.choose_sliders, task, sliders, api_visibility="private").then,
-            ):
-                event(
-                    self.show,
-                    settings,
-                    [results, files],
-                    trigger_mode="always_last",
-                    show_progress="minimal",
-                    **common,
-                )
+            show = {
+                "fn": self.show,
+                "inputs": settings,
+                "outputs": [results, files],
+                "trigger_mode": "always_last",
+                "show_progress": "minimal",
+                **common,
+            }
+            gr.on([slider.change for slider in sliders], **show)
+            task.input(self.choose_sliders, task, sliders, api_visibility="private").then(**show)
             prepare.click(self.prepare, settings, files, **common)
         return blocks
 

@@ -10,7 +10,7 @@ from training_eomt.shapes import draw_image
 
 
 MAX_PIXELS = 50_000_000
-EXAMPLE_SEEDS = {"First example": 14, "Second example": 13}
+EXAMPLE_SEEDS = {"Example 1": 14, "Example 2": 24}
 MIN_EXAMPLE_SIDE = 480  # pixels
 
 

@@ -140,10 +140,10 @@ def set_threshold(page, value, name="Score"):
 def test_the_first_screen_is_calm_and_asks_no_other_machine_for_anything(served, open_page):
     page = open_page(served)
     assert page.get_by_role("button", name="drop files").is_visible()
-    assert page.get_by_role("button", name=re.compile("example")).count() == 2
+    assert page.get_by_role("button", name=re.compile("Example")).count() == 2
     assert not page.get_by_label("range slider for Score threshold").is_visible()
     assert page.get_by_role("button", name="Prepare downloads").count() == 0
-    page.get_by_role("button", name="First example").click()
+    page.get_by_role("button", name="Example 1").click()
     page.get_by_alt_text("with its segments drawn over it").wait_for()
     local = (served.address, "data:", "blob:")
     assert len(page.requested) > 10
