@@ -57,7 +57,7 @@ def name_mask(number: int, segment: Mapping[str, Any]) -> str:
 
 def as_file_name(text: str) -> str:
     """Returns a text of any letters as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "-", text)[:60].strip("-.") or "unnamed"
+    return re.sub(r"[^\w.-]+", "-", text)[:100].strip("-.") or "unnamed"
 
 
 def as_coco(

@@ -44,6 +44,7 @@ LAUNCH: dict[str, Any] = {
     "enable_monitoring": False,
     "ssr_mode": False,
     "show_error": True,
+    "quiet": True,
 }
 
 
@@ -64,6 +65,11 @@ class Page:
         self.tasks = [task for task in TASKS if all(task in segmenter.tasks for segmenter in segmenters)]
         # The first that all are made for: what one of them cannot do is none of them asked.
         self.task = self.tasks[0]
+        names = [segmenter.name for segmenter in segmenters]
+        self.names = [
+            f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
+            for index, name in enumerate(names)
+        ]
 
     def build(self) -> gr.Blocks:
         """Puts the page together."""
@@ -124,6 +130,8 @@ class Page:
         """Returns how the slider of a threshold looks at first: it shows the first checkpoint's own value."""
         label, info = SLIDERS[name]
         value = self.segmenters[0].own_threshold(name)
+        if any(segmenter.own_threshold(name) != value for segmenter in self.segmenters):
+            info += " Until this is moved, each checkpoint takes its own."
         return {"label": label, "info": info, "value": value, "visible": name in TASKS[self.task].settings}
 
     def choose_sliders(self, task: str) -> list[dict[str, Any]]:
@@ -154,11 +162,11 @@ class Page:
         """Shows the segments of each checkpoint as soon as they are there, and takes back what could be downloaded."""
         thresholds = self.read_thresholds(task, *values)
         results: list[str] = []
-        for segmenter in self.segmenters:
+        for name, segmenter in zip(self.names, self.segmenters, strict=True):
             try:
                 drawing = segmenter.draw(check_open(path), task, thresholds)
                 seconds = segmenter.predict(check_open(path), task).seconds
-                results.append(format_result(segmenter.name, Path(check_open(path)).name, seconds, drawing))
+                results.append(format_result(name, Path(check_open(path)).name, seconds, drawing))
             except (OSError, ValueError) as error:
                 results.append(format_error(error))
             yield format_results(results), gr.update(value=None, visible=False)
@@ -170,10 +178,10 @@ class Page:
         path = check_open(path)
         photograph = Path(path)
         files: list[Path] = []
-        for segmenter in self.segmenters:
+        for name, segmenter in zip(self.names, self.segmenters, strict=True):
             stem = as_file_name(photograph.stem)
             if len(self.segmenters) > 1:
-                stem += f"_{as_file_name(segmenter.name)}"
+                stem += f"_{as_file_name(name)}"
             photograph_size = segmenter.predict(path, task).size
             drawing = segmenter.draw(path, task, thresholds).image
             segments = segmenter.segment(path, task, thresholds)
@@ -193,4 +201,6 @@ def serve(segmenters: Sequence[Segmenter], host: str | None, port: int | None, s
     with tempfile.TemporaryDirectory(prefix="eomt_app_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = Page(segmenters, Path(folder)).build()
-        page.launch(server_name=host, server_port=port, share=share, **LAUNCH)
+        page.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **LAUNCH)
+        print(f"Open {page.share_url or page.local_url} in a browser. Ctrl-C stops it.", flush=True)
+        page.block_thread()

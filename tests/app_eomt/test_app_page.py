@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, save_photograph  # of this folder
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from tiny_checkpoints import CLASSES, save_photograph  # of this folder
 
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'eomt-transformers[app]'")
@@ -46,7 +46,7 @@ class Served:
         for index, segmenter in enumerate(self.segmenters):
             segmenter.pipeline.model.register_forward_hook(lambda *_, index=index: self.count(index))
         self.blocks = Page(self.segmenters, folder).build()
-        _, self.address, _ = self.blocks.launch(**LAUNCH, quiet=True, prevent_thread_lock=True)
+        _, self.address, _ = self.blocks.launch(**LAUNCH, prevent_thread_lock=True)
 
     def count(self, index: int) -> None:
         self.num_forwards[index] += 1

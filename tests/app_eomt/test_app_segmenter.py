@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import save_checkpoint, save_photograph  # of this folder
 from pycocotools import mask as coco_mask
+from tiny_checkpoints import save_checkpoint, save_photograph  # of this folder
 
 from app_eomt.segmenter import Segmenter
 
