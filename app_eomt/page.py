@@ -99,7 +99,11 @@ class Page:
                     files = gr.File(label="Downloads", interactive=False, visible=False, elem_classes="eomt-files")
 
             # One thing at a time: memory is bounded by what one photograph needs.
-            common: dict[str, Any] = {"concurrency_id": "model", "api_visibility": "private"}
+            common: dict[str, Any] = {
+                "concurrency_id": "model",
+                "api_visibility": "private",
+                "js": self.read_sliders(),
+            }
             settings = [photograph, task, *sliders]
             outputs = [preview, controls, results, files]
             chosen = [
@@ -133,6 +137,12 @@ class Page:
         if any(segmenter.own_threshold(name) != value for segmenter in self.segmenters):
             info += " Until this is moved, each checkpoint takes its own."
         return {"label": label, "info": info, "value": value, "visible": name in TASKS[self.task].settings}
+
+    def read_sliders(self) -> str:
+        """Returns the script that reads the sliders: a number may be typed beside each, or be deleted there."""
+        own = [self.segmenters[0].own_threshold(name) for name in SLIDERS]
+        read = f"(value, index) => Math.min(1, Math.max(0, value ?? {own}[index]))"
+        return f"(photograph, task, ...values) => [photograph, task, ...values.map({read})]"
 
     def choose_sliders(self, task: str) -> list[dict[str, Any]]:
         """Shows the sliders that a task has."""

@@ -187,8 +187,11 @@ def test_thresholds_act_without_running_the_model_again(served, open_page, photo
     assert served.num_forwards == num_forwards
     assert read_legend(page) == expected_legend(pipeline(str(photograph), mask_threshold=0.65), 60 * 80) != at_first
 
-    set_threshold(page, 1)
+    set_threshold(page, "", name="Mask")  # which is the checkpoint's own
+    assert read_legend(page) == at_first
+    set_threshold(page, 7)
     assert "No segment passes the thresholds" in page.locator(".eomt-result").inner_text()
+    assert page.get_by_test_id("toast-body").count() == 0  # nothing went wrong
 
 
 def test_other_tasks_are_those_of_the_pipeline(served, open_page, photograph):
