@@ -36,9 +36,9 @@ def test_a_wheel_has_every_module_recipe_and_the_command(wheel):
         for recipe in (ROOT / "recipes").glob("*.yaml"):
             assert archive.read(f"training_eomt/recipes/{recipe.name}") == recipe.read_bytes()
     packages = ("eomt_transformers", "configuration_eomt", "modeling_eomt", "image_processing_eomt")
-    packages += ("training_eomt", "deployment_eomt")
+    packages += ("training_eomt", "deployment_eomt", "app_eomt")
     modules = {str(file.relative_to(ROOT)) for package in packages for file in (ROOT / package).rglob("*.py")}
-    assert modules | {"run_segmentation.py", "training_eomt/model_card.md"} <= names
+    assert modules | {"run_segmentation.py", "training_eomt/model_card.md", "app_eomt/page.css"} <= names
 
 
 def test_an_installed_command_finds_recipes_by_name_and_by_path(wheel, tmp_path):
