@@ -60,6 +60,8 @@ DEPLOYMENT = {
     "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
 }
 TEST = ["httpx>=0.27", "markdown-it-py>=3.0", "pytest>=8.0", "pytest-xdist>=3.6", "setuptools>=70.1", "timm>=1.0.20"]
+# Griffe reads the sources, so that a site needs none of the packages above.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 
@@ -95,7 +97,7 @@ setup(
     cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},
     install_requires=REQUIREMENTS,
-    extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "test": TEST, "dev": DEV},
+    extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "docs": DOCS, "test": TEST, "dev": DEV},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

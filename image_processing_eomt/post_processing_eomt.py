@@ -140,7 +140,10 @@ def segment_instances(
     exceed the class score, pairs whose class score is too low are dropped before their masks are upsampled.
 
     Args:
-        mask_logits, class_logits, view, output_size: as for `segment_panoptic`.
+        mask_logits: `(num_queries, height / 4, width / 4)`.
+        class_logits: `(num_queries, num_classes + 1)`, the last one for "no object".
+        view: the model's view of the image, not split.
+        output_size: `(height, width)` of the result in pixels.
         threshold: an instance needs a score of at least this; that of an empty mask is 0.
         mask_threshold: a mask covers the pixels where its probability is above this.
         top_k: at most this many pairs of query and class are candidates; None for all.
@@ -231,7 +234,8 @@ def segment_semantic(
     Args:
         mask_logits: `(num_windows, num_queries, height / 4, width / 4)`, or a tensor for each window.
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
-        view, output_size: as for `segment_panoptic`, but the image may be split.
+        view: the model's view of the image, which may be split.
+        output_size: `(height, width)` of the result in pixels.
         return_segmentation_scores: whether to return the scores too.
 
     Returns:
