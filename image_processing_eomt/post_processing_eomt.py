@@ -21,7 +21,8 @@ from .geometry_eomt import (
 from .settings_eomt import STORED, TASKS, check_finite, check_names, check_outputs, check_settings, check_target_sizes
 
 
-VOID = -1  # in a map of segment ids or label ids: no segment, no class
+VOID = -1
+"""In a map of segment ids or label ids: no segment, no class."""
 MASKS_IN_MEMORY = 16  # masks of the image's size at a time, where they are not part of the result
 
 

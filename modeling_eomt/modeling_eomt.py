@@ -333,7 +333,6 @@ class EomtEva02ForUniversalSegmentation(EomtForUniversalSegmentation):
     base_model_prefix = "eomt_eva02"
 
 
-# The classes of the model types, by their names in configurations.
 MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
     model_class.config_class.model_type: model_class
     for model_class in (
@@ -342,6 +341,7 @@ MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
         EomtEva02ForUniversalSegmentation,
     )
 }
+"""The classes of the model types, by their names in configurations."""
 
 for _model_class in MODEL_CLASSES.values():
     _model_class.register_for_auto_class("AutoModelForUniversalSegmentation")
