@@ -1,4 +1,4 @@
-"""What Griffe, which reads the sources for the reference, cannot know of them: an extension of it, see `mkdocs.yml`."""
+"""What Griffe, which reads the sources for the reference, cannot know of them: its extension, see `mkdocs.yml`."""
 
 import ast
 import re
