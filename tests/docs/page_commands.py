@@ -1,0 +1,158 @@
+"""Runs the commands of the pages, each at the size that its stand-ins have.
+
+A command of the project runs in this process: its function is given the words of the page. What can only be checked is
+said where it is done.
+"""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import setuptools
+from accelerate.commands.launch import launch_command_parser
+from page_blocks import ROOT
+from page_stand_ins import provide, provide_on_the_hub
+from torch.distributed.run import get_args_parser
+
+import run_segmentation
+from deployment_eomt import __main__ as deployment
+from modeling_eomt import convert_official
+from training_eomt.publishing import __main__ as publishing
+from training_eomt.script.checks import check_arguments
+from training_eomt.script.command_line import read_arguments
+
+
+# At the end of each training: two steps on a CPU, whatever the page and its recipes say about length and machine.
+SMALL = (
+    "--max_steps 2 --image_size 64 --total_batch_size 2 --per_device_train_batch_size 2 --use_cpu true --bf16 false "
+    "--fp16 false --dataloader_num_workers 0 --disable_tqdm true"
+).split()
+# What "..." stands for in a command of `run_segmentation.py`.
+ELIDED = (
+    "--do_train --do_eval --do_predict --model_name_or_path tue-mps/coco_panoptic_eomt_large_640 --dataset my_data "
+    "--predict_data my_data/new_images --output_dir outputs/my_model"
+).split()
+
+
+class Programs:
+    """
+    The programs that the pages call.
+
+    Args:
+        folder: the folder in which they run.
+        cache: where models on the Hub are kept.
+    """
+
+    def __init__(self, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.cache, self.monkeypatch = folder, cache, monkeypatch
+
+    def run(self, words: list[str]) -> None:
+        """Runs one command."""
+        program = getattr(self, f"run_{words[0]}", None)
+        if program is None:
+            raise ValueError(f"No way to run or check {words[0]!r}: add one to {Path(__file__).name}.")
+        program(words[1:])
+
+    def run_python(self, words: list[str]) -> None:
+        """Modules and `run_segmentation.py` in this process, other files, which are short, in one of their own."""
+        modules = {
+            "training_eomt.publishing": publishing.main,
+            "deployment_eomt": deployment.main,
+            "modeling_eomt.convert_official": convert_official.main,
+        }
+        if words[0] == "-m":
+            modules[words[1]](words[2:])
+        elif words[0] == "run_segmentation.py":
+            self.run_segmentation(words[1:])
+        else:
+            file = Path(words[0]) if Path(words[0]).exists() else ROOT / words[0]
+            subprocess.run([sys.executable, file, *words[1:]], check=True, cwd=self.folder)
+
+    def run_segmentation(self, words: list[str]) -> None:
+        """Trains for two steps, evaluates, predicts."""
+        words = expand(words)
+        provide(" ".join(words), self.folder, self.cache)
+        arguments = read_arguments(words)
+        if name := arguments.model.model_name_or_path:  # a recipe's
+            if "/" in name and not Path(name).exists():
+                provide_on_the_hub(name, self.cache)
+        output, resumes = arguments.training.output_dir, arguments.training.resume_from_checkpoint
+        if output and not resumes and output != name:
+            shutil.rmtree(output, ignore_errors=True)  # on a page one training comes after the other
+        small = [] if arguments.data.check_data else SMALL
+        run_segmentation.main(run_segmentation.parse_arguments([*words, *small]))
+
+    def check_segmentation(self, words: list[str]) -> None:
+        """Checks the arguments as the command does before it starts."""
+        words = expand(words)
+        provide(" ".join(words), self.folder, self.cache)
+        arguments = read_arguments(words)
+        check_arguments(arguments.model, arguments.data, arguments.training)
+
+    def run_torchrun(self, words: list[str]) -> None:
+        """Checked only: several processes are started in the tests of distributed training."""
+        options = get_args_parser().parse_args(words)
+        assert options.training_script == "run_segmentation.py"
+        self.check_segmentation(options.training_script_args)
+
+    def run_accelerate(self, words: list[str]) -> None:
+        """Checked only, as `torchrun`."""
+        assert words[0] == "launch"
+        options = launch_command_parser().parse_args(words[1:])
+        assert options.training_script == "run_segmentation.py"
+        self.check_segmentation(options.training_script_args)
+
+    def run_hf(self, words: list[str]) -> None:
+        """`hf download REPOSITORY FILE --local-dir FOLDER`, from the cache: there is no network."""
+        assert words[0] == "download" and words[3] == "--local-dir" and len(words) == 5, words
+        folder = Path(words[4])
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(provide_on_the_hub(words[1], self.cache) / words[2], folder)
+
+    def run_pip(self, words: list[str]) -> None:
+        """Checked only: a package is this project with extras that it has, or one that its extras name."""
+        assert words[0] == "install", words
+        given: dict = {}
+        self.monkeypatch.setattr(setuptools, "setup", given.update)
+        self.monkeypatch.chdir(ROOT)
+        runpy.run_path("setup.py")
+        self.monkeypatch.chdir(self.folder)
+        known = " ".join([*given["install_requires"], *(name for all in given["extras_require"].values() for name in all)])
+        for word in words[1:]:
+            if word in ("-e", "--editable", "-U", "--upgrade", "-q", "--quiet"):
+                continue
+            name, _, extras = word.partition("[")
+            unknown = {extra for extra in extras.rstrip("]").split(",") if extra} - set(given["extras_require"])
+            assert not unknown, f"setup.py has no extras {unknown}"
+            assert name in (".", given["name"]) or re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known), name
+
+    def run_make(self, words: list[str]) -> None:
+        """Checked only: the Makefile has the target."""
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words and set(words) <= set(targets), words
+
+    def run_git(self, words: list[str]) -> None:
+        """Checked only: there is no network."""
+        assert words[0] == "clone" and re.fullmatch(r"https://\S+", words[1]), words
+
+    def run_cd(self, words: list[str]) -> None:
+        """Nothing to do: each page has a folder of its own."""
+        assert len(words) == 1, words
+
+
+def expand(words: list[str]) -> list[str]:
+    """Puts arguments in the place of "...", those that are not given."""
+    if "..." not in words:
+        return words
+    place = words.index("...")
+    given = {word for word in words if word.startswith("--")}
+    elided = []
+    for index, word in enumerate(ELIDED):
+        flag = next(other for other in reversed(ELIDED[: index + 1]) if other.startswith("--"))
+        if flag not in given:
+            elided.append(word)
+    return [*words[:place], *elided, *words[place + 1 :]]
