@@ -13,6 +13,7 @@ PACKAGES = [
     "configuration_eomt",
     "modeling_eomt",
     "image_processing_eomt",
+    "loading_eomt",
     "training_eomt",
     "training_eomt.data",
     "training_eomt.metrics",

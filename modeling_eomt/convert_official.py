@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ValueError(f"--image-size is given, and {options.config} has image_size: leave one out.")
             size = fields.pop("image_size")
         weights = read_weight_file(options.checkpoint)
-        config = infer_config(weights, size, **fields)
+        config = infer_config(weights, size, base_backbone=options.base_backbone, **fields)
         model = convert_official_checkpoint(weights, config, options.base_backbone)
         model.save_pretrained(output)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from configuration_eomt import EOMT_SIZES, EomtConfig
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
-from training_eomt.publishing.published import published_checkpoints
+from loading_eomt import published_checkpoints
 
 
 # Heads of 64 channels, as are read off original weights.

@@ -14,7 +14,7 @@ from stand_ins import put_in_cache, write_dinov2, write_dinov3, write_original, 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation
-from training_eomt.publishing.published import published_checkpoints
+from loading_eomt import published_checkpoints
 from training_eomt.shapes import generate_shapes_dataset
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from image_processing_eomt import TASKS, EomtImageProcessor
+from loading_eomt import published_checkpoints
 from modeling_eomt import EomtForUniversalSegmentation
 
 from ..card import CARD
@@ -20,7 +21,6 @@ from ..disk import MIN_FREE, check_room
 from ..evaluation import read_evaluation
 from ..run_files import REPORT
 from .publish import load_source, publish_model, read_facts
-from .published import published_checkpoints
 
 
 def main(arguments: list[str] | None = None) -> None:
