@@ -32,6 +32,7 @@ def list_entries() -> dict[str, str]:
     """Returns the names that have an entry in the reference, and where they are imported from: name -> path."""
     pages = Path(__file__).parent.glob("reference/*.md")
     paths = [path for page in pages for path in _ENTRY.findall(page.read_text(encoding="utf-8"))]
+    paths.sort(key=lambda path: path.startswith("eomt_transformers."))  # of two `pipeline`, the one for everybody
     return {path.rsplit(".", 1)[-1]: path for path in paths}
 
 

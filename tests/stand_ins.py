@@ -8,11 +8,22 @@ import transformers
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from configuration_eomt import EOMT_SIZES, EomtConfig
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
 from loading_eomt import published_checkpoints
+from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
 
 
 # Heads of 64 channels, as are read off original weights.
+# Files that loading looks for, whether they are there or not.
+_ASKED_FOR = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "adapter_config.json",
+)
 TINY_SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "num_blocks": 1}
 
 
@@ -75,9 +86,9 @@ def write_dinov3(folder: Path) -> None:
 
 
 def write_dinov2(folder: Path) -> None:
-    """Writes a DINOv2 backbone with registers."""
+    """Writes a DINOv2 backbone with registers, of as many blocks as the query blocks of any recipe."""
     config = transformers.Dinov2WithRegistersConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=1, image_size=70, num_register_tokens=4
+        hidden_size=64, num_hidden_layers=5, num_attention_heads=1, image_size=70, num_register_tokens=4
     )
     transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
 
@@ -109,4 +120,8 @@ def put_in_cache(cache: Path, repository: str, folder: Path) -> Path:
     place = cache / f"models--{repository.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
+    for name in _ASKED_FOR:
+        if not (folder / name).exists():  # known not to be there
+            (place / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
+            (place / ".no_exist" / commit / name).touch()
     return Path(copytree(folder, place / "snapshots" / commit))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import setuptools
 from accelerate.commands.launch import launch_command_parser
+from packaging.requirements import Requirement
 from page_blocks import ROOT
 from page_stand_ins import provide, provide_on_the_hub
 from torch.distributed.run import get_args_parser
@@ -27,15 +28,27 @@ from training_eomt.script.command_line import read_arguments
 
 
 # At the end of each training: two steps on a CPU, whatever the page and its recipes say about length and machine.
-SMALL = (
-    "--max_steps 2 --image_size 64 --total_batch_size 2 --per_device_train_batch_size 2 --use_cpu true --bf16 false "
-    "--fp16 false --dataloader_num_workers 0 --disable_tqdm true"
-).split()
-# What "..." stands for in a command of `run_segmentation.py`.
-ELIDED = (
-    "--do_train --do_eval --do_predict --model_name_or_path tue-mps/coco_panoptic_eomt_large_640 --dataset my_data "
-    "--predict_data my_data/new_images --output_dir outputs/my_model"
-).split()
+SMALL = {
+    "max_steps": "2",
+    "image_size": "64",
+    "total_batch_size": "2",
+    "per_device_train_batch_size": "2",
+    "use_cpu": "true",
+    "bf16": "false",
+    "fp16": "false",
+    "dataloader_num_workers": "0",
+    "disable_tqdm": "true",
+}
+# What "..." stands for in a command of `run_segmentation.py`, as far as it is not given.
+ELIDED = {
+    "do_train": "true",
+    "do_eval": "true",
+    "do_predict": "true",
+    "model_name_or_path": "tue-mps/coco_panoptic_eomt_large_640",
+    "dataset": "my_data",
+    "predict_data": "my_data/new_images",
+    "output_dir": "outputs/my_model",
+}
 
 
 class Programs:
@@ -74,24 +87,27 @@ class Programs:
 
     def run_segmentation(self, words: list[str]) -> None:
         """Trains for two steps, evaluates, predicts."""
-        words = expand(words)
+        words = self.check_segmentation(words)
+        checks_data = read_arguments(words).data.check_data
+        run_segmentation.main(run_segmentation.parse_arguments([*words, *([] if checks_data else as_words(SMALL))]))
+
+    def check_segmentation(self, words: list[str]) -> list[str]:
+        """Checks the arguments as the command does before it starts; returns them all."""
+        given = {word.removeprefix("--") for word in words if word.startswith("--")}
+        words = [str(self.folder) + word if word.startswith("/") else word for word in words]
+        if "..." in words:
+            words.remove("...")
+            words += as_words({name: value for name, value in ELIDED.items() if name not in given})
         provide(" ".join(words), self.folder, self.cache)
         arguments = read_arguments(words)
-        if name := arguments.model.model_name_or_path:  # a recipe's
-            if "/" in name and not Path(name).exists():
-                provide_on_the_hub(name, self.cache)
+        name = arguments.model.model_name_or_path
+        if name and "/" in name and not Path(name).exists():  # in a recipe
+            provide_on_the_hub(name, self.cache)
         output, resumes = arguments.training.output_dir, arguments.training.resume_from_checkpoint
         if output and not resumes and output != name:
             shutil.rmtree(output, ignore_errors=True)  # on a page one training comes after the other
-        small = [] if arguments.data.check_data else SMALL
-        run_segmentation.main(run_segmentation.parse_arguments([*words, *small]))
-
-    def check_segmentation(self, words: list[str]) -> None:
-        """Checks the arguments as the command does before it starts."""
-        words = expand(words)
-        provide(" ".join(words), self.folder, self.cache)
-        arguments = read_arguments(words)
         check_arguments(arguments.model, arguments.data, arguments.training)
+        return words
 
     def run_torchrun(self, words: list[str]) -> None:
         """Checked only: several processes are started in the tests of distributed training."""
@@ -116,19 +132,20 @@ class Programs:
     def run_pip(self, words: list[str]) -> None:
         """Checked only: a package is this project with extras that it has, or one that its extras name."""
         assert words[0] == "install", words
-        given: dict = {}
-        self.monkeypatch.setattr(setuptools, "setup", given.update)
-        self.monkeypatch.chdir(ROOT)
-        runpy.run_path("setup.py")
-        self.monkeypatch.chdir(self.folder)
-        known = " ".join([*given["install_requires"], *(name for all in given["extras_require"].values() for name in all)])
+        setup: dict = {}
+        with self.monkeypatch.context() as patch:
+            patch.setattr(setuptools, "setup", setup.update)
+            patch.chdir(ROOT)
+            runpy.run_path("setup.py")
+        extras = setup["extras_require"]
+        named = {Requirement(text).name for texts in (setup["install_requires"], *extras.values()) for text in texts}
         for word in words[1:]:
             if word in ("-e", "--editable", "-U", "--upgrade", "-q", "--quiet"):
                 continue
-            name, _, extras = word.partition("[")
-            unknown = {extra for extra in extras.rstrip("]").split(",") if extra} - set(given["extras_require"])
-            assert not unknown, f"setup.py has no extras {unknown}"
-            assert name in (".", given["name"]) or re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", known), name
+            is_local = word.startswith(".")
+            requirement = Requirement(setup["name"] + word[1:] if is_local else word)
+            assert requirement.name in {setup["name"], *named}, word
+            assert requirement.extras <= set(extras), f"setup.py has no extras {requirement.extras - set(extras)}"
 
     def run_make(self, words: list[str]) -> None:
         """Checked only: the Makefile has the target."""
@@ -144,15 +161,6 @@ class Programs:
         assert len(words) == 1, words
 
 
-def expand(words: list[str]) -> list[str]:
-    """Puts arguments in the place of "...", those that are not given."""
-    if "..." not in words:
-        return words
-    place = words.index("...")
-    given = {word for word in words if word.startswith("--")}
-    elided = []
-    for index, word in enumerate(ELIDED):
-        flag = next(other for other in reversed(ELIDED[: index + 1]) if other.startswith("--"))
-        if flag not in given:
-            elided.append(word)
-    return [*words[:place], *elided, *words[place + 1 :]]
+def as_words(arguments: dict[str, str]) -> list[str]:
+    """Returns arguments as a command line has them."""
+    return [word for name, value in arguments.items() for word in (f"--{name}", value)]

@@ -13,8 +13,8 @@ from stand_ins import put_in_cache, write_dinov2, write_dinov3, write_original, 
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import EomtForUniversalSegmentation
 from loading_eomt import published_checkpoints
+from modeling_eomt import EomtForUniversalSegmentation
 from training_eomt.shapes import generate_shapes_dataset
 
 
@@ -137,7 +137,8 @@ def write_dataset_of_the_hub(folder: Path) -> None:
     """A folder of the name: what `datasets` does with a name on the Hub is its own affair."""
     table = make_table(folder.with_name(f"{folder.name}_files"))
     (folder / "data").mkdir(parents=True)
-    table.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    for split in ("train", "validation"):
+        table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
 
 
 def write_checkpoint(path: Path) -> None:

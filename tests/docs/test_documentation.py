@@ -74,8 +74,13 @@ def workplace(tmp_path, monkeypatch, hub, remote_code_cache) -> Workplace:
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # of other processes
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # What is uploaded goes to the stand-in for the Hub, what is downloaded comes from the cache.
-    monkeypatch.setattr(HfApi, "hf_hub_download", staticmethod(huggingface_hub.hf_hub_download))
+
+    def download(repo_id, filename, **options):
+        """Models come from the cache; what the pages upload goes to the stand-in for the Hub, and comes from there."""
+        where = hub if repo_id.startswith("me/") else huggingface_hub
+        return where.hf_hub_download(repo_id, filename, **options)
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", staticmethod(download))
     shrink_sizes(monkeypatch)
     return Workplace(folder, cache, monkeypatch)
 
