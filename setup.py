@@ -96,7 +96,12 @@ setup(
     package_data={package: ["py.typed", "*.json", "*.md"] for package in PACKAGES},
     py_modules=["run_segmentation"],
     cmdclass={"build_py": BuildWithRecipes},
-    entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},
+    entry_points={
+        "console_scripts": [
+            "eomt = eomt_transformers.command:main",
+            "eomt-run-segmentation = run_segmentation:command",
+        ]
+    },
     install_requires=REQUIREMENTS,
     extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "docs": DOCS, "test": TEST, "dev": DEV},
     classifiers=[

@@ -34,10 +34,10 @@ def _read_json(file: str, *kinds: type) -> Any:
     return content
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m modeling_eomt.convert_official") -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m modeling_eomt.convert_official",
+        prog=prog,
         description="Converts an original EoMT checkpoint to a folder for from_pretrained. Sizes are read off the "
         "weights.",
     )

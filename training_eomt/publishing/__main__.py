@@ -23,10 +23,10 @@ from ..run_files import REPORT
 from .publish import load_source, publish_model, read_facts
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m training_eomt.publishing") -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m training_eomt.publishing",
+        prog=prog,
         description="Publishes a finished model: a folder with code, weights, image processor and a model card.",
     )
     parser.add_argument(
