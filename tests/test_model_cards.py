@@ -14,6 +14,7 @@ from PIL import Image
 from stand_ins import TINY_SIZE, put_in_cache, shrink_sizes, write_original, write_original_dinov3
 
 from configuration_eomt import EOMT_SIZES
+from eomt_transformers.command import main as eomt
 from loading_eomt import published_checkpoints
 from training_eomt.publishing.__main__ import main
 
@@ -129,8 +130,8 @@ def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monke
     assert segmenter.image_processor.task == checkpoint.task
 
     (command,) = map(shlex.split, blocks(name, "bash")[0].splitlines())
-    assert command[:3] == ["python", "-m", "training_eomt.publishing"]
-    main(command[3:])
+    assert command[0] == "eomt"
+    eomt(command[1:])
     exported = type(model).from_pretrained(name)
     for parameter, weight in model.state_dict().items():
         assert torch.equal(exported.state_dict()[parameter], weight), parameter

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from torch.distributed.run import get_args_parser
 
 import run_segmentation
 from deployment_eomt import __main__ as deployment
+from eomt_transformers.command import main as eomt
 from modeling_eomt import convert_official
 from training_eomt.publishing import __main__ as publishing
 from training_eomt.script.checks import check_arguments
@@ -84,6 +86,18 @@ class Programs:
         else:
             file = Path(words[0]) if Path(words[0]).exists() else ROOT / words[0]
             subprocess.run([sys.executable, file, *words[1:]], check=True, cwd=self.folder)
+
+    def run_eomt(self, words: list[str]) -> None:
+        """Every verb in this process; the page is made, and not served."""
+        verb, *rest = words
+        if verb in ("train", "eval", "predict"):
+            self.run_segmentation([f"--do_{verb}", *rest])
+            return
+        if verb == "app":
+            if find_spec("app_eomt") is None or find_spec("gradio") is None:
+                return  # is optional
+            self.monkeypatch.setattr("app_eomt.page.serve", lambda *options: None)
+        eomt(words)
 
     def run_segmentation(self, words: list[str]) -> None:
         """Trains for two steps, evaluates, predicts."""
