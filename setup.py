@@ -61,9 +61,9 @@ DEPLOYMENT = {
     "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
 }
 TEST = ["httpx>=0.27", "markdown-it-py>=3.0", "pytest>=8.0", "pytest-xdist>=3.6", "setuptools>=70.1", "timm>=1.0.20"]
+DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 # Griffe reads the sources, so that a site needs none of the packages above.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
-DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
 
 
 class BuildWithRecipes(build_py):

@@ -98,11 +98,8 @@ def test_a_wheel_in_a_clean_environment_does_what_the_guides_say(environment, tm
     guide = MarkdownIt().parse((ROOT / "docs" / "inference.md").read_text(encoding="utf-8"))
     blocks = [token.content for token in guide if token.info == "python" and "outputs/my_model" in token.content]
     assert len(blocks) >= 2
-    run(
-        "python",
-        "-c",
-        "\n".join(blocks).replace("outputs/my_model", "outputs/shapes_demo").replace("photo.jpg", photograph),
-    )
+    code = "\n".join(blocks).replace("outputs/my_model", "outputs/shapes_demo").replace("photo.jpg", photograph)
+    run("python", "-c", code)
     assert (tmp_path / "overlay.png").is_file()
     run("eomt", "segment", photograph, "--model", "outputs/shapes_demo")
     assert (tmp_path / "segments/000000/overlay.png").is_file()
