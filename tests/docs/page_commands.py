@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Programs:
 
     def run(self, words: list[str]) -> None:
         """Runs one command."""
-        program = getattr(self, f"run_{words[0]}", None)
+        program = getattr(self, f"run_{Path(words[0]).name.replace('-', '_')}", None)
         if program is None:
             raise ValueError(f"No way to run or check {words[0]!r}: add one to {Path(__file__).name}.")
         program(words[1:])
@@ -95,7 +96,8 @@ class Programs:
             return
         if verb == "app":
             if find_spec("app_eomt") is None or find_spec("gradio") is None:
-                return  # is optional
+                warnings.warn("eomt app is not run: gradio is not installed", stacklevel=1)
+                return
             self.monkeypatch.setattr("app_eomt.page.serve", lambda *options: None)
         eomt(words)
 
@@ -165,6 +167,10 @@ class Programs:
         """Checked only: the Makefile has the target."""
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words and set(words) <= set(targets), words
+
+    def run_pre_commit(self, words: list[str]) -> None:
+        """Checked only: it would change the repository that the tests are in."""
+        assert words == ["install"] and (ROOT / ".pre-commit-config.yaml").is_file()
 
     def run_git(self, words: list[str]) -> None:
         """Checked only: there is no network."""

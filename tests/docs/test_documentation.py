@@ -1,8 +1,16 @@
-"""Every code block of the README and of the guides runs, with small stand-ins for what it names."""
+"""
+Every code block of the README and of the guides runs, with small stand-ins for what it names.
 
+None is passed over: a block, a command or a language that there is no way to run or check fails. What is checked
+without being run, such as an installation, says why where it is done, in `page_commands.py`.
+"""
+
+import io
 import json
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import datasets
@@ -16,33 +24,27 @@ from page_stand_ins import provide
 from stand_ins import shrink_sizes
 
 
-# What cannot run, by page and first line, and why.
-NOT_RUN = {
-    ("docs/training.md", "train data: my_data/train/panoptic.json: 24 images for panoptic segmentation"): (
-        "what --check_data prints of a dataset that is not here; tests of the report compare it"
-    ),
-    ("CONTRIBUTING.md", "make test           # sets up .venv with the newest dependencies and runs all tests"): (
-        "its last command installs a hook of git"
-    ),
-}
-
-
 class Workplace:
-    """The folder in which the blocks of a page run, one after the other, and the names that they define."""
+    """The folder in which the blocks of a page run one after the other, the names they define and what they print."""
 
     def __init__(self, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder, self.cache, self.names = folder, cache, {"__name__": "__main__"}
         self.programs = Programs(folder, cache, monkeypatch)
+        self.printed: list[str] = []
 
     def run(self, block: Block) -> None:
-        """Runs a block, or checks what is no program."""
+        """Runs a block of code, or checks one of something else. Raises whatever is wrong with it."""
         provide(block.text, self.folder, self.cache)
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
-            exec(code, self.names)
+            with self.reads_output():
+                exec(code, self.names)
+            for number in re.findall(r"^print\(.*\)  # ([\d.]+)$", block.text, re.MULTILINE):
+                assert number in self.printed, f"{number} is not what is printed"
         elif block.language == "bash":
             for words in read_commands(block.text):
-                self.programs.run(words)
+                with self.reads_output():
+                    self.programs.run(words)
         elif block.language == "bibtex":
             assert block.text in (ROOT / "training_eomt" / "model_card.md").read_text(), "as cards cite it"
         elif block.language == "json":
@@ -51,8 +53,31 @@ class Workplace:
             yaml.safe_load(block.text)
         elif block.language == "text" and "── " in block.text:
             check_tree(block.text)
+        elif block.language == "text":
+            self.check_output(block.text)
         else:
-            raise ValueError(f"No way to run {block.language or 'a block without a language'}: add it, or list it.")
+            raise ValueError(f"No way to run {block.language or 'a block without a language'!r}: add one here.")
+
+    @contextmanager
+    def reads_output(self) -> Iterator[None]:
+        """Within this, what is printed is noted."""
+        output = io.StringIO()
+        try:
+            with redirect_stdout(output):
+                yield
+        finally:
+            self.printed += output.getvalue().splitlines()
+            print(output.getvalue())
+
+    def check_output(self, text: str) -> None:
+        """The lines, up to their numbers, are among those that the page's commands have printed."""
+        printed = set(map(without_numbers, self.printed))
+        for line in text.splitlines():
+            assert line == "..." or without_numbers(line) in printed, f"nothing prints {line!r}"
+
+
+def without_numbers(line: str) -> str:
+    return " ".join(re.sub(r"\d+(\.\d+)?", "0", line).split())
 
 
 def check_tree(text: str) -> None:
@@ -91,8 +116,6 @@ def workplace(tmp_path, monkeypatch, hub, remote_code_cache) -> Workplace:
 @pytest.mark.parametrize("page", [page for page in PAGES if read_blocks(page)])
 def test_every_block_of_a_page_runs(page, workplace):
     for block in read_blocks(page):
-        if (page, block.text.splitlines()[0]) in NOT_RUN:
-            continue
         try:
             workplace.run(block)
         except (Exception, SystemExit) as error:
@@ -100,6 +123,23 @@ def test_every_block_of_a_page_runs(page, workplace):
             pytest.fail(f"{block.place}: {type(error).__name__}: {error}\n\n{block.text}\n{lines}", pytrace=False)
 
 
-def test_what_is_not_run_is_there():
-    first_lines = {(block.page, block.text.splitlines()[0]) for page in PAGES for block in read_blocks(page)}
-    assert set(NOT_RUN) <= first_lines
+@pytest.mark.parametrize(
+    ("language", "text", "message"),
+    [
+        ("", "pip install .", "No way to run"),
+        ("python", "from eomt_transformers import Eomt", "has no attribute 'Eomt'|cannot import name 'Eomt'"),
+        ("python", "print(1 + 1)  # 3", "3 is not what is printed"),
+        ("bash", "pip install .[onix]", "no extras"),
+        ("bash", "pip install somebody-elses", "somebody-elses"),
+        ("bash", "make coffee", "coffee"),
+        ("bash", "eomt sgement photo.jpg", "sgement"),
+        ("bash", "python run_segmentation.py ... --learing_rate 1", "learning_rate"),
+        ("bash", "torchrun --nproc_per_node 2 run_segmentation.py ... --dataset no/such/folder", "no/such/folder"),
+        ("bash", "format c:", "No way to run or check 'format'"),
+        ("text", "no program says this", "nothing prints"),
+        ("text", "my_data\n├── train/       images\n├── nothing.txt  is not there", "my_data has no nothing.txt"),
+    ],
+)
+def test_a_block_that_is_wrong_fails(language, text, message, workplace):
+    with pytest.raises((Exception, SystemExit), match=message):
+        workplace.run(Block("page.md", 1, language, text))
