@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/shapes_demo
 DEMO_DATA := outputs/shapes_data
 
-.PHONY: demo test test-oldest bench-quick lint clean
+.PHONY: demo test test-oldest bench-quick lint docs clean
 
 # uv installs in a fraction of pip's time; where it cannot (it does not read pip's settings), pip does.
 $(VENV)/installed: setup.py
@@ -49,5 +49,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, into site/: every link is checked, and every name in the reference. `mkdocs serve` shows it as you write.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[docs]" \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-oldest outputs
+	rm -rf $(VENV) .venv-oldest outputs site

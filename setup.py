@@ -72,6 +72,8 @@ TEST = [
     "timm>=1.0.20",
 ]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+# Griffe reads the sources, so that a site needs none of the packages above.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
 
 
 class BuildWithRecipes(build_py):
@@ -111,7 +113,14 @@ setup(
         ]
     },
     install_requires=REQUIREMENTS,
-    extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "app": APP, "test": TEST, "dev": DEV},
+    extras_require={
+        "quantization": QUANTIZATION,
+        **DEPLOYMENT,
+        "app": APP,
+        "docs": DOCS,
+        "test": TEST,
+        "dev": DEV,
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -54,8 +54,8 @@ class EomtTrainer(ResumableTrainer):
         model: an EoMT model.
         args: [`EomtTrainingArguments`].
         processing_class: the image processor; it post-processes predictions and is saved beside the model.
-        train_dataset, eval_dataset: [`TrainingInputs`] and [`EvaluationInputs`].
-        kwargs: everything else that `Trainer` takes.
+        kwargs: what `Trainer` takes besides: `train_dataset`, [`TrainingInputs`], and `eval_dataset`,
+            [`EvaluationInputs`], among others.
     """
 
     # Of the evaluation that is under way, on this process.
