@@ -3,7 +3,8 @@
 
     python run_segmentation.py --recipe recipes/shapes_demo.yaml --do_train --do_eval --do_predict
 
-A recipe is a YAML file of arguments; arguments of the command line come on top. `--help` lists them all.
+A recipe is a YAML file of arguments; arguments of the command line come on top. `--help` lists those that
+most need, `--help_all` all of them.
 """
 
 import logging
@@ -32,19 +33,20 @@ def main(arguments: ScriptArguments) -> dict[str, float]:
     return run(arguments)
 
 
-def command(words: Sequence[str] | None = None) -> None:
+def command(words: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     The console command: runs what the command line asks for, and ends in a line where that is not possible.
 
     Args:
         words: of the command line. Default: of this process.
+        prog: what the help calls the command. Default: the program.
     """
     trackers: list[str] = []
     handler = signal.getsignal(signal.SIGTERM)
     # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
-        arguments = read_arguments(sys.argv[1:] if words is None else words)
+        arguments = read_arguments(sys.argv[1:] if words is None else words, prog)
         check_arguments(arguments.model, arguments.data, arguments.training)
         if os.environ.get("RANK", "0") == "0":
             for warning in arguments.warnings:

@@ -13,6 +13,7 @@ PACKAGES = [
     "configuration_eomt",
     "modeling_eomt",
     "image_processing_eomt",
+    "loading_eomt",
     "training_eomt",
     "training_eomt.data",
     "training_eomt.metrics",
@@ -93,7 +94,12 @@ setup(
     package_data={package: ["py.typed", "*.json", "*.md"] for package in PACKAGES},
     py_modules=["run_segmentation"],
     cmdclass={"build_py": BuildWithRecipes},
-    entry_points={"console_scripts": ["eomt-run-segmentation = run_segmentation:command"]},
+    entry_points={
+        "console_scripts": [
+            "eomt = eomt_transformers.command:main",
+            "eomt-run-segmentation = run_segmentation:command",
+        ]
+    },
     install_requires=REQUIREMENTS,
     extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "test": TEST, "dev": DEV},
     classifiers=[

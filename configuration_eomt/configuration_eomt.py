@@ -4,6 +4,7 @@ Reference: "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, https:
 """
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from os import PathLike
@@ -51,6 +52,10 @@ _CUSTOM_PIPELINES = _CustomPipelines(
 
 def _invert(id2label: dict[Any, Any]) -> dict[str, int]:
     return {label: number for number, label in id2label.items()}
+
+
+# OWNER/NAME, or NAME alone.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class EomtConfig(PreTrainedConfig):
@@ -273,8 +278,11 @@ class EomtConfig(PreTrainedConfig):
         As `PreTrainedConfig.get_config_dict`.
 
         Raises:
-            `OSError`: there is no configuration, or an empty one.
+            `OSError`: there is no such folder, no configuration, or an empty one.
         """
+        name = str(pretrained_model_name_or_path)
+        if not _HUB_NAME.fullmatch(name) and not Path(name).exists():
+            raise OSError(f"There is no folder {name!r}, and no model on the Hub can have this name.")
         settings, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not settings.keys() - {"_commit_hash"}:  # which some versions of Transformers add
             raise OSError(f"{pretrained_model_name_or_path} has no config.json with the configuration of a model.")

@@ -8,8 +8,9 @@
 - `exported`: a folder in place of a model for the project's pipeline.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from loading_eomt.lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportedSegmenter", "export_model", "pipeline"]
 
-_MODULES = {"ExportedSegmenter": ".exported", "export_model": ".export", "pipeline": ".exported"}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports on first use (PEP 562): what runs without PyTorch does not wait for it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+# What runs without PyTorch does not wait for it.
+__getattr__ = lazy_attributes(
+    __name__, {"ExportedSegmenter": ".exported", "export_model": ".export", "pipeline": ".exported"}
+)

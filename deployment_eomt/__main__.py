@@ -10,9 +10,9 @@ import logging
 import sys
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m deployment_eomt") -> None:
     """The command line, see `--help`."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger(__package__).setLevel(logging.INFO)
     # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"Wrote {folder}, {num_bytes / 2**20:.1f} MiB.")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     """Returns the parser; loads neither torch nor Transformers, so that `--help` is there at once."""
     parser = argparse.ArgumentParser(
-        prog="python -m deployment_eomt",
+        prog=prog,
         description="Writes a model as a graph of another runtime, into a folder that needs no PyTorch.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model, or its name on the Hub")

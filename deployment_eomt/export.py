@@ -17,12 +17,10 @@ from typing import Any
 
 import torch
 
-from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import as_pair
-from image_processing_eomt import EomtImageProcessor
 from image_processing_eomt.geometry_eomt import parse_size
-from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
-from modeling_eomt.checkpoints_eomt import find_file
+from loading_eomt import find_checkpoint
+from modeling_eomt import EomtForUniversalSegmentation
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
 from .formats import Format, Graph, Options, find_format
@@ -179,18 +177,14 @@ def load_model(
         OSError: there is no such model.
         ValueError: no EoMT model, a quantised one, no image processor, or a size that the patch size does not divide.
     """
-    settings = EomtConfig.get_config_dict(name)[0]
-    kind = settings.get("model_type")
-    if not isinstance(kind, str) or kind not in MODEL_CLASSES:
-        raise ValueError(f"{name} holds no EoMT model, but model_type={kind!r}.")
-    if settings.get("quantization_config"):
+    checkpoint = find_checkpoint(name)
+    if checkpoint.settings.get("quantization_config"):
         raise ValueError(f"{name} is quantised already: export the checkpoint that it was made of.")
-    if not find_file(name, PROCESSOR) and not find_file(name, "processor_config.json"):
-        raise ValueError(f"{name} has no image processor ({PROCESSOR}): save one beside the model.")
-    model = MODEL_CLASSES[kind].from_pretrained(name, dtype=torch.float32).eval().requires_grad_(False)
     given = {"task": task, "size": image_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    image_processor = EomtImageProcessor.from_pretrained(name, **given)
+    image_processor = checkpoint.load_image_processor(
+        **{setting: value for setting, value in given.items() if value is not None}
+    )
+    model = checkpoint.load_model(dtype=torch.float32).requires_grad_(False)
     model.set_image_size(parse_size(image_processor.size))
     return model, image_processor
 

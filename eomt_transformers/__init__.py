@@ -1,12 +1,13 @@
 """EoMT for Hugging Face Transformers: the one name to import from.
 
-Re-exports the public names of `configuration_eomt`, `modeling_eomt`, `image_processing_eomt` and `training_eomt`, and
-loads a package when the first of its names is used: this import alone loads neither torch nor Transformers.
+Re-exports the public names of `configuration_eomt`, `modeling_eomt`, `image_processing_eomt` and `training_eomt`, has
+[`pipeline`] for any checkpoint, and loads a package when the first of its names is used: this import alone loads
+neither torch nor Transformers.
 """
 
 from typing import TYPE_CHECKING
 
-from training_eomt.lazy import lazy_attributes
+from loading_eomt.lazy import lazy_attributes
 
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from modeling_eomt import *  # noqa: F403
     from training_eomt import *  # noqa: F403
     from training_eomt.metrics import *  # noqa: F403
+
+    from .pipelines import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -47,6 +50,7 @@ _PACKAGES = {
         "segment_panoptic",
         "segment_semantic",
     ),
+    "eomt_transformers.pipelines": ("pipeline",),
     "training_eomt": ("EomtTrainer", "EomtTrainingArguments"),
     "training_eomt.metrics": ("MaskAveragePrecision", "MeanIoU", "PanopticQuality", "StreamingMetric"),
 }

@@ -110,8 +110,13 @@ def read_size(file: BinaryIO, where: str, max_pixels: int = MAX_IMAGE_PIXELS) ->
 
 
 def turn_upright(stored: StoredImage) -> Image.Image:
-    """Turns an image as its EXIF orientation says."""
-    return stored.image if stored.orientation == 1 else stored.image.transpose(TURNS[stored.orientation])
+    """Turns an image as its EXIF orientation says; the result no longer says it, so that nobody turns it again."""
+    if stored.orientation == 1:
+        return stored.image
+    image = stored.image.transpose(TURNS[stored.orientation])
+    for metadata in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):  # where Pillow looks for it
+        image.info.pop(metadata, None)
+    return image
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writes the cards of the published checkpoints, all from `training_eomt/publishing/published_checkpoints.json`.
+"""Writes the cards of the published checkpoints, all from `loading_eomt/published_checkpoints.json`.
 
 python model_cards/write_cards.py
 """
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from image_processing_eomt import EomtImageProcessor
+from loading_eomt.published import AUTHORS, PublishedCheckpoint, published_checkpoints
 from training_eomt.card import is_generated, model_card, read_text
-from training_eomt.publishing.published import AUTHORS, PublishedCheckpoint, published_checkpoints
 
 
 AUTHOR = "model_cards/write_cards.py"
@@ -22,7 +22,7 @@ def list_cards(checkpoints: dict[str, PublishedCheckpoint]) -> str:
         for name, checkpoint in checkpoints.items()
     ]
     table = "\n".join(rows)
-    return f"""<!-- Written by {AUTHOR} from training_eomt/publishing/published_checkpoints.json. -->
+    return f"""<!-- Written by {AUTHOR} from loading_eomt/published_checkpoints.json. -->
 
 # Published checkpoints
 

@@ -338,6 +338,12 @@ def read_backbone(name_or_path: str | PathLike, family: Family, **hub_kwargs: An
     return _move_prefix_positions(Backbone(settings, weights, grid))
 
 
+def read_backbone_settings(name_or_path: str | PathLike, config_class: type[EomtConfig]) -> dict[str, Any]:
+    """Reads the fields that follow from the configuration of a backbone of Transformers, but for image sizes."""
+    settings, _ = read_settings(AutoConfig.from_pretrained(name_or_path), config_class)
+    return {name: value for name, value in settings.items() if name not in ("image_size", "patch_size")}
+
+
 def rename_backbone(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Gives a backbone's weights their names here; splits fused projections, leaves out heads and mask tokens."""
     names = [*family.timm_names.items(), *_BACKBONE_NAMES]

@@ -34,10 +34,10 @@ def _read_json(file: str, *kinds: type) -> Any:
     return content
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m modeling_eomt.convert_official") -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m modeling_eomt.convert_official",
+        prog=prog,
         description="Converts an original EoMT checkpoint to a folder for from_pretrained. Sizes are read off the "
         "weights.",
     )
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ValueError(f"--image-size is given, and {options.config} has image_size: leave one out.")
             size = fields.pop("image_size")
         weights = read_weight_file(options.checkpoint)
-        config = infer_config(weights, size, **fields)
+        config = infer_config(weights, size, base_backbone=options.base_backbone, **fields)
         model = convert_official_checkpoint(weights, config, options.base_backbone)
         model.save_pretrained(output)
     except (OSError, ValueError) as error:

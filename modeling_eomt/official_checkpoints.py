@@ -20,6 +20,7 @@ from .checkpoints_eomt import (
     get_family,
     official_parameter_name,
     read_backbone,
+    read_backbone_settings,
     read_weight_file,
 )
 from .configuration_eomt import EomtConfig, default_num_upscale_blocks
@@ -112,21 +113,28 @@ def _convert(weights: Mapping[str, Tensor], model: EomtForUniversalSegmentation)
 
 
 def infer_config(
-    weights: Mapping[str, Tensor], image_size: int | tuple[int, int] | None = None, **overrides: Any
+    weights: Mapping[str, Tensor],
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    base_backbone: str | PathLike | None = None,
+    **overrides: Any,
 ) -> EomtConfig:
     """
     Infers the configuration of an original checkpoint from its weights.
 
     They tell everything but the number of heads (64 channels each, 128 in 7B models), the epsilon of layer norms and,
-    if they have no position embeddings or the image is not square, the image size.
+    if they have no position embeddings or the image is not square, the image size. Delta weights have a backbone
+    whose configuration tells all but the last.
 
     Args:
         weights: the state dict.
         image_size: height and width of the training images in pixels; by default that of a square image with as many
             position embeddings, or 640.
+        base_backbone: for delta weights, the folder or Hub name of the backbone they are a difference to.
         overrides: more fields of the configuration.
 
     Raises:
+        OSError: the backbone cannot be read.
         ValueError: not an EoMT checkpoint, or an image size that has to be given.
     """
     if not isinstance(weights, Mapping) or "network.q.weight" not in weights:
@@ -141,6 +149,8 @@ def infer_config(
         raise ValueError(f"Not a whole EoMT checkpoint: it has no {error}.") from error
     except (IndexError, TypeError) as error:  # of tensors with fewer dimensions
         raise ValueError(f"Not an EoMT checkpoint, its tensors have other shapes: {error}.") from error
+    if base_backbone is not None:
+        settings |= read_backbone_settings(base_backbone, config_class)
     if "id2label" not in overrides:
         settings["num_labels"] = len(weights["network.class_head.bias"]) - 1
     return config_class(**{**settings, **overrides})

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from configuration_eomt import EOMT_SIZES, EomtConfig
+from loading_eomt import published_checkpoints
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
 from training_eomt.publishing.__main__ import main
-from training_eomt.publishing.published import published_checkpoints
 
 
 ROOT = Path(__file__).resolve().parents[1]

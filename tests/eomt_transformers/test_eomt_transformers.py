@@ -10,7 +10,14 @@ import pytest
 import eomt_transformers
 
 
-PACKAGES = ("configuration_eomt", "modeling_eomt", "image_processing_eomt", "training_eomt", "training_eomt.metrics")
+PACKAGES = (
+    "configuration_eomt",
+    "modeling_eomt",
+    "image_processing_eomt",
+    "eomt_transformers.pipelines",
+    "training_eomt",
+    "training_eomt.metrics",
+)
 
 
 def test_all_public_names_of_the_packages_are_there():

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_attributes
+from loading_eomt.lazy import lazy_attributes
 
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from image_processing_eomt import TASKS, EomtImageProcessor
+from loading_eomt import published_checkpoints
 from modeling_eomt import EomtForUniversalSegmentation
 
 from ..card import CARD
@@ -20,13 +21,12 @@ from ..disk import MIN_FREE, check_room
 from ..evaluation import read_evaluation
 from ..run_files import REPORT
 from .publish import load_source, publish_model, read_facts
-from .published import published_checkpoints
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m training_eomt.publishing") -> None:
     """The command line, see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m training_eomt.publishing",
+        prog=prog,
         description="Publishes a finished model: a folder with code, weights, image processor and a model card.",
     )
     parser.add_argument(

@@ -12,7 +12,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from configuration_eomt import EomtConfig
 from configuration_eomt.configuration_eomt import PIPELINE_CLASS
 from image_processing_eomt import EomtImageProcessor
-from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
+from loading_eomt import find_checkpoint
+from modeling_eomt import EomtForUniversalSegmentation
 from modeling_eomt.checkpoints_eomt import find_file
 
 from ..card import (
@@ -181,22 +182,15 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
     Loads the model and the image processor of a folder or a repository on the Hub.
 
     Args:
-        source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote.
+        source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote, or a published original.
         settings: of the image processor, over those it was saved with. With a `task`, a source that has none gets a
             new one.
 
     Raises:
         ValueError: not an EoMT model, or no image processor.
     """
-    kind = EomtConfig.get_config_dict(source)[0].get("model_type")
-    if not isinstance(kind, str) or kind not in MODEL_CLASSES:
-        raise ValueError(f"{source} holds no EoMT model, but model_type={kind!r}.")
-    model = MODEL_CLASSES[kind].from_pretrained(source)
-    if find_file(source, PROCESSOR) or find_file(source, "processor_config.json"):
-        return model, EomtImageProcessor.from_pretrained(source, **settings)
-    if "task" not in settings:
-        raise ValueError(f"{source} has no image processor: say with --task what the model is for.")
-    return model, EomtImageProcessor(**{"size": model.config.image_size, **settings})
+    checkpoint = find_checkpoint(source)
+    return checkpoint.load_model(), checkpoint.load_image_processor(**settings)
 
 
 def read_facts(source: str, task: str | None = None) -> dict[str, Any]:

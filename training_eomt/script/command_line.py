@@ -12,8 +12,8 @@ import importlib.util
 import re
 import typing
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
@@ -31,6 +31,15 @@ _RUN = {
     "output_dir": "Where the model, its checkpoints and all results go.",
     "resume_from_checkpoint": "true: go on with a training from its last checkpoint. Or the folder of a checkpoint.",
 }
+# What the help shows of the others, unless it is to show all.
+_COMMON = frozenset(
+    (
+        *("model_name_or_path", "dataset", "train_data", "validation_data", "predict_data", "train_val_split"),
+        *("class_names", "task", "skip_bad_samples", "check_data", "image_size", "predict_outputs", "threshold"),
+        *("overwrite_output_dir", "learning_rate", "total_batch_size", "ema_decay", "num_train_epochs"),
+        *("per_device_train_batch_size", "bf16"),
+    )
+)
 _FOR_CHECKS = ("output_dir", "seed", "use_cpu", "dataloader_num_workers", "disable_tqdm")  # what check_data needs
 _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 
@@ -65,13 +74,19 @@ def parse_arguments(words: Sequence[str]) -> ScriptArguments:
     return complete_arguments(read_arguments(words))
 
 
-def read_arguments(words: Sequence[str]) -> GivenArguments:
-    """Does the part of `parse_arguments` that does not need torch; `complete_arguments` does the rest."""
+def read_arguments(words: Sequence[str], prog: str | None = None) -> GivenArguments:
+    """
+    Does the part of `parse_arguments` that does not need torch; `complete_arguments` does the rest.
+
+    Args:
+        words: the command line.
+        prog: what the help calls the command. Default: the program.
+    """
     groups = _group_arguments()
     known = {name: argument for group in groups.values() for name, argument in group.items()}
     words = [_with_underscores(word) for word in words]
     flags = [word.removeprefix("--").split("=")[0] for word in words if word.startswith("--")]
-    namespace, unknown = _build_parser(groups).parse_known_args(words)
+    namespace, unknown = _build_parser(groups, prog).parse_known_args(words)
     command_line = vars(namespace)
     recipes = command_line.pop("recipe", [])
     if unknown:
@@ -210,17 +225,44 @@ def _group_arguments() -> dict[str, dict[str, Argument]]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. --help lists all arguments.\n")
+        self.exit(2, f"error: {message}. --help_all lists all arguments.\n")
 
 
-def _build_parser(groups: Mapping[str, Mapping[str, Argument]]) -> argparse.ArgumentParser:
-    """Builds a parser in whose result an argument that is not given is not there."""
+class _Help(argparse.Action):
+    """Prints the help of the parser that it has as `const`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        self.const().print_help()
+        parser.exit()
+
+
+def _build_parser(
+    groups: Mapping[str, Mapping[str, Argument]], prog: str | None = None, shown: Collection[str] | None = None
+) -> argparse.ArgumentParser:
+    """
+    Builds a parser in whose result an argument that is not given is not there.
+
+    Args:
+        groups: the arguments by name, in groups.
+        prog: what the help calls the command.
+        shown: the names of those that its help shows; None for all.
+    """
     parser = _Parser(
+        prog=prog,
         usage="%(prog)s [--recipe NAME ...] [--ARGUMENT VALUE ...]",
         description="Trains, evaluates and applies EoMT on your own images.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
     )
+    common = {*_RUN, *_COMMON}
+    for flags, which, text in (
+        (("-h", "--help"), common, "Show what most need, and exit."),
+        (("--help_all",), None, f"Show all {sum(map(len, groups.values()))} arguments, and exit."),
+    ):
+        parser.add_argument(
+            *flags, action=_Help, nargs=0, const=partial(_build_parser, groups, prog, which), help=text
+        )
     for title, arguments in groups.items():
         group = parser.add_argument_group(title)
         if title == "what to do":
@@ -232,15 +274,15 @@ def _build_parser(groups: Mapping[str, Mapping[str, Argument]]) -> argparse.Argu
                 "the command line's own last.",
             )
         for argument in arguments.values():
-            _add_argument(group, argument)
+            _add_argument(group, argument, shown is None or argument.name in shown)
     return parser
 
 
-def _add_argument(group: Any, argument: Argument) -> None:
+def _add_argument(group: Any, argument: Argument, is_shown: bool) -> None:
     text = argument.help.replace("%%", "%")
     if argument.default is not None and "Default" not in text:
         text += f" (default: {argument.default})"
-    options: dict[str, Any] = {"help": text.replace("%", "%%")}
+    options: dict[str, Any] = {"help": text.replace("%", "%%") if is_shown else argparse.SUPPRESS}
     if argument.kind is bool:
         options |= {"type": _parse_bool, "metavar": "true|false"}
     else:

@@ -9,6 +9,7 @@ from torch import nn
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
+from loading_eomt import find_checkpoint, find_original
 from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation, EomtLoss
 from modeling_eomt.checkpoints_eomt import find_file, find_model_type, read_backbone_kind
 
@@ -27,7 +28,10 @@ _NAMED = 10  # classes that a line names
 def read_kind(model_args: ModelArguments) -> str | None:
     """Reads the `model_type` of the model to start from; None for a new one."""
     name = model_args.model_name_or_path
-    return None if name is None else _read_settings(name)["model_type"]
+    if name is None:
+        return None
+    original = find_original(name)
+    return original.model_type if original else _read_settings(name)["model_type"]
 
 
 def _read_settings(name: str) -> dict[str, Any]:
@@ -47,18 +51,15 @@ def read_task(model_args: ModelArguments) -> str | None:
     """Reads the task of the checkpoint to start from; None for a new model or a backbone."""
     if model_args.model_name_or_path is None or read_kind(model_args) not in MODEL_CLASSES:
         return None
-    return EomtImageProcessor.from_pretrained(model_args.model_name_or_path).task
+    return find_checkpoint(model_args.model_name_or_path).load_image_processor().task
 
 
 def read_labels(model_args: ModelArguments) -> dict[int, str]:
     """Reads the classes of a checkpoint that is used as it is. Raises a `ValueError` if it is no EoMT model."""
     name: Any = model_args.model_name_or_path
-    settings = _read_settings(name)
-    if settings["model_type"] not in MODEL_CLASSES:
-        raise ValueError(
-            f"{name} holds a {settings['model_type']!r} model. Only an EoMT model can be used without --do_train."
-        )
-    return MODEL_CLASSES[settings["model_type"]].config_class.from_pretrained(name).id2label
+    if (kind := read_kind(model_args)) not in MODEL_CLASSES:
+        raise ValueError(f"{name} holds a {kind!r} model. Only an EoMT model can be used without --do_train.")
+    return find_checkpoint(name).id2label
 
 
 def read_normalization(name: str) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def load_model(
     given = {"num_queries": model_args.num_queries, "num_blocks": model_args.num_blocks}
     described: dict[str, Any] = dict(model_args.model_config or {})  # type: ignore[arg-type]
     fields: dict[str, Any] = described | {name: value for name, value in given.items() if value is not None}
-    image_size = data_args.pixels
+    image_size: Any = data_args.pixels
     kind = read_kind(model_args)
     name: Any = model_args.model_name_or_path
     if kind not in MODEL_CLASSES:
@@ -107,7 +108,8 @@ def load_model(
         return model, EomtImageProcessor(size=image_size, **settings, **read_normalization(name))
     if model_args.num_blocks is not None:
         raise ValueError("num_blocks belongs to a checkpoint and cannot be changed: leave it out.")
-    model = MODEL_CLASSES[kind].from_pretrained(name, **described)
+    checkpoint = find_checkpoint(name)
+    model = checkpoint.load_model(**described)
     if label_space is not None:
         decision = set_classes(model, label_space.id2label)
         if PartialState().is_main_process:
@@ -115,11 +117,12 @@ def load_model(
     if model_args.num_queries is not None:
         model.set_num_queries(model_args.num_queries)
     if label_space is not None:
-        model.set_image_size(image_size or model.config.image_size)
+        if image_size is not None:
+            model.set_image_size(image_size)
         image_size = model.config.image_size
     if image_size is not None:
         settings["size"] = image_size
-    return model, EomtImageProcessor.from_pretrained(name, **settings)
+    return model, checkpoint.load_image_processor(**settings)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ The figures are the authors', https://github.com/tue-mps/eomt (model zoo), and w
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,12 +12,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from transformers.utils import logging
+
 from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation, convert_official_checkpoint
-from modeling_eomt.checkpoints_eomt import read_weight_file
+from modeling_eomt.checkpoints_eomt import OFFICIAL_BACKBONE, read_weight_file
 from modeling_eomt.official_checkpoints import infer_config
 
+
+logger = logging.get_logger(__name__)
 
 AUTHORS = ("EoMT's authors", "https://github.com/tue-mps/eomt")
 
@@ -96,6 +102,33 @@ class PublishedCheckpoint:
             "task": self.task,
         }
 
+    def build(
+        self, weights: Mapping[str, Tensor], base_backbone: str | PathLike | None = None, **overrides: Any
+    ) -> EomtForUniversalSegmentation:
+        """
+        Builds the model of the authors' weights. Its sizes are read off them, its classes are known.
+
+        Args:
+            weights: what `pytorch_model.bin` holds.
+            base_backbone: folder of the backbone, instead of the Hub's, for weights that are a difference to it.
+            overrides: fields of the configuration.
+
+        Raises:
+            OSError: the backbone cannot be read.
+            ValueError: the weights are not those of one model.
+        """
+        base = (base_backbone or self.base_backbone) if self.base_backbone else None
+        has_positions = f"{OFFICIAL_BACKBONE}pos_embed" in weights  # which tell the size
+        size = None if has_positions else self.image_size
+        num_classes = len(weights.get("network.class_head.bias", ())) - 1
+        fields = {"id2label": dict(enumerate(self.labels))} if num_classes == len(self.labels) else {}
+        if not fields:
+            logger.warning(
+                "%s has %d classes, not these %d: their names are unknown.", self.name, len(self.labels), num_classes
+            )
+        config = infer_config(weights, size, base_backbone=base, **{**fields, **overrides})
+        return convert_official_checkpoint(weights, config, base)
+
     def convert(
         self, checkpoint: str | PathLike, base_backbone: str | PathLike | None = None
     ) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
@@ -104,40 +137,86 @@ class PublishedCheckpoint:
 
         Args:
             checkpoint: the file, `pytorch_model.bin`.
-            base_backbone: folder of the backbone, instead of the Hub's, for weights that are a difference to it.
+            base_backbone: as for [`build`].
 
         Raises:
             ValueError: the file holds another model.
         """
         weights = read_weight_file(checkpoint)
-        config = infer_config(weights, self.image_size, id2label=dict(enumerate(self.labels)))
-        expected = {**EOMT_SIZES[self.size], "num_queries": self.num_queries, "number of classes": len(self.labels)}
-        found = {field: getattr(config, field, None) for field in expected}
-        found["number of classes"] = len(weights["network.class_head.bias"]) - 1
+        model = self.build(weights, base_backbone)
+        expected = {
+            **EOMT_SIZES[self.size],
+            "num_queries": self.num_queries,
+            "number of classes": len(self.labels),
+            "image_size": self.image_size,
+        }
+        found = {field: getattr(model.config, field, None) for field in expected}
+        found["number of classes"] = model.config.num_labels
         if differing := [field for field in expected if expected[field] != found[field]]:
             raise ValueError(
                 f"{checkpoint} is not {self.name}: "
                 + ", ".join(f"{field} is {found[field]}, not {expected[field]}" for field in differing)
                 + "."
             )
-        base = (base_backbone or self.base_backbone) if self.base_backbone else None
-        return convert_official_checkpoint(weights, config, base), EomtImageProcessor(**self.processor_settings)
+        return model, EomtImageProcessor(**self.processor_settings)
+
+
+@dataclass(frozen=True)
+class PublishedDataset:
+    """
+    A dataset that checkpoints were published for.
+
+    Args:
+        name: "coco", "ade20k" or "cityscapes".
+        title: its name in texts.
+        labels: names of its classes.
+        stuff_classes: which of them are stuff.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    stuff_classes: tuple[int, ...]
+
+    def split_classes(self) -> tuple[set[str], set[str]]:
+        """Returns the plain names of its things and of its stuff."""
+        stuff = {plain_name(self.labels[index]) for index in self.stuff_classes}
+        return {plain_name(name) for name in self.labels} - stuff, stuff
+
+
+def plain_name(label: str) -> str:
+    """Returns the name of a class in the one spelling of "Traffic_Light" and "traffic light"."""
+    return " ".join(re.split(r"[\s_-]+", label.casefold()))
+
+
+@cache
+def _read_table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(Path(__file__).with_name("published_checkpoints.json").read_text("utf-8"))
+    return table
+
+
+def published_datasets() -> list[PublishedDataset]:
+    """Reads the datasets from `published_checkpoints.json` beside this file."""
+    return [
+        PublishedDataset(name, dataset["title"], tuple(dataset["labels"]), tuple(dataset["stuff_classes"]))
+        for name, dataset in _read_table()["datasets"].items()
+    ]
 
 
 @cache
 def published_checkpoints() -> dict[str, PublishedCheckpoint]:
     """Reads all published checkpoints, by name, from `published_checkpoints.json` beside this file."""
-    table = json.loads(Path(__file__).with_name("published_checkpoints.json").read_text(encoding="utf-8"))
+    datasets = {dataset.name: dataset for dataset in published_datasets()}
     checkpoints = {}
-    for entry in table["checkpoints"]:
-        dataset = table["datasets"][entry["dataset"]]
-        labels, stuff = dataset["labels"], dataset["stuff_classes"]
+    for entry in _read_table()["checkpoints"]:
+        dataset = datasets[entry["dataset"]]
+        labels, stuff = dataset.labels, dataset.stuff_classes
         if entry["task"] == "instance":
-            labels = [name for index, name in enumerate(labels) if index not in stuff]
+            labels = tuple(name for index, name in enumerate(labels) if index not in stuff)
         checkpoints[entry["name"]] = PublishedCheckpoint(
-            **{**entry, "licence": table["licences"][entry["licence"]]},
-            dataset_title=dataset["title"],
-            labels=tuple(labels),
-            stuff_classes=tuple(stuff) if entry["task"] == "panoptic" else (),
+            **{**entry, "licence": _read_table()["licences"][entry["licence"]]},
+            dataset_title=dataset.title,
+            labels=labels,
+            stuff_classes=stuff if entry["task"] == "panoptic" else (),
         )
     return checkpoints

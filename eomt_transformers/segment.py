@@ -1,0 +1,118 @@
+"""`eomt segment`: a few images, from files to files. For folders of many there is `eomt predict`."""
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deployment_eomt.decoder import encode_mask
+from image_processing_eomt import TASKS, draw_segmentation
+from image_processing_eomt.reading_eomt import load_upright
+
+from .pipelines import pipeline
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eomt_transformers.segment") -> None:
+    """The command line, see `--help`."""
+    options = build_parser(prog).parse_args(arguments)
+    # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        folders = name_folders(options.images, Path(options.output))
+        settings = {"subtask": options.task, "threshold": options.threshold}
+        given = {name: value for name, value in settings.items() if value is not None}
+        segmenter = pipeline(options.model, device=options.device, **given)
+        for path, folder in folders.items():
+            image = load_upright(path)
+            segments = segmenter(image)
+            write_segments(folder, image, segments, segmenter.model.config)
+            print(f"{path}: {len(segments)} segments in {folder}")
+            for segment in segments:
+                score = "" if segment["score"] is None else f"{segment['score']:.3f}"
+                print(f"  {segment['label']:<24} {score:>5}  {_share(segment['mask']):6.1%} of the image")
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """Returns the parser."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Segments images: for each a folder with overlay.png, segments.json and masks/."
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files or URLs of images")
+    parser.add_argument(
+        "--model", required=True, help="a folder, or a name on the Hub such as tue-mps/coco_panoptic_eomt_large_640"
+    )
+    parser.add_argument("--output", default="segments", metavar="DIR", help="where to write (default: %(default)s)")
+    parser.add_argument("--task", choices=TASKS, help="kind of segmentation (default: the model's)")
+    parser.add_argument("--threshold", type=float, help="score that a segment needs, 0 to 1 (default: the model's)")
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+    return parser
+
+
+def name_folders(images: Sequence[str], output: Path) -> dict[str, Path]:
+    """
+    Returns the folder of each image: named after its file.
+
+    Raises:
+        ValueError: two images would share a folder.
+    """
+    names = {image: Path(image.split("?")[0]).stem or "image" for image in images}
+    if shared := [name for name, number in Counter(names.values()).items() if number > 1]:
+        raise ValueError(f"Several images are called {shared[0]!r}: segment them one by one, into different folders.")
+    return {image: output / name for image, name in names.items()}
+
+
+def write_segments(folder: Path, image: Image.Image, segments: list[dict[str, Any]], config: Any) -> None:
+    """
+    Writes what was found in an image: `overlay.png`, `segments.json` and a PNG, 255 inside, for each mask.
+
+    Args:
+        folder: made if it is not there; earlier masks in it are removed.
+        image: upright.
+        segments: what the pipeline returned.
+        config: the model's configuration.
+    """
+    masks = folder / "masks"
+    masks.mkdir(parents=True, exist_ok=True)
+    for former in masks.glob("*.png"):
+        former.unlink()
+    for number, segment in enumerate(segments):
+        name = "".join(letter if letter.isalnum() else "_" for letter in segment["label"])
+        segment["mask"].save(masks / f"{number:03}_{name}.png")
+    described = [describe_segment(segment, config) for segment in segments]
+    (folder / "segments.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    draw_segmentation(image, segments).save(folder / "overlay.png")
+
+
+def describe_segment(segment: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Returns a segment of the pipeline as exported models write it: with area, box and COCO's run lengths."""
+    mask = np.asarray(segment["mask"]) > 0
+    (rows, columns) = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    x, y = int(columns[0]), int(rows[0])
+    return {
+        "label": segment["label"],
+        "label_id": config.label2id[segment["label"]],
+        "score": segment["score"],
+        "area": int(mask.sum()),
+        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+        "segmentation": encode_mask(mask),
+    }
+
+
+def _share(mask: Image.Image) -> float:
+    return float((np.asarray(mask) > 0).mean())
+
+
+if __name__ == "__main__":
+    main()
