@@ -1,5 +1,5 @@
 """
-Trains on data in memory, whatever they come from. Here they are drawn: `python examples/custom_dataset.py outputs/discs`
+Trains on data in memory, drawn here, of whatever origin: `python examples/custom_dataset.py outputs/discs`
 """
 
 import argparse
@@ -28,8 +28,8 @@ if __name__ == "__main__":
     parser.add_argument("output", help="folder of the model")
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
-    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "num_blocks": 2, "num_queries": 5}
-    config = eomt.EomtConfig(**sizes, image_size=64, id2label={0: "red disc", 1: "blue disc"})
+    size: dict = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "num_blocks": 2}
+    config = eomt.EomtConfig(**size, num_queries=5, image_size=64, id2label={0: "red disc", 1: "blue disc"})
     model = eomt.EomtForUniversalSegmentation(config)
     processor = eomt.EomtImageProcessor(task="instance", size=64)
     train = TrainingInputs([draw_sample(number) for number in range(200)], processor, augmentation=None)

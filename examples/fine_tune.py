@@ -1,14 +1,13 @@
 """
-Fine-tunes a checkpoint on a data set of any format, with the Trainer in Python.
+Fine-tunes a checkpoint with the Trainer in Python: where to start for what `eomt train` does not do.
 
     python examples/fine_tune.py my_data outputs/my_model --epochs 12
-
-`run_segmentation.py` does this too, with reports, checks and curves; here is where to start for what it does not do.
 """
 
 import argparse
 
 from eomt_transformers import EomtTrainer, EomtTrainingArguments
+from image_processing_eomt.geometry_eomt import parse_size
 from loading_eomt import find_checkpoint
 from training_eomt.augmentation import SegmentationAugmentation
 from training_eomt.data import open_dataset
@@ -31,7 +30,7 @@ if __name__ == "__main__":
     processor = checkpoint.load_image_processor(task=train.task, stuff_classes=stuff)
     model = checkpoint.load_model()
     print(set_classes(model, id2label))
-    inputs = TrainingInputs(train, processor, SegmentationAugmentation(tuple(processor.size.values())))
+    inputs = TrainingInputs(train, processor, SegmentationAugmentation(parse_size(processor.size)))
     held_out = EvaluationInputs(validation, processor)
     arguments = EomtTrainingArguments(options.output, num_train_epochs=options.epochs, per_device_train_batch_size=4)
     trainer = EomtTrainer(model, arguments, processor, train_dataset=inputs, eval_dataset=held_out)

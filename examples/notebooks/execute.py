@@ -61,7 +61,8 @@ def execute_notebook(path: str | Path, parameters: Mapping[str, Any], folder: st
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    client = NotebookClient(run, timeout=3600, record_timing=False, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(run, timeout=3600, record_timing=False, coalesce_streams=True)
+    client.resources = {"metadata": {"path": str(folder)}}
     client.execute(env={**os.environ, **QUIET, **paths})
     for cell, executed in zip(notebook.cells, run.cells):
         if cell.cell_type == "code":
@@ -88,13 +89,13 @@ def assign(source: str, name: str, value: Any) -> str:
 def clean(output: nbformat.NotebookNode, folder: str | Path) -> nbformat.NotebookNode:
     """Names files from the folder on; stores large pictures as JPEG, and one format of those that have two."""
     if "text" in output:
-        output.text = output.text.replace(f"{folder}{os.sep}", "")
+        output.text = output.text.replace(f"{folder}{os.sep}", "").replace("\r\n", "\n")
     data = output.get("data", {})
     if "image/png" in data:
         data.pop("image/jpeg", None)
         png = base64.b64decode(data["image/png"])
         picture, jpeg = Image.open(BytesIO(png)), BytesIO()
-        picture.convert("RGB").save(jpeg, "JPEG", quality=85, optimize=True)
+        picture.convert("RGB").save(jpeg, "JPEG", quality=80, optimize=True)
         is_opaque = not picture.has_transparency_data or picture.getextrema()[-1] == (255, 255)
         if is_opaque and len(png) > LARGE_PICTURE and jpeg.tell() < len(png):
             del data["image/png"]
@@ -105,12 +106,17 @@ def clean(output: nbformat.NotebookNode, folder: str | Path) -> nbformat.Noteboo
 def main() -> None:
     parser = argparse.ArgumentParser(description="Executes a notebook and stores the outputs in it.")
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="paths are taken from where you are")
+    parser.add_argument(
+        "parameters", nargs="*", metavar="NAME=VALUE", help="files and folders are found from where you are"
+    )
     options = parser.parse_args()
     parameters = dict(text.split("=", 1) for text in options.parameters)
-    paths = {name: str(Path(value).resolve()) for name, value in parameters.items() if Path(value).exists()}
     with tempfile.TemporaryDirectory() as folder:
-        notebook = execute_notebook(options.notebook, parameters | paths, folder)
+        for name, value in parameters.items():
+            if Path(value).exists():
+                parameters[name] = Path(value).name
+                Path(folder, Path(value).name).symlink_to(Path(value).resolve())
+        notebook = execute_notebook(options.notebook, parameters, folder)
     nbformat.write(notebook, options.notebook)
 
 
