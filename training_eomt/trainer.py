@@ -60,6 +60,7 @@ class EomtTrainer(ResumableTrainer):
 
     # Of the evaluation that is under way, on this process.
     _evaluation: RunningEvaluation
+    _evaluated: Any  # dataset
     _num_drawn: int
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
@@ -188,7 +189,7 @@ class EomtTrainer(ResumableTrainer):
     ) -> EvalLoopOutput:
         num_labels, stuff_classes = self.bare_model.config.num_labels, self.image_processor.stuff_classes or []
         self._evaluation = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
-        self._num_drawn = 0
+        self._evaluated, self._num_drawn = dataloader.dataset, 0
         self.gradient_norms.check()
         with self._as_deployed(), self.stop_request.stop_at_once():
             output = super().evaluation_loop(
@@ -240,7 +241,6 @@ class EomtTrainer(ResumableTrainer):
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
         """Draws input, target and prediction of the first images that are evaluated."""
-        dataset: Any = self.eval_dataset
         step = self.state.global_step
         results = self.image_processor.post_process(outputs, sizes)
         chosen = list(zip(indices, results, strict=True))[: NUM_DRAWN - self._num_drawn]
@@ -249,7 +249,7 @@ class EomtTrainer(ResumableTrainer):
         directory.mkdir(parents=True, exist_ok=True)
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
-            sample = dataset.samples[index]
+            sample = self._evaluated.samples[index]
             panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
             figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
             with disk_errors(directory):

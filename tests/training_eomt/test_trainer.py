@@ -68,6 +68,14 @@ def test_every_evaluation_in_training_draws_its_first_images(make_trainer, tmp_p
     assert not (tmp_path / "later" / "evaluation_pictures").exists()
 
 
+def test_what_is_drawn_is_what_is_evaluated(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    held_out, trainer.eval_dataset = trainer.eval_dataset, None
+    trainer.train()
+    trainer.evaluate(held_out)
+    assert len(list((tmp_path / "output" / "evaluation_pictures" / "step-1").iterdir())) == 3
+
+
 def test_while_masks_fade_out_the_model_is_measured_without_them(make_trainer):
     trainer = make_trainer(max_steps=2, eval_strategy="steps", eval_steps=1)
     seen: dict[str, list[list[float]]] = {"train": [], "eval": []}
