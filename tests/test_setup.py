@@ -91,7 +91,7 @@ def test_a_wheel_in_a_clean_environment_does_what_the_guides_say(environment, tm
         *("--predict_data", "outputs/shapes_data/test", "--do_train", "--do_eval", "--do_predict"),
         *("--max_steps", "2", "--total_batch_size", "2", "--use_cpu", "true"),
     )
-    assert (tmp_path / "outputs/shapes_demo/predictions/overlays/000000.png.overlay.png").is_file()
+    assert (tmp_path / "outputs/shapes_demo/predictions/overlays/000000.overlay.png").is_file()
     run("python", "-m", "training_eomt.publishing", "outputs/shapes_demo", "my_model", "--license", "apache-2.0")
     assert "license: apache-2.0" in (tmp_path / "my_model/README.md").read_text()
     photograph = "outputs/shapes_data/test/images/000000.png"
