@@ -48,10 +48,11 @@ def stepwise_model(
     if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"size={size!r}: expected one of {', '.join(SIZES)}.")
     fields: dict[str, Any] = {**(EOMT_SIZES[size] if isinstance(size, str) else size)}
+    if step <= 3:
+        fields.pop("num_blocks", None)  # of the ViT
     fields |= {"image_size": image_size, "num_queries": num_queries, **settings}
     fields.setdefault("id2label", {label: f"LABEL_{label}" for label in range(num_labels)})
     if step <= 3:
-        fields.pop("num_blocks", None)
         return BaselineForUniversalSegmentation(BaselineConfig(step=step, **fields)).eval()
     model = EomtForUniversalSegmentation(EomtConfig(**fields)).eval()
     model.set_mask_probabilities([1.0 if step == 4 else 0.0] * model.config.num_blocks)
