@@ -64,7 +64,7 @@ class BaselineConfig(EomtConfig):
 
     def mask2former(self) -> Mask2FormerConfig:
         """The configuration of Mask2Former's parts: its defaults, and what both have in common."""
-        in_common = {
+        in_common: dict[str, Any] = {
             "decoder_layers": self.num_blocks + 1,  # which counts the prediction before the first layer
             "num_queries": self.num_queries,
             "feature_strides": STRIDES,
