@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 
 # With what is optional for users, except what needs a GPU. A process per core, with one thread each.
 PYTEST := -m pytest --numprocesses auto --dist worksteal
-OPTIONAL := .[app,quantization,onnx,openvino,executorch,coreml,serving]
+OPTIONAL := .[app,docs,quantization,onnx,openvino,executorch,coreml,serving]
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/installed

@@ -64,7 +64,10 @@ DEPLOYMENT = {
 APP = ["gradio>=6.31"]
 TEST = [
     "httpx>=0.27",
+    "ipykernel>=6.29",
     "markdown-it-py>=3.0",
+    "nbclient>=0.10.1",
+    "nbformat>=5.10",
     "playwright>=1.50",
     "pytest>=8.0",
     "pytest-xdist>=3.6",

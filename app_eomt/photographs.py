@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from image_processing_eomt.reading_eomt import as_rgb, read_size, read_stored, turn_upright
-from training_eomt.shapes import draw_image
+from training_eomt.scenes import draw_scene
 
 
 MAX_PIXELS = 50_000_000
@@ -55,7 +55,7 @@ def draw_examples(folder: Path, side: int) -> dict[str, Path]:
     """
     paths = {}
     for name, seed in EXAMPLE_SEEDS.items():
-        pixels, _, _ = draw_image(np.random.default_rng(seed), side, side)
+        pixels, _, _ = draw_scene(np.random.default_rng(seed), side, side)
         image = Image.fromarray(pixels)
         factor = -(-MIN_EXAMPLE_SIDE // side)  # rounded up
         paths[name] = folder / f"{name.lower().replace(' ', '_')}.png"
