@@ -23,6 +23,7 @@ from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
+from .mistakes import find_mistakes
 from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
@@ -60,6 +61,7 @@ class EomtTrainer(ResumableTrainer):
 
     # Of the evaluation that is under way, on this process.
     _evaluation: RunningEvaluation
+    _evaluated: Any  # dataset
     _num_drawn: int
 
     def __init__(self, model: Any, args: EomtTrainingArguments, processing_class: Any, **kwargs: Any):
@@ -188,7 +190,7 @@ class EomtTrainer(ResumableTrainer):
     ) -> EvalLoopOutput:
         num_labels, stuff_classes = self.bare_model.config.num_labels, self.image_processor.stuff_classes or []
         self._evaluation = RunningEvaluation(self.image_processor.task, num_labels, stuff_classes)
-        self._num_drawn = 0
+        self._evaluated, self._num_drawn = dataloader.dataset, 0
         self.gradient_norms.check()
         with self._as_deployed(), self.stop_request.stop_at_once():
             output = super().evaluation_loop(
@@ -240,7 +242,6 @@ class EomtTrainer(ResumableTrainer):
 
     def _draw(self, outputs: Any, sizes: list[tuple[int, int]], indices: list[int]) -> None:
         """Draws input, target and prediction of the first images that are evaluated."""
-        dataset: Any = self.eval_dataset
         step = self.state.global_step
         results = self.image_processor.post_process(outputs, sizes)
         chosen = list(zip(indices, results, strict=True))[: NUM_DRAWN - self._num_drawn]
@@ -249,9 +250,11 @@ class EomtTrainer(ResumableTrainer):
         directory.mkdir(parents=True, exist_ok=True)
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
-            sample = dataset.samples[index]
-            panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
-            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
+            sample = self._evaluated.samples[index]
+            target, found = build_panoptic_reference(sample), as_segments(result)
+            mistakes = find_mistakes(target, found, has_background=self.image_processor.task == "instance")
+            panels = {"target": target, "prediction": found}
+            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label, mistakes)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
             if writer is not None:

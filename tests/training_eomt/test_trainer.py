@@ -68,6 +68,14 @@ def test_every_evaluation_in_training_draws_its_first_images(make_trainer, tmp_p
     assert not (tmp_path / "later" / "evaluation_pictures").exists()
 
 
+def test_what_is_drawn_is_what_is_evaluated(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    held_out, trainer.eval_dataset = trainer.eval_dataset, None
+    trainer.train()
+    trainer.evaluate(held_out)
+    assert len(list((tmp_path / "output" / "evaluation_pictures" / "step-1").iterdir())) == 3
+
+
 def test_while_masks_fade_out_the_model_is_measured_without_them(make_trainer):
     trainer = make_trainer(max_steps=2, eval_strategy="steps", eval_steps=1)
     seen: dict[str, list[list[float]]] = {"train": [], "eval": []}
@@ -86,7 +94,7 @@ def test_a_finished_model_is_measured_as_it_is_at_original_size(make_trainer, pr
     assert trainer.model.mask_probabilities == probabilities
 
     model, processor = trainer.model.eval(), trainer.image_processor
-    metric = PanopticQuality(6, processor.stuff_classes)
+    metric = PanopticQuality(10, processor.stuff_classes)
     for sample, example in zip(trainer.eval_dataset.samples, trainer.eval_dataset, strict=True):
         with torch.no_grad():
             outputs = model(**processor(sample.image, return_tensors="pt"))

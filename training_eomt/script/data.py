@@ -112,7 +112,9 @@ def _image_reading(arguments: DataArguments) -> ImageReading:
     return ImageReading(arguments.exif, arguments.max_image_pixels)
 
 
-def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tuple[RunData, dict[str, Any]]:
+def report_data(
+    data: RunData, arguments: DataArguments, num_workers: int, show_progress: bool = True
+) -> tuple[RunData, dict[str, Any]]:
     """
     Prints the report of the data; takes only some of them and leaves out what cannot be used if that is asked for.
 
@@ -132,7 +134,7 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
             dataset = draw_samples(dataset, number)
         if dataset is not None and (arguments.skip_bad_samples or arguments.check_data):
             share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))
-            found = check_samples(share, num_workers, show_progress=state.is_main_process)
+            found = check_samples(share, num_workers, show_progress=show_progress and state.is_main_process)
             bad = list(dict.fromkeys([*dataset.bad_samples, *gather_object(found)]))
             if bad and not arguments.skip_bad_samples:
                 lines = "\n".join(list_reasons(bad))
@@ -149,11 +151,11 @@ def report_data(data: RunData, arguments: DataArguments, num_workers: int) -> tu
         outcome: list[Any] = [None, None]  # the report, and the error to raise in every process
         if state.is_main_process:
             try:
-                result = report(dataset, None if arguments.check_data else MAX_READ, num_workers)
+                result = report(dataset, None if arguments.check_data else MAX_READ, num_workers, show_progress)
                 print(f"\n{name} data: {result}", flush=True)
                 outcome[0] = result.as_dict()
                 is_sure = result.num_to_learn and not arguments.skip_bad_samples
-                if name == "train" and not is_sure and not has_targets(dataset, num_workers):
+                if name == "train" and not is_sure and not has_targets(dataset, num_workers, show_progress):
                     outcome[1] = f"{dataset.where}: there is nothing to learn, since {result.explain_nothing()}."
             except ValueError as error:
                 outcome[1] = str(error)

@@ -86,7 +86,8 @@ def load_data(arguments: ScriptArguments) -> tuple[RunData, dict[str, Any]]:
         task,
         None if trains else read_labels(model_args),
     )
-    data, reports = report_data(data, data_args, training_args.dataloader_num_workers)
+    show_progress = not training_args.disable_tqdm
+    data, reports = report_data(data, data_args, training_args.dataloader_num_workers, show_progress)
     if data.train is not None and data.validation is not None and training_args.evaluates_by_default:
         schedule_evaluations(training_args, len(data.train))
     return data, reports

@@ -115,6 +115,15 @@ def test_samples_are_read_on_until_one_has_a_segment(tmp_path, monkeypatch, caps
     assert "counted on 1 of 3 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("show_progress", [True, False])
+def test_bars_are_shown_where_they_are_wanted(tmp_path, capsys, show_progress):
+    arguments = DataArguments(train_data=str(coco(tmp_path / "data", [{}])), check_data=True)
+    report_data(open_data(arguments, True, False, None, None), arguments, 0, show_progress)
+    printed = capsys.readouterr()
+    assert "train data: " in printed.out
+    assert ("Checking" in printed.err) == show_progress
+
+
 def test_data_to_evaluate_without_a_segment_are_said(tmp_path, capsys):
     arguments = DataArguments(
         train_data=str(coco(tmp_path / "train", [{}])), validation_data=str(coco(tmp_path / "val", []))
