@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/shapes_demo
 DEMO_DATA := outputs/shapes_data
 
-.PHONY: demo test test-oldest bench-quick lint clean
+.PHONY: demo test test-oldest bench-quick lint docs clean
 
 # uv installs in a fraction of pip's time; where it cannot (it does not read pip's settings), pip does.
 $(VENV)/installed: setup.py
@@ -17,14 +17,14 @@ $(VENV)/installed: setup.py
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m training_eomt.shapes $(DEMO_DATA) --num-train 2000 --num-validation 100 --num-test 8
+	$(BIN)/python -m training_eomt.shapes $(DEMO_DATA) --image-size 192 --num-train 1500 --num-validation 100 --num-test 8
 	$(BIN)/python run_segmentation.py --recipe recipes/shapes_demo.yaml --overwrite_output_dir \
 		--train_data $(DEMO_DATA)/train --validation_data $(DEMO_DATA)/validation --predict_data $(DEMO_DATA)/test \
 		--output_dir $(DEMO) --do_train --do_eval --do_predict
 
 # With what is optional for users, except what needs a GPU. A process per core, with one thread each.
 PYTEST := -m pytest --numprocesses auto --dist worksteal
-OPTIONAL := .[quantization,onnx,openvino,executorch,coreml,serving]
+OPTIONAL := .[app,docs,quantization,onnx,openvino,executorch,coreml,serving]
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/installed
@@ -49,5 +49,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, into site/: every link is checked, and every name in the reference. `mkdocs serve` shows it as you write.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[docs]" \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-oldest outputs
+	rm -rf $(VENV) .venv-oldest outputs site

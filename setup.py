@@ -22,6 +22,7 @@ PACKAGES = [
     "training_eomt.script",
     "deployment_eomt",
     "deployment_eomt.formats",
+    "app_eomt",
 ]
 
 INIT = Path("eomt_transformers/__init__.py").read_text(encoding="utf-8")
@@ -60,8 +61,22 @@ DEPLOYMENT = {
     "tensorrt": ONNX,  # with which the graph is written; engines need NVIDIA's package besides
     "serving": ["fastapi>=0.115", "onnxruntime>=1.23", "uvicorn>=0.30"],
 }
-TEST = ["httpx>=0.27", "markdown-it-py>=3.0", "pytest>=8.0", "pytest-xdist>=3.6", "setuptools>=70.1", "timm>=1.0.20"]
+APP = ["gradio>=6.31"]
+TEST = [
+    "httpx>=0.27",
+    "ipykernel>=6.29",
+    "markdown-it-py>=3.0",
+    "nbclient>=0.10.1",
+    "nbformat>=5.10",
+    "playwright>=1.50",
+    "pytest>=8.0",
+    "pytest-xdist>=3.6",
+    "setuptools>=70.1",
+    "timm>=1.0.20",
+]
 DEV = [*TEST, "mypy>=1.18", "pre-commit>=4.0", "ruff==0.17.6", "types-PyYAML", "types-tqdm"]
+# Griffe reads the sources, so that a site needs none of the packages above.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0"]
 
 
 class BuildWithRecipes(build_py):
@@ -91,7 +106,7 @@ setup(
     },
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={package: ["py.typed", "*.json", "*.md"] for package in PACKAGES},
+    package_data={package: ["py.typed", "*.css", "*.json", "*.md"] for package in PACKAGES},
     py_modules=["run_segmentation"],
     cmdclass={"build_py": BuildWithRecipes},
     entry_points={
@@ -101,7 +116,14 @@ setup(
         ]
     },
     install_requires=REQUIREMENTS,
-    extras_require={"quantization": QUANTIZATION, **DEPLOYMENT, "test": TEST, "dev": DEV},
+    extras_require={
+        "quantization": QUANTIZATION,
+        **DEPLOYMENT,
+        "app": APP,
+        "docs": DOCS,
+        "test": TEST,
+        "dev": DEV,
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -33,7 +33,8 @@ from training_eomt.shapes import generate_shapes_dataset
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "shapes_demo.yaml"
-NUM_TRAIN, NUM_HELD_OUT, HELD_OUT_SEED = 2000, 300, 100
+NUM_TRAIN, NUM_HELD_OUT, HELD_OUT_SEED = 1500, 300, 100
+IMAGE_SIZE = 192  # the recipe's
 # Arguments of the training, and the probabilities of masking with which the result is measured.
 TRAININGS: dict[str, tuple[list[str], list[float]]] = {
     "always": (["--mask_annealing", "false"], [1.0, 0.0]),
@@ -87,8 +88,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
-    data = generate_shapes_dataset(arguments.work / "data", NUM_TRAIN, 0, 0)
-    images = generate_shapes_dataset(arguments.work / "held_out", 0, NUM_HELD_OUT, 0, seed=HELD_OUT_SEED)
+    data = generate_shapes_dataset(arguments.work / "data", NUM_TRAIN, 0, 0, IMAGE_SIZE)
+    images = generate_shapes_dataset(arguments.work / "held_out", 0, NUM_HELD_OUT, 0, IMAGE_SIZE, HELD_OUT_SEED)
     results: dict[str, Any] = {
         **surroundings(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)),

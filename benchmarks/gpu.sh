@@ -2,7 +2,7 @@
 # Everything that is to be measured on a GPU, in at most nine minutes and without network:
 #
 #     benchmarks/gpu.sh [FOLDER]           # results in FOLDER, by default benchmarks/results/gpu
-#     benchmarks/gpu.sh --tiny [FOLDER]    # every part on the CPU, as small as it gets: does it run to its end?
+#     benchmarks/gpu.sh --tiny [FOLDER]    # on the CPU, as small as it gets: does every script run to its end?
 #
 # The parts run one after the other, the most important ones first. Each has a time limit, and writes a JSON file after
 # every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part ended, and
@@ -52,12 +52,11 @@ part() {
 if $tiny; then
     total=36000
     device=(--device cpu)
-    all=(--sizes small --image-sizes 64 --rounds 2) && some=("${all[@]}") && one=("${all[@]}")
+    all=(--sizes tiny --image-sizes 64 --rounds 2) && one=("${all[@]}")
     dtypes=(--dtypes float32) && batches=(--batch-sizes 1) && ends=(--steps 0 5)
-    compiled_steps=(--steps 5 --compile-modes default) && more_steps=(--steps 0 --compile-modes none)
-    float8=() && compiled=() # that part takes a CPU longest
-    training=(--size small --image-size 64 --batch-size 1 --dtype float32 --probabilities 1 --rounds 1)
-    scaling=(--size small --image-sizes 64 --queries --batch-sizes --targets --images 48x64 --rounds 1)
+    compiled_steps=(--steps 5 --compile-modes default)
+    training=(--size tiny --image-size 64 --batch-size 1 --dtype float32 --probabilities 1 --rounds 1)
+    scaling=(--size tiny --image-sizes 64 --queries --batch-sizes --targets --images 48x64 --rounds 1)
     slack=60 # times as long
 else
     device=(--device cuda)
@@ -73,6 +72,7 @@ fi
 stepwise=("$python" -m benchmarks.stepwise "${device[@]}")
 inference=("$python" benchmarks/inference.py "${device[@]}" --masks 0 --tasks)
 
+# Parts that only repeat a script with other options are left out of the tiny run.
 part steps $((slack * 75)) "${stepwise[@]}" "${all[@]}" "${ends[@]}" "${dtypes[@]}" --output "$out/steps.json"
 part steps_compiled $((slack * 110)) "${stepwise[@]}" "${one[@]}" "${compiled_steps[@]}" "${dtypes[@]:0:2}" \
     --output "$out/steps_compiled.json"
@@ -80,14 +80,14 @@ part inference $((slack * 80)) "${inference[@]}" "${all[@]}" "${batches[@]}" "${
     --output "$out/inference.json"
 part training $((slack * 60)) "$python" benchmarks/training.py "${device[@]}" "${training[@]}" \
     --output "$out/training.json"
-part inference_float8 $((slack * 45)) "${inference[@]}" "${one[@]}" "${dtypes[@]:0:2}" "${float8[@]}" \
+$tiny || part inference_float8 $((slack * 45)) "${inference[@]}" "${one[@]}" "${dtypes[@]:0:2}" "${float8[@]}" \
     --output "$out/inference_float8.json"
-part inference_compiled $((slack * 60)) "${inference[@]}" "${some[@]}" "${dtypes[@]:0:2}" \
+$tiny || part inference_compiled $((slack * 60)) "${inference[@]}" "${some[@]}" "${dtypes[@]:0:2}" \
     "${compiled[@]}" --output "$out/inference_compiled.json"
 part tests $((slack * 30)) "$python" -m pytest -q -m cuda -p no:cacheprovider --continue-on-collection-errors \
     $(grep -rl "pytest.mark.cuda" tests)
 part scaling $((slack * 40)) "$python" benchmarks/scaling.py "${device[@]}" "${scaling[@]}" \
     --output "$out/scaling.json"
-part steps_more $((slack * 500)) "${stepwise[@]}" "${some[@]}" "${more_steps[@]}" "${dtypes[@]:0:2}" \
+$tiny || part steps_more $((slack * 500)) "${stepwise[@]}" "${some[@]}" "${more_steps[@]}" "${dtypes[@]:0:2}" \
     --output "$out/steps_more.json"
 exit $failed

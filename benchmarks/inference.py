@@ -48,6 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need
 
 from benchmarks.measuring import (
     MIB,
+    SIZES,
     multiply_adds,
     peak_memory,
     set_masking,
@@ -57,12 +58,11 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.post_processing import NUM_CLASSES, NUM_QUERIES, STUFF_CLASSES, make_image, make_outputs, processors
-from configuration_eomt import EOMT_SIZES, EomtConfig
+from configuration_eomt import EomtConfig
 from image_processing_eomt.pipeline_eomt import EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 
 
-SIZES = ("small", "base", "large", "giant")
 MODELS = ("transformers", "ours", "optimized")
 LABELS = {
     "transformers": "Transformers' own",
@@ -79,7 +79,7 @@ def models_of(
 ) -> dict[str, Any]:
     """Both classes with the same weights, in evaluation."""
     settings = {
-        **EOMT_SIZES[size],
+        **SIZES[size],
         "image_size": image_size,
         "num_queries": num_queries,
         "num_labels": NUM_CLASSES,

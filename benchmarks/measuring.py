@@ -16,8 +16,16 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from configuration_eomt import EOMT_SIZES
+
 
 MIB = 2**20
+PAPER_SIZES = ("small", "base", "large", "giant")
+# Those, and one that is good for nothing but to see whether a benchmark runs to its end.
+SIZES: dict[str, dict[str, Any]] = {
+    **{name: EOMT_SIZES[name] for name in PAPER_SIZES},
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "num_blocks": 1},
+}
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need
 from benchmarks.inference import models_of
 from benchmarks.measuring import (
     MIB,
+    SIZES,
     check_measurement,
     peak_memory,
     set_masking,
@@ -40,7 +41,7 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.post_processing import STUFF_CLASSES, make_image, make_outputs, processors
-from benchmarks.training import MODELS, SIZES, steps_of
+from benchmarks.training import MODELS, steps_of
 
 
 FORWARD = {"image_size": 320, "num_queries": 100, "batch_size": 1}

@@ -48,9 +48,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need
 
 from benchmarks.baselines import STEPS, stepwise_model
 from benchmarks.baselines.paper import PAPER
-from benchmarks.baselines.steps import SIZES
 from benchmarks.measuring import (
     MIB,
+    SIZES,
     multiply_adds,
     peak_memory,
     surroundings,

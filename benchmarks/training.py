@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need
 
 from benchmarks.measuring import (
     MIB,
+    SIZES,
     in_own_process,
     peak_memory,
     set_masking,
@@ -34,10 +35,8 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.training_memory import NUM_QUERIES, NUM_TARGETS, model_and_batch
-from configuration_eomt import EOMT_SIZES
 
 
-SIZES = ("small", "base", "large", "giant")
 PARTS = ("forward", "matching", "loss", "backward", "optimizer")
 MODELS = ("transformers", "ours")
 
@@ -55,7 +54,7 @@ class TrainingStep:
         self.is_ours = name == "ours"
         self.model, self.batch = model_and_batch(
             not self.is_ours,
-            EOMT_SIZES[case["size"]],
+            SIZES[case["size"]],
             case["image_size"],
             case["batch_size"],
             self.device,

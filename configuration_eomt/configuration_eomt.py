@@ -64,63 +64,38 @@ class EomtConfig(PreTrainedConfig):
     own `EomtConfig`, so that checkpoints move both ways; the defaults describe the published ViT-L model.
 
     Args:
-        hidden_size (`int`, *optional*, defaults to 1024):
-            Width of the tokens.
-        num_hidden_layers (`int`, *optional*, defaults to 24):
-            Number of transformer blocks, the query blocks included.
-        num_attention_heads (`int`, *optional*, defaults to 16):
-            Number of attention heads. Must divide `hidden_size`.
-        hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the blocks' MLPs. The mask module always uses GELU, as the original does.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
-            Dropout after the embeddings.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the initial class token, register tokens and position embeddings.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
-            Epsilon of the blocks' and the final layer norm.
-        image_size (`int` or `tuple[int, int]`, *optional*, defaults to 640):
-            Size of the training images in pixels, `(height, width)` or one int for a square. It fixes the number of
-            position embeddings; other sizes are possible at any time.
-        patch_size (`int` or `tuple[int, int]`, *optional*, defaults to 16):
-            Size of a patch in pixels. Must divide `image_size`.
-        num_channels (`int`, *optional*, defaults to 3):
-            Number of image channels.
-        mlp_ratio (`int`, *optional*, defaults to 4):
-            Width of an MLP's hidden layer over `hidden_size`.
-        layerscale_value (`float`, *optional*, defaults to 1.0):
-            Initial value of LayerScale.
-        drop_path_rate (`float`, *optional*, defaults to 0.0):
-            Probability of skipping a residual branch in training, per sample.
-        num_upscale_blocks (`int`, *optional*, defaults to 2):
-            Number of 2x upscalings of the patch tokens before the mask logits are computed. With patches of 16 pixels
-            and 2 blocks the masks have a quarter of the input's resolution.
-        attention_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of the attention probabilities.
-        use_swiglu_ffn (`bool`, *optional*, defaults to `False`):
-            Whether the blocks' MLPs are SwiGLU (DINOv2 giant): gated by a SiLU, with two thirds of the width.
-        num_blocks (`int`, *optional*, defaults to 4):
-            Number of final blocks that process the queries together with the patches (L2 in the paper).
-        no_object_weight (`float`, *optional*, defaults to 0.1):
-            Weight of the "no object" class in the cross entropy.
-        class_weight (`float`, *optional*, defaults to 2.0):
-            Weight of the cross entropy, in the matching and in the loss.
-        mask_weight (`float`, *optional*, defaults to 5.0):
-            Weight of the masks' binary cross entropy, in the matching and in the loss.
-        dice_weight (`float`, *optional*, defaults to 5.0):
-            Weight of the masks' dice loss, in the matching and in the loss.
-        train_num_points (`int`, *optional*, defaults to 12544):
-            Number of points at which a mask's loss is computed.
-        oversample_ratio (`float`, *optional*, defaults to 3.0):
-            How many times more points are drawn before the most uncertain ones are chosen.
-        importance_sample_ratio (`float`, *optional*, defaults to 0.75):
-            Fraction of the points that are the most uncertain ones; the rest is uniform.
-        num_queries (`int`, *optional*, defaults to 200):
-            Number of learnable queries, the most segments a model can find in one image.
-        num_register_tokens (`int`, *optional*, defaults to 4):
-            Number of register tokens of the ViT.
+        hidden_size: width of the tokens.
+        num_hidden_layers: number of transformer blocks, the query blocks included.
+        num_attention_heads: number of attention heads. Must divide `hidden_size`.
+        hidden_act: activation of the blocks' MLPs. The mask module always uses GELU, as the original does.
+        hidden_dropout_prob: dropout after the embeddings.
+        initializer_range: standard deviation of the initial class token, register tokens and position embeddings.
+        layer_norm_eps: epsilon of the blocks' and the final layer norm.
+        image_size: size of the training images in pixels, `(height, width)` or one int for a square. It fixes the
+            number of position embeddings; other sizes are possible at any time.
+        patch_size: size of a patch in pixels. Must divide `image_size`.
+        num_channels: number of image channels.
+        mlp_ratio: width of an MLP's hidden layer over `hidden_size`.
+        layerscale_value: initial value of LayerScale.
+        drop_path_rate: probability of skipping a residual branch in training, per sample.
+        num_upscale_blocks: number of 2x upscalings of the patch tokens before the mask logits are computed. With
+            patches of 16 pixels and 2 blocks the masks have a quarter of the input's resolution.
+        attention_dropout: dropout of the attention probabilities.
+        use_swiglu_ffn: whether the blocks' MLPs are SwiGLU (DINOv2 giant): gated by a SiLU, with two thirds of the
+            width.
+        num_blocks: number of final blocks that process the queries together with the patches (L2 in the paper).
+        no_object_weight: weight of the "no object" class in the cross entropy.
+        class_weight: weight of the cross entropy, in the matching and in the loss.
+        mask_weight: weight of the masks' binary cross entropy, in the matching and in the loss.
+        dice_weight: weight of the masks' dice loss, in the matching and in the loss.
+        train_num_points: number of points at which a mask's loss is computed.
+        oversample_ratio: how many times more points are drawn before the most uncertain ones are chosen.
+        importance_sample_ratio: fraction of the points that are the most uncertain ones; the rest is uniform.
+        num_queries: number of learnable queries, the most segments a model can find in one image.
+        num_register_tokens: number of register tokens of the ViT.
 
     Raises:
-        `ValueError`: a field of the wrong type or out of its range, sizes that do not divide, more query blocks than
+        ValueError: a field of the wrong type or out of its range, sizes that do not divide, more query blocks than
             blocks.
 
     Example:
@@ -242,7 +217,7 @@ class EomtConfig(PreTrainedConfig):
         As `PreTrainedConfig.from_dict`.
 
         Raises:
-            `ValueError`: a setting that cannot be; a `label2id` that is not the inverse of `id2label`.
+            ValueError: a setting that cannot be; a `label2id` that is not the inverse of `id2label`.
         """
         for name in ("self", "attribute_map"):
             if name in config_dict:  # of Transformers' own code
@@ -265,7 +240,7 @@ class EomtConfig(PreTrainedConfig):
         As `PreTrainedConfig.from_pretrained`.
 
         Raises:
-            `ValueError`: a setting that cannot be.
+            ValueError: a setting that cannot be.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -278,7 +253,7 @@ class EomtConfig(PreTrainedConfig):
         As `PreTrainedConfig.get_config_dict`.
 
         Raises:
-            `OSError`: there is no such folder, no configuration, or an empty one.
+            OSError: there is no such folder, no configuration, or an empty one.
         """
         name = str(pretrained_model_name_or_path)
         if not _HUB_NAME.fullmatch(name) and not Path(name).exists():
@@ -364,32 +339,24 @@ class EomtDinov3Config(EomtConfig):
     `mlp_ratio` and `use_swiglu_ffn` have no effect here.
 
     Args:
-        intermediate_size (`int`, *optional*, defaults to 4096):
-            Width of an MLP's hidden layer.
-        rope_parameters (`dict`, *optional*):
-            `rope_theta`, the base of the rotary frequencies (100 by default); `rope_type` can only be `"default"`.
-        query_bias (`bool`, *optional*, defaults to `True`):
-            Whether the query projection has a bias.
-        key_bias (`bool`, *optional*, defaults to `False`):
-            Whether the key projection has a bias.
-        value_bias (`bool`, *optional*, defaults to `True`):
-            Whether the value projection has a bias.
-        proj_bias (`bool`, *optional*, defaults to `True`):
-            Whether the attention's output projection has a bias.
-        mlp_bias (`bool`, *optional*, defaults to `True`):
-            Whether the MLP's layers have biases.
-        use_gated_mlp (`bool`, *optional*, defaults to `False`):
-            Whether the MLPs are gated (DINOv3 S+, H+ and 7B).
-        pos_embed_shift (`float`, *optional*):
-            In training, patch coordinates, which lie in [-1, 1], are shifted by up to this much in each direction.
-        pos_embed_jitter (`float`, *optional*):
-            In training, each axis is scaled by a random factor between 1 / `pos_embed_jitter` and `pos_embed_jitter`.
-        pos_embed_rescale (`float`, *optional*, defaults to 2.0):
-            In training, both axes are scaled by one random factor between 1 / `pos_embed_rescale` and
+        intermediate_size: width of an MLP's hidden layer.
+        rope_parameters: `rope_theta`, the base of the rotary frequencies (100 by default); `rope_type` can only be
+            `"default"`.
+        query_bias: whether the query projection has a bias.
+        key_bias: whether the key projection has a bias.
+        value_bias: whether the value projection has a bias.
+        proj_bias: whether the attention's output projection has a bias.
+        mlp_bias: whether the MLP's layers have biases.
+        use_gated_mlp: whether the MLPs are gated (DINOv3 S+, H+ and 7B).
+        pos_embed_shift: in training, patch coordinates, which lie in [-1, 1], are shifted by up to this much in each
+            direction.
+        pos_embed_jitter: in training, each axis is scaled by a random factor between 1 / `pos_embed_jitter` and
+            `pos_embed_jitter`.
+        pos_embed_rescale: in training, both axes are scaled by one random factor between 1 / `pos_embed_rescale` and
             `pos_embed_rescale`.
 
     Raises:
-        `ValueError`: as of [`EomtConfig`]; another `rope_type`.
+        ValueError: as of [`EomtConfig`]; another `rope_type`.
 
     Example:
 
@@ -440,17 +407,15 @@ class EomtEva02Config(EomtConfig):
     the MLPs are SwiGLU, and there is no LayerScale. Transformers has no class for this model.
 
     Args:
-        intermediate_size (`int`, *optional*, defaults to 2730):
-            Width of an MLP's hidden layer: in the published models 8 / 3 of `hidden_size`, rounded down.
-        use_mlp_norm (`bool`, *optional*, defaults to `True`):
-            Whether the hidden layer is normalised before the MLP's last projection (EVA-02 B and L).
-        rope_parameters (`dict`, *optional*):
-            `rope_theta`, the base of the rotary frequencies (10000 by default); `rope_type` can only be `"default"`.
-        num_register_tokens (`int`, *optional*, defaults to 0):
-            Number of register tokens of the ViT.
+        intermediate_size: width of an MLP's hidden layer: in the published models 8 / 3 of `hidden_size`, rounded
+            down.
+        use_mlp_norm: whether the hidden layer is normalised before the MLP's last projection (EVA-02 B and L).
+        rope_parameters: `rope_theta`, the base of the rotary frequencies (10000 by default); `rope_type` can only be
+            `"default"`.
+        num_register_tokens: number of register tokens of the ViT.
 
     Raises:
-        `ValueError`: as of [`EomtConfig`]; another `rope_type`.
+        ValueError: as of [`EomtConfig`]; another `rope_type`.
 
     Example:
 

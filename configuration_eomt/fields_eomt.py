@@ -34,11 +34,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, `EomtDinov3Config(**...)` for DINOv3's and
-# `EomtEva02Config(**...)` for EVA-02's.
-# Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's.
-# "7b" is Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes are from
-# https://arxiv.org/abs/2508.10104, EVA-02's from https://arxiv.org/abs/2303.11331.
 EOMT_SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_blocks": 3},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_blocks": 3},
@@ -59,6 +54,15 @@ EOMT_SIZES: dict[str, dict[str, Any]] = {
         "use_swiglu_ffn": True,
     },
 }
+"""
+The settings of each published size: `EomtConfig(**EOMT_SIZES["large"])`, `EomtDinov3Config(**...)` for DINOv3's and
+`EomtEva02Config(**...)` for EVA-02's.
+
+Numbers of query blocks: section 4.1 of the paper for S, B, L and g; the sizes it does not have take giant's. "7b" is
+Web-SSL DINO 7B (https://arxiv.org/abs/2504.01017), the DINOv3 sizes ("dinov3_small", "dinov3_small_plus",
+"dinov3_base"...) are from https://arxiv.org/abs/2508.10104, EVA-02's ("eva02_tiny"...) from
+https://arxiv.org/abs/2303.11331.
+"""
 EOMT_SIZES |= {
     "dinov3_small": {**EOMT_SIZES["small"], "intermediate_size": 1536},
     "dinov3_small_plus": {**EOMT_SIZES["small"], "intermediate_size": 1536, "use_gated_mlp": True},

@@ -50,10 +50,11 @@ class EomtImageProcessorKwargs(_PostProcessingKwargs, ImagesKwargs, total=False)
     """
     Settings beyond those of every image processor and of post-processing.
 
-    task: the kind of segmentation that the checkpoint is for: "panoptic", "instance" or "semantic".
-    do_split_image: whether images are cut into windows; by default for semantic segmentation only.
-    ignore_index: id or class of the pixels in a segmentation map that belong to no target.
-    do_reduce_labels: whether 0 in a segmentation map is background too and classes start at 1.
+    Args:
+        task: the kind of segmentation that the checkpoint is for: "panoptic", "instance" or "semantic".
+        do_split_image: whether images are cut into windows; by default for semantic segmentation only.
+        ignore_index: id or class of the pixels in a segmentation map that belong to no target.
+        do_reduce_labels: whether 0 in a segmentation map is background too and classes start at 1.
     """
 
     task: str | None

@@ -21,7 +21,8 @@ from .geometry_eomt import (
 from .settings_eomt import STORED, TASKS, check_finite, check_names, check_outputs, check_settings, check_target_sizes
 
 
-VOID = -1  # in a map of segment ids or label ids: no segment, no class
+VOID = -1
+"""In a map of segment ids or label ids: no segment, no class."""
 MASKS_IN_MEMORY = 16  # masks of the image's size at a time, where they are not part of the result
 
 
@@ -140,7 +141,10 @@ def segment_instances(
     exceed the class score, pairs whose class score is too low are dropped before their masks are upsampled.
 
     Args:
-        mask_logits, class_logits, view, output_size: as for `segment_panoptic`.
+        mask_logits: `(num_queries, height / 4, width / 4)`.
+        class_logits: `(num_queries, num_classes + 1)`, the last one for "no object".
+        view: the model's view of the image, not split.
+        output_size: `(height, width)` of the result in pixels.
         threshold: an instance needs a score of at least this; that of an empty mask is 0.
         mask_threshold: a mask covers the pixels where its probability is above this.
         top_k: at most this many pairs of query and class are candidates; None for all.
@@ -231,7 +235,8 @@ def segment_semantic(
     Args:
         mask_logits: `(num_windows, num_queries, height / 4, width / 4)`, or a tensor for each window.
         class_logits: `(num_windows, num_queries, num_classes + 1)`, the last one for "no object".
-        view, output_size: as for `segment_panoptic`, but the image may be split.
+        view: the model's view of the image, which may be split.
+        output_size: `(height, width)` of the result in pixels.
         return_segmentation_scores: whether to return the scores too.
 
     Returns:

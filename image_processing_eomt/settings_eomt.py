@@ -128,12 +128,13 @@ class Task:
     """
     A kind of segmentation that a checkpoint is for, as image processors know it.
 
-    name: the processor's `task`.
-    has_segments: whether post-processing returns `segmentation` and `segments_info` of an image, rather than the class
-        of every pixel. A query is then a thing in the whole image, and windows cannot be merged.
-    segments_overlap: whether segments may overlap, so that each has a mask of its own (with `return_binary_maps` or
-        `return_coco_annotation`).
-    do_split_image: the default: whether images are cut into windows, rather than fitted and padded.
+    Args:
+        name: the processor's `task`.
+        has_segments: whether post-processing returns `segmentation` and `segments_info` of an image, rather than the
+            class of every pixel. A query is then a thing in the whole image, and windows cannot be merged.
+        segments_overlap: whether segments may overlap, so that each has a mask of its own (with `return_binary_maps`
+            or `return_coco_annotation`).
+        do_split_image: the default: whether images are cut into windows, rather than fitted and padded.
     """
 
     name: str
@@ -174,7 +175,6 @@ class Setting:
     is_stored: bool = True
 
 
-# Transformers' own pipeline takes the first post-processing method that it finds, in this order.
 TASKS = {
     task.name: task
     for task in (
@@ -183,6 +183,8 @@ TASKS = {
         Task("semantic", has_segments=False, do_split_image=True),
     )
 }
+"""The tasks by their names. Transformers' own pipeline takes the first post-processing method that it finds, in this
+order."""
 
 # In the order in which the methods take them.
 POST_PROCESSING = {

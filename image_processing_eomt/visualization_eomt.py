@@ -115,7 +115,7 @@ def draw_segmentation(
         label_ids = [int(segment["label_id"]) for segment in segments_info]
         names = [id2label.get(label_id) for label_id in label_ids]
     rgb = Image.fromarray(as_pixels(image, do_convert_rgb=True).permute(1, 2, 0).contiguous().numpy())
-    drawing = _paint(rgb, segment_map, _shade_segments(label_ids))
+    drawing = _paint(rgb, segment_map, shade_segments(label_ids))
     _write_names(drawing, segment_map, [_make_writable(name, label_id) for name, label_id in zip(names, label_ids)])
     return drawing
 
@@ -177,7 +177,7 @@ def _to_rgb(color: tuple[float, float, float]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _shade_segments(label_ids: Sequence[int]) -> list[tuple[int, int, int]]:
+def shade_segments(label_ids: Sequence[int]) -> list[tuple[int, int, int]]:
     """Returns a colour per segment: the class's own for the first of a class, shades of it for the others."""
     num_of_class: Counter[int] = Counter()
     shades = []

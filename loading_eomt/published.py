@@ -41,7 +41,8 @@ class PublishedCheckpoint:
         size: key of `EOMT_SIZES`.
         image_size: height and width of the training images in pixels; for semantic segmentation, of the windows.
         num_queries: number of queries.
-        metric, value: the authors' result on the validation set, in per cent.
+        metric: what the authors measured on the validation set.
+        value: their result, in per cent.
         speed: the authors' measurement, images per second.
         licence: the Hub's `license`, for "other" with `license_name` and `license_link`.
         base_backbone: the backbone on the Hub to which the weights are a difference; None: they are complete.

@@ -26,7 +26,7 @@ def list_cards(checkpoints: dict[str, PublishedCheckpoint]) -> str:
 
 # Published checkpoints
 
-One card per checkpoint that EoMT's authors publish, with how to convert and run it. The results are the authors',
+One card per checkpoint that EoMT's authors publish, with how to run and convert it. The results are the authors',
 [published]({AUTHORS[1]}) for the validation data, and were not measured here.
 
 | Checkpoint | Task | Dataset | Backbone | Pixels | Result |

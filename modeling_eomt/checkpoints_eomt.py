@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -511,12 +511,27 @@ def resample_patch_kernel(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor
 
 
 def find_file(name_or_path: str | PathLike, file_name: str, subfolder: str = "", **hub_kwargs: Any) -> Path | None:
-    """Returns a file of a folder or of a model on the Hub, downloaded; None if there is no such file."""
+    """
+    Returns a file of a folder or of a model on the Hub, downloaded; None if there is no such file.
+
+    Raises:
+        OSError: the Hub cannot be reached, and nothing of the model is in its cache.
+    """
     if Path(name_or_path).is_dir():
         path = Path(name_or_path, subfolder, file_name)
         return path if path.is_file() else None
+    name = str(name_or_path)
     try:
-        return Path(HfApi().hf_hub_download(str(name_or_path), file_name, subfolder=subfolder or None, **hub_kwargs))
+        return Path(HfApi().hf_hub_download(name, file_name, subfolder=subfolder or None, **hub_kwargs))
+    except LocalEntryNotFoundError as error:  # what was downloaded of a model is taken for all of it
+        in_cache = {key: value for key, value in hub_kwargs.items() if key in ("revision", "cache_dir")}
+        try:
+            HfApi().snapshot_download(name, local_files_only=True, **in_cache)
+        except LocalEntryNotFoundError:
+            raise OSError(
+                f"{name} is no folder, nothing of it is in the Hub's cache, and the Hub cannot be reached: {error}"
+            ) from error
+        return None
     except EntryNotFoundError:
         return None
 

@@ -225,7 +225,8 @@ class EomtLoss(nn.Module):
 
         Args:
             mask_logits: `(predictions, batch, num_queries, mask_height, mask_width)`.
-            targets, matched_queries: as in `classification_loss`.
+            targets: the targets of all images.
+            matched_queries: `(predictions, all_targets)` int64, -1 where unmatched.
             random: places the points.
         """
         num_predictions, num_targets = matched_queries.shape

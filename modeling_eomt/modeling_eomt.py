@@ -48,7 +48,7 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     block; `mask_probabilities` says how often, per block. In evaluation a block is masked only at exactly 1.
 
     Args:
-        config ([`EomtConfig`]): the configuration.
+        config: an [`EomtConfig`].
     """
 
     gradient_checkpointing = False
@@ -115,23 +115,19 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
     ) -> EomtForUniversalSegmentationOutput:
         r"""
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
-                Normalised images; height and width divisible by the patch size.
-            mask_labels (`list[torch.Tensor]`, *optional*):
-                Per image `(num_targets, height, width)`, bool, uint8 or float. An image without targets is legal.
-            class_labels (`list[torch.Tensor]`, *optional*):
-                Per image `(num_targets,)` int64, the class of each mask.
-            patch_offsets (`list[torch.Tensor]`, *optional*):
-                Positions of the windows of window-split images; returned as given.
-            output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
-                Whether to return the predictions before the query blocks: in training with labels all, otherwise those
-                before masked blocks.
-            image_seeds (`torch.Tensor` of shape `(batch,)`, *optional*):
-                One int64 per image. The random numbers of an image (which queries are masked, which branches
-                stochastic depth drops, how rotary positions are moved, at which points masks are compared) depend on
-                its seed alone, not on the rest of the batch, so that a step has the same loss and gradients however
-                its images are split. Dropout alone, which no published model has, draws from torch's generator. By
-                default the seeds are drawn from that; in evaluation without labels nothing is drawn.
+            pixel_values: `(batch, num_channels, height, width)`, normalised images; height and width divisible by the
+                patch size.
+            mask_labels: per image `(num_targets, height, width)`, bool, uint8 or float. An image without targets is
+                legal.
+            class_labels: per image `(num_targets,)` int64, the class of each mask.
+            patch_offsets: positions of the windows of window-split images; returned as given.
+            output_auxiliary_logits: whether to return the predictions before the query blocks: in training with labels
+                all, otherwise those before masked blocks.
+            image_seeds: `(batch,)`, one int64 per image. The random numbers of an image (which queries are masked,
+                which branches stochastic depth drops, how rotary positions are moved, at which points masks are
+                compared) depend on its seed alone, not on the rest of the batch, so that a step has the same loss and
+                gradients however its images are split. Dropout alone, which no published model has, draws from torch's
+                generator. By default the seeds are drawn from that; in evaluation without labels nothing is drawn.
             kwargs:
                 `output_hidden_states`, `output_attentions` (eager attention only) and `return_dict`, as in every model
                 of Transformers. `num_items_in_batch`, `(2,)`: number of images and of masks that the loss is averaged
@@ -142,8 +138,8 @@ class EomtForUniversalSegmentation(MaskProbabilitiesMixin, EomtPreTrainedModel):
             [`EomtForUniversalSegmentationOutput`].
 
         Raises:
-            `ValueError`: an image size that the patch size does not divide, or targets or seeds that do not fit.
-            [`NonFinitePredictionsError`]: labels are given, and predictions are not finite.
+            ValueError: an image size that the patch size does not divide, or targets or seeds that do not fit.
+            NonFinitePredictionsError: labels are given, and predictions are not finite.
         """
         if (mask_labels is None) != (class_labels is None):
             raise ValueError("mask_labels and class_labels must be given together.")
@@ -315,7 +311,7 @@ class EomtDinov3ForUniversalSegmentation(EomtForUniversalSegmentation):
     EoMT on a DINOv3 backbone: [`EomtForUniversalSegmentation`] with rotary position embeddings.
 
     Args:
-        config ([`EomtDinov3Config`]): the configuration.
+        config: an [`EomtDinov3Config`].
     """
 
     config: EomtDinov3Config
@@ -329,7 +325,7 @@ class EomtEva02ForUniversalSegmentation(EomtForUniversalSegmentation):
     ones, SwiGLU and no LayerScale. Transformers has no class for it: elsewhere it loads with `trust_remote_code`.
 
     Args:
-        config ([`EomtEva02Config`]): the configuration.
+        config: an [`EomtEva02Config`].
     """
 
     config: EomtEva02Config
@@ -337,7 +333,6 @@ class EomtEva02ForUniversalSegmentation(EomtForUniversalSegmentation):
     base_model_prefix = "eomt_eva02"
 
 
-# The classes of the model types, by their names in configurations.
 MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
     model_class.config_class.model_type: model_class
     for model_class in (
@@ -346,6 +341,7 @@ MODEL_CLASSES: dict[str, type[EomtForUniversalSegmentation]] = {
         EomtEva02ForUniversalSegmentation,
     )
 }
+"""The classes of the model types, by their names in configurations."""
 
 for _model_class in MODEL_CLASSES.values():
     _model_class.register_for_auto_class("AutoModelForUniversalSegmentation")

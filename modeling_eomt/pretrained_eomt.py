@@ -55,26 +55,20 @@ class EomtForUniversalSegmentationOutput(ModelOutput):
     Output of [`EomtForUniversalSegmentation`], to be given to the image processor's `post_process_*` methods.
 
     Args:
-        loss (`torch.Tensor`, *optional*):
-            Weighted sum of all terms of `loss_dict`, a scalar; present when labels are given.
-        class_queries_logits (`torch.Tensor` of shape `(batch, num_queries, num_labels + 1)`):
-            Class logits of each query; the last class is "no object".
-        masks_queries_logits (`torch.Tensor` of shape `(batch, num_queries, height / 4, width / 4)`):
-            Mask logits of each query.
-        last_hidden_state (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`):
-            Tokens after the final layer norm: queries, prefix tokens, patches.
-        hidden_states (`tuple[torch.Tensor]`, *optional*):
-            With `output_hidden_states=True`: the tokens before the first block and after each block.
-        attentions (`tuple[torch.Tensor]`, *optional*):
-            With `output_attentions=True` and eager attention: `(batch, heads, tokens, tokens)` of each block.
-        patch_offsets (`list[torch.Tensor]`, *optional*):
-            As given, for window-split images: `(image, start, end)` of each window.
-        loss_dict (`dict[str, torch.Tensor]`, *optional*):
-            Unweighted terms: `loss_mask`, `loss_dice` and `loss_cross_entropy` of the last prediction, the same with
-            `_0`, `_1`... for the predictions before the query blocks, earliest first.
-        auxiliary_logits (`list[dict[str, torch.Tensor]]`, *optional*):
-            With `output_auxiliary_logits=True`: `masks_queries_logits` and `class_queries_logits` predicted before
-            the query blocks, in order: in training with labels all, otherwise those before masked blocks.
+        loss: weighted sum of all terms of `loss_dict`, a scalar; present when labels are given.
+        class_queries_logits: `(batch, num_queries, num_labels + 1)`, class logits of each query; the last class is "no
+            object".
+        masks_queries_logits: `(batch, num_queries, height / 4, width / 4)`, mask logits of each query.
+        last_hidden_state: `(batch, num_tokens, hidden_size)`, tokens after the final layer norm: queries, prefix
+            tokens, patches.
+        hidden_states: with `output_hidden_states=True`: the tokens before the first block and after each block.
+        attentions: with `output_attentions=True` and eager attention: `(batch, heads, tokens, tokens)` of each block.
+        patch_offsets: as given, for window-split images: `(image, start, end)` of each window.
+        loss_dict: unweighted terms: `loss_mask`, `loss_dice` and `loss_cross_entropy` of the last prediction, the same
+            with `_0`, `_1`... for the predictions before the query blocks, earliest first.
+        auxiliary_logits: with `output_auxiliary_logits=True`: `masks_queries_logits` and `class_queries_logits`
+            predicted before the query blocks, in order: in training with labels all, otherwise those before masked
+            blocks.
     """
 
     loss: Tensor | None = None

@@ -2,28 +2,26 @@
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from stand_ins import TINY_SIZE, put_in_cache, shrink_sizes, write_original, write_original_dinov3
 
-from configuration_eomt import EOMT_SIZES, EomtConfig
+from configuration_eomt import EOMT_SIZES
+from eomt_transformers.command import main as eomt
 from loading_eomt import published_checkpoints
-from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation, official_parameter_name
 from training_eomt.publishing.__main__ import main
 
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "model_cards"
 NAMES = list(published_checkpoints())
-# Sizes for stand-ins: heads of 64 channels, as are read off original weights.
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "num_blocks": 1}
 
 
 def write_cards():
@@ -106,95 +104,60 @@ def test_a_cards_metadata(name):
         assert data.license == ("cc-by-nc-4.0" if "7b" in name else "mit")
     assert "not measured here" in card.text and f"| {checkpoint.value} |" in card.text
     assert "check it before you use the weights" in card.text
-    assert len(blocks(name, "bash")) == len(blocks(name, "python")) == 1
-
-
-def original_file(name: str, folder: Path) -> torch.nn.Module:
-    """Writes a small checkpoint with the names of the authors' file; returns the model it is of."""
-    checkpoint = published_checkpoints()[name]
-    config = EomtConfig(
-        **EOMT_SIZES[checkpoint.size],
-        image_size=checkpoint.image_size,
-        num_queries=checkpoint.num_queries,
-        id2label=dict(enumerate(checkpoint.labels)),
-    )
-    model = EomtForUniversalSegmentation(config)
-    model.set_mask_probabilities([0.0])
-    weights: dict[str, list[torch.Tensor]] = {}
-    for parameter, weight in model.state_dict().items():
-        weights.setdefault(official_parameter_name(parameter), []).append(weight)
-    fused = {parameter: torch.cat(parts) for parameter, parts in weights.items()}
-    positions = "network.encoder.backbone.pos_embed"
-    fused[positions] = fused[positions][None]
-    folder.mkdir()
-    torch.save(fused, folder / "pytorch_model.bin")
-    return model
-
-
-def original_dinov3_file(name: str, folder: Path) -> torch.nn.Module:
-    """The same for DINOv3: the backbone goes to `folder / "backbone"`, the file has differences to it."""
-    checkpoint = published_checkpoints()[name]
-    DINOv3ViTModel(
-        DINOv3ViTConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, num_register_tokens=4
-        )
-    ).save_pretrained(folder / "backbone")
-    model = EomtDinov3ForUniversalSegmentation.from_backbone(
-        folder / "backbone",
-        image_size=checkpoint.image_size,
-        num_queries=checkpoint.num_queries,
-        num_blocks=1,
-        id2label=dict(enumerate(checkpoint.labels)),
-    )
-    model.set_mask_probabilities([0.0])
-    weights = {}
-    for parameter, weight in model.state_dict().items():
-        parameter = official_parameter_name(parameter, "eomt_dinov3")
-        weights[parameter] = torch.zeros_like(weight) if ".backbone." in parameter else weight
-    torch.save(weights, folder / "pytorch_model.bin")
-    return model
+    assert len(blocks(name, "bash")) == 1 and len(blocks(name, "python")) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monkeypatch):
+def test_what_a_card_tells_to_do_works_on_a_small_stand_in(name, tmp_path, monkeypatch, remote_code_cache):
     checkpoint = published_checkpoints()[name]
-    fields = {**EOMT_SIZES[checkpoint.size], **TINY}
-    if checkpoint.base_backbone:
-        fields["intermediate_size"] = 128
-    monkeypatch.setitem(EOMT_SIZES, checkpoint.size, fields)
+    shrink_sizes(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     Image.new("RGB", (60, 40), (200, 30, 30)).save("image.jpg")
-    model = (original_dinov3_file if checkpoint.base_backbone else original_file)(name, tmp_path / "original")
+    write = write_original_dinov3 if checkpoint.base_backbone else write_original
+    model = write(name, tmp_path / "original")
+    put_in_cache(tmp_path / "cache", checkpoint.repository, tmp_path / "original")
+    if checkpoint.base_backbone:
+        put_in_cache(tmp_path / "cache", checkpoint.base_backbone, tmp_path / "original" / "backbone")
 
-    download, convert = (shlex.split(line) for line in blocks(name, "bash")[0].splitlines())
-    assert download[:4] == ["hf", "download", f"tue-mps/{name}", "pytorch_model.bin"]
-    assert os.path.join(download[download.index("--local-dir") + 1], "pytorch_model.bin") == convert[3]
-    assert convert[:3] == ["python", "-m", "training_eomt.publishing"]
-    local = ["--base-backbone", "original/backbone"] if checkpoint.base_backbone else []
-    main(convert[3:] + local)
+    as_published, converted = blocks(name, "python")
+    is_small = checkpoint.image_size <= 640  # the larger ones take their time
+    found: dict = {}
+    exec(as_published if is_small else as_published.partition("for ")[0], found)
+    segmenter = found["segmenter"]
+    assert segmenter.image_processor.task == checkpoint.task
 
+    program, *words = shlex.split(blocks(name, "bash")[0].replace("\\\n", ""))
+    assert program == "eomt"
+    eomt(words)
     exported = type(model).from_pretrained(name)
     for parameter, weight in model.state_dict().items():
         assert torch.equal(exported.state_dict()[parameter], weight), parameter
+        assert torch.equal(segmenter.model.state_dict()[parameter], weight), parameter
     settings = json.loads(Path(name, "preprocessor_config.json").read_text())
     assert settings["task"] == checkpoint.task
     edges = ["shortest_edge"] if checkpoint.task == "semantic" else ["shortest_edge", "longest_edge"]
     assert settings["size"] == dict.fromkeys(edges, checkpoint.image_size)
     assert "not measured here" in Path(name, "README.md").read_text()
 
-    found: dict = {}
-    exec(blocks(name, "python")[0], found)
+    exec(converted if is_small else converted.partition("for ")[0], found)
     assert type(found["segmenter"]).__module__.startswith("transformers_modules")
-    if checkpoint.image_size <= 640:  # the larger ones take their time
-        segments = found["segmenter"]("image.jpg", threshold=0.0, overlap_mask_area_threshold=0.0)
+    if is_small:
+        everything = {"threshold": 0.0}
+        if checkpoint.task == "panoptic":
+            everything["overlap_mask_area_threshold"] = 0.0
+        segments = found["segmenter"]("image.jpg", **everything)
         labels = {segment["label"] for segment in segments}
         assert labels and labels <= set(checkpoint.labels)
+        expected = segmenter("image.jpg", **everything)
+        assert [(one["label"], one["score"]) for one in segments] == [(one["label"], one["score"]) for one in expected]
 
 
 def test_a_file_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(EOMT_SIZES, "large", {**EOMT_SIZES["large"], **TINY})
-    original_file("coco_panoptic_eomt_large_640", tmp_path / "original")
+    monkeypatch.setitem(EOMT_SIZES, "large", {**EOMT_SIZES["large"], **TINY_SIZE})
+    write_original("coco_panoptic_eomt_large_640", tmp_path / "original")
     file = str(tmp_path / "original" / "pytorch_model.bin")
     for name, message in (
         ("ade20k_semantic_eomt_large_512", "num_queries is 200, not 100, number of classes is 133, not 150"),

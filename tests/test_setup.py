@@ -36,9 +36,9 @@ def test_a_wheel_has_every_module_recipe_and_the_command(wheel):
         for recipe in (ROOT / "recipes").glob("*.yaml"):
             assert archive.read(f"training_eomt/recipes/{recipe.name}") == recipe.read_bytes()
     packages = ("eomt_transformers", "configuration_eomt", "modeling_eomt", "image_processing_eomt")
-    packages += ("training_eomt", "deployment_eomt")
+    packages += ("training_eomt", "deployment_eomt", "app_eomt")
     modules = {str(file.relative_to(ROOT)) for package in packages for file in (ROOT / package).rglob("*.py")}
-    assert modules | {"run_segmentation.py", "training_eomt/model_card.md"} <= names
+    assert modules | {"run_segmentation.py", "training_eomt/model_card.md", "app_eomt/page.css"} <= names
 
 
 def test_an_installed_command_finds_recipes_by_name_and_by_path(wheel, tmp_path):
@@ -73,7 +73,7 @@ def environment(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_wheel_in_a_clean_environment_does_what_the_readme_says(environment, tmp_path):
+def test_a_wheel_in_a_clean_environment_does_what_the_guides_say(environment, tmp_path):
     def run(*words: str) -> str:
         words = (str(environment / words[0]), *words[1:])
         offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
@@ -91,11 +91,15 @@ def test_a_wheel_in_a_clean_environment_does_what_the_readme_says(environment, t
         *("--predict_data", "outputs/shapes_data/test", "--do_train", "--do_eval", "--do_predict"),
         *("--max_steps", "2", "--total_batch_size", "2", "--use_cpu", "true"),
     )
-    assert (tmp_path / "outputs/shapes_demo/predictions/overlays/000000.png.overlay.png").is_file()
+    assert (tmp_path / "outputs/shapes_demo/predictions/overlays/000000.overlay.png").is_file()
     run("python", "-m", "training_eomt.publishing", "outputs/shapes_demo", "my_model", "--license", "apache-2.0")
     assert "license: apache-2.0" in (tmp_path / "my_model/README.md").read_text()
-    readme = MarkdownIt().parse((ROOT / "README.md").read_text(encoding="utf-8"))
-    blocks = [token.content for token in readme if token.info == "python" and "outputs/shapes_demo" in token.content]
+    photograph = "outputs/shapes_data/test/images/000000.png"
+    guide = MarkdownIt().parse((ROOT / "docs" / "inference.md").read_text(encoding="utf-8"))
+    blocks = [token.content for token in guide if token.info == "python" and "outputs/my_model" in token.content]
     assert len(blocks) >= 2
-    run("python", "-c", "\n".join(blocks))
+    code = "\n".join(blocks).replace("outputs/my_model", "outputs/shapes_demo").replace("photo.jpg", photograph)
+    run("python", "-c", code)
     assert (tmp_path / "overlay.png").is_file()
+    run("eomt", "segment", photograph, "--model", "outputs/shapes_demo")
+    assert (tmp_path / "segments/000000/overlay.png").is_file()

@@ -1,6 +1,6 @@
-"""Figures for people: input, target and prediction side by side, above a legend of the classes."""
+"""Figures for people: input, target, prediction and mistakes side by side, above a legend."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from pycocotools import mask as coco_mask
 from image_processing_eomt import class_color, draw_segmentation
 from image_processing_eomt.visualization_eomt import shorten_name
 
+from .mistakes import KINDS, RIGHT
+
 
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller images are enlarged by a whole factor
 MARGIN = 12
@@ -18,6 +20,7 @@ BACKGROUND, INK = (250, 250, 250), (30, 30, 30)
 
 # As post-processing returns it: `segmentation`, the map of segment ids, and `segments_info`.
 Segmentation = Mapping[str, Any]
+Color = tuple[int, int, int]
 
 
 def as_segments(result: Any) -> Segmentation:
@@ -37,27 +40,39 @@ def overlapping_segments(result: Mapping[str, Any], size: tuple[int, int]) -> Se
     return {**result, "segmentation": segmentation}
 
 
-def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], id2label: Any) -> Image.Image:
+def side_by_side(
+    image: Image.Image,
+    segmentations: Mapping[str, Segmentation],
+    id2label: Any,
+    mistakes: np.ndarray | None = None,
+) -> Image.Image:
     """
-    Draws an image and segmentations of it in a row, above a legend of the classes that occur. Pillow keeps every pixel
-    as it is, and draws a figure in milliseconds.
+    Draws an image and segmentations of it in a row, above a legend of the classes that occur. Pillow draws a figure in
+    milliseconds.
 
     Args:
         image: the image.
         segmentations: caption -> segmentation of the image.
         id2label: names of the classes.
+        mistakes: `(height, width)`, as [`find_mistakes`] returns them, for one more panel with a legend of its own.
     """
     factor = max(1, -(-MIN_PANEL_SIZE // max(image.size)))
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
     panels = {"input": image}
     for caption, result in segmentations.items():
         enlarged = result["segmentation"].repeat(factor, axis=0).repeat(factor, axis=1)
         panels[caption] = draw_segmentation(image, enlarged, result["segments_info"], id2label)
+    label_ids = {info["label_id"] for result in segmentations.values() for info in result["segments_info"]}
+    classes = [(class_color(id_), shorten_name(id2label.get(id_), id_)) for id_ in sorted(label_ids)]
+    kinds = []
+    if mistakes is not None:
+        kinds = [(color, name) for kind, (name, color) in KINDS.items() if (mistakes == kind).any()]
+        caption = f"mistakes: {(mistakes != RIGHT).mean():.1%} of the pixels"
+        panels[caption] = _mark_mistakes(image, mistakes.repeat(factor, axis=0).repeat(factor, axis=1))
 
     font = ImageFont.load_default(size=TEXT_SIZE)
     width = len(panels) * (image.width + MARGIN) + MARGIN
-    label_ids = {info["label_id"] for result in segmentations.values() for info in result["segments_info"]}
-    rows = _break_legend(label_ids, id2label, font, width)
+    rows = [row for entries in (classes, kinds) for row in _break_legend(entries, font, width)]
     line = TEXT_SIZE + MARGIN
     figure = Image.new("RGB", (width, line + image.height + MARGIN + line * len(rows) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(figure)
@@ -68,24 +83,33 @@ def side_by_side(image: Image.Image, segmentations: Mapping[str, Segmentation], 
     top = line + image.height + MARGIN
     for row in rows:
         left = MARGIN
-        for label_id, name, entry_width in row:
-            draw.rectangle((left, top + 1, left + TEXT_SIZE, top + 1 + TEXT_SIZE), fill=class_color(label_id))
+        for color, name, entry_width in row:
+            draw.rectangle((left, top + 1, left + TEXT_SIZE, top + 1 + TEXT_SIZE), fill=color)
             draw.text((left + TEXT_SIZE + 6, top), name, fill=INK, font=font)
             left += entry_width
         top += line
     return figure
 
 
-def _break_legend(label_ids: set[int], id2label: Any, font: Any, width: int) -> list[list[tuple[int, str, int]]]:
-    """Returns legend entries `(label id, name, width in pixels)`, broken into rows that fit into `width`."""
-    rows: list[list[tuple[int, str, int]]] = [[]]
-    used = MARGIN
-    for label_id in sorted(label_ids):
-        name = shorten_name(id2label.get(label_id), label_id)
+def _mark_mistakes(image: Image.Image, mistakes: np.ndarray) -> Image.Image:
+    """Paints mistakes over the image, which is pale and grey under them."""
+    palette = np.zeros((1 + max(KINDS), 3), dtype=np.float32)
+    for kind, (_, color) in KINDS.items():
+        palette[kind] = color
+    pale = 0.4 * np.asarray(image.convert("L"), dtype=np.float32)[..., None] + 0.6 * 245
+    opacity = np.where(mistakes == RIGHT, 0.0, 0.8)[..., None]
+    return Image.fromarray((pale + opacity * (palette[mistakes] - pale)).astype(np.uint8))
+
+
+def _break_legend(entries: Sequence[tuple[Color, str]], font: Any, width: int) -> list[list[tuple[Color, str, int]]]:
+    """Returns legend entries `(colour, name, width in pixels)`, broken into rows that fit into `width`."""
+    rows: list[list[tuple[Color, str, int]]] = []
+    used = width
+    for color, name in entries:
         entry_width = TEXT_SIZE + 6 + int(font.getlength(name)) + 2 * MARGIN
-        if rows[-1] and used + entry_width > width:
+        if not rows or used + entry_width > width:
             rows.append([])
             used = MARGIN
-        rows[-1].append((label_id, name, entry_width))
+        rows[-1].append((color, name, entry_width))
         used += entry_width
     return rows

@@ -23,6 +23,7 @@ from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
+from .mistakes import find_mistakes
 from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
@@ -54,8 +55,8 @@ class EomtTrainer(ResumableTrainer):
         model: an EoMT model.
         args: [`EomtTrainingArguments`].
         processing_class: the image processor; it post-processes predictions and is saved beside the model.
-        train_dataset, eval_dataset: [`TrainingInputs`] and [`EvaluationInputs`].
-        kwargs: everything else that `Trainer` takes.
+        kwargs: what `Trainer` takes besides: `train_dataset`, [`TrainingInputs`], and `eval_dataset`,
+            [`EvaluationInputs`], among others.
     """
 
     # Of the evaluation that is under way, on this process.
@@ -250,8 +251,10 @@ class EomtTrainer(ResumableTrainer):
         writer = tensorboard_writer(self.callback_handler)
         for index, result in chosen:
             sample = self._evaluated.samples[index]
-            panels = {"target": build_panoptic_reference(sample), "prediction": as_segments(result)}
-            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label)
+            target, found = build_panoptic_reference(sample), as_segments(result)
+            mistakes = find_mistakes(target, found, has_background=self.image_processor.task == "instance")
+            panels = {"target": target, "prediction": found}
+            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label, mistakes)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
             if writer is not None:

@@ -23,6 +23,8 @@ class BaselineConfig(EomtConfig):
         num_blocks (`int`, *optional*, defaults to 9):
             Number of layers of the Transformer decoder: these are what processes the queries here, and what mask
             probabilities are for.
+        mask2former_settings (`dict`, *optional*):
+            Fields of Transformers' `Mask2FormerConfig` in place of its defaults: a head smaller than the paper's.
 
     Raises:
         `ValueError`: as of [`EomtConfig`]; no such step; patches that are not 4, 8, 16 or 32 pixels high and wide; for
@@ -35,6 +37,7 @@ class BaselineConfig(EomtConfig):
 
     num_blocks: int = 9
     step: int = 0
+    mask2former_settings: dict[str, Any] | None = None
 
     def _check_num_blocks(self) -> None:
         if self.num_blocks < 1:
@@ -61,8 +64,9 @@ class BaselineConfig(EomtConfig):
 
     def mask2former(self) -> Mask2FormerConfig:
         """The configuration of Mask2Former's parts: its defaults, and what both have in common."""
-        return Mask2FormerConfig(
-            decoder_layers=self.num_blocks + 1,  # which counts the prediction before the first layer
-            num_queries=self.num_queries,
-            feature_strides=STRIDES,
-        )
+        in_common: dict[str, Any] = {
+            "decoder_layers": self.num_blocks + 1,  # which counts the prediction before the first layer
+            "num_queries": self.num_queries,
+            "feature_strides": STRIDES,
+        }
+        return Mask2FormerConfig(**(self.mask2former_settings or {}), **in_common)

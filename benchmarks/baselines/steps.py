@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from configuration_eomt import EOMT_SIZES, EomtConfig
+from benchmarks.measuring import SIZES
+from configuration_eomt import EomtConfig
 from modeling_eomt import EomtForUniversalSegmentation
 
 from .configuration import BaselineConfig
@@ -17,7 +18,6 @@ STEPS = {
     4: "without Transformer decoder: EoMT, masked",
     5: "without masking: EoMT",
 }
-SIZES = ("small", "base", "large", "giant")
 
 
 def stepwise_model(
@@ -33,7 +33,7 @@ def stepwise_model(
 
     Args:
         step: 0, ViT-Adapter + Mask2Former, to 5, EoMT; see `STEPS`.
-        size: "small", "base", "large" or "giant", or the fields of [`EomtConfig`] that a size consists of:
+        size: "small", "base", "large", "giant", "tiny", or the fields of [`EomtConfig`] that a size consists of:
             `hidden_size`, `num_hidden_layers`, `num_attention_heads`, and, which is for steps 4 and 5, `num_blocks`.
         image_size: height and width in pixels, one int for a square.
         num_queries: number of queries.
@@ -47,11 +47,12 @@ def stepwise_model(
         raise ValueError(f"step={step}: expected 0 to {max(STEPS)}.")
     if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"size={size!r}: expected one of {', '.join(SIZES)}.")
-    fields: dict[str, Any] = {**(EOMT_SIZES[size] if isinstance(size, str) else size)}
+    fields: dict[str, Any] = {**(SIZES[size] if isinstance(size, str) else size)}
+    if step <= 3:
+        fields.pop("num_blocks", None)  # of the ViT
     fields |= {"image_size": image_size, "num_queries": num_queries, **settings}
     fields.setdefault("id2label", {label: f"LABEL_{label}" for label in range(num_labels)})
     if step <= 3:
-        fields.pop("num_blocks", None)
         return BaselineForUniversalSegmentation(BaselineConfig(step=step, **fields)).eval()
     model = EomtForUniversalSegmentation(EomtConfig(**fields)).eval()
     model.set_mask_probabilities([1.0 if step == 4 else 0.0] * model.config.num_blocks)

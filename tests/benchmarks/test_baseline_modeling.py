@@ -99,6 +99,17 @@ def test_a_saved_model_is_the_same_loaded(tiny_step, tmp_path, step):
             assert loaded(pixels).masks_queries_logits.equal(model(pixels).masks_queries_logits)
 
 
+def test_a_smaller_head_is_part_of_the_configuration(tiny_step, tmp_path):
+    settings = {"hidden_dim": 64, "feature_size": 64, "mask_feature_size": 64, "encoder_layers": 2}
+    model = tiny_step(0, num_blocks=3, mask2former_settings=settings)
+    assert len(model.head.transformer.decoder.layers) == 3 and len(model.head.pixel_decoder.encoder.layers) == 2
+    model.save_pretrained(tmp_path)
+    again, pixels = BaselineForUniversalSegmentation.from_pretrained(tmp_path), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = model(pixels).masks_queries_logits, again(pixels).masks_queries_logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_a_weight_that_is_missing_is_an_error(tiny_step, tmp_path):
     model = tiny_step(0)
     weights = {name: value for name, value in model.state_dict().items() if name != "adapter.level_embeddings"}

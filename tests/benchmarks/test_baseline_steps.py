@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baselines import stepwise_model
 from benchmarks.baselines.paper import PAPER
-from benchmarks.baselines.steps import SIZES
+from benchmarks.measuring import PAPER_SIZES
 
 
 # In millions, of steps 0, 1, 2, 3 and of EoMT, from the widths and depths of the parts.
@@ -41,7 +41,7 @@ def count_multiply_adds(step, size, image_size=640):
     return {name: sum(each.values()) / 2e9 for name, each in counts.items()}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PAPER_SIZES)
 def test_parameters_are_the_papers(size):
     for step, expected in zip((0, 1, 2, 3, 4, 5), [*PARAMETERS[size], PARAMETERS[size][-1]]):
         parameters = count_parameters(build(step, size))
@@ -51,7 +51,7 @@ def test_parameters_are_the_papers(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PAPER_SIZES)
 def test_multiply_adds_are_the_papers(size):
     paper = PAPER[size, 640]
     for step in paper.keys() - {1, 4}:  # see below
@@ -59,7 +59,7 @@ def test_multiply_adds_are_the_papers(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PAPER_SIZES)
 def test_masked_attention_costs_less_than_the_papers_by_masks_at_full_resolution(size):
     """Where masks only restrict attention this project multiplies them at the patches' resolution."""
     config = build(4, size).config

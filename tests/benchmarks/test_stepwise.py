@@ -1,10 +1,12 @@
 """The comparison is measured, written after every row, and right on a GPU."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -59,16 +61,43 @@ def test_a_row_that_fails_is_written_and_the_next_one_measured(monkeypatch, tmp_
 @pytest.mark.slow
 def test_everything_for_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
     script = ROOT / "benchmarks" / "gpu.sh"
-    environment = {**os.environ, "PYTHON": sys.executable, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    # Compiling takes longer than all else, and tests/modeling_eomt/test_compilation.py does it.
+    environment = {**os.environ, "PYTHON": sys.executable, "TORCH_COMPILE_DISABLE": "1"}
     command = ["bash", str(script), "--tiny", str(tmp_path / "results")]
     process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
     summary = json.loads((tmp_path / "results" / "summary.json").read_text())
     assert {entry["end"] for entry in summary} == {"done"}
-    rows = {"training": "steps"} | dict.fromkeys(("inference", "inference_compiled", "inference_float8"), "forward")
-    for name in (entry["part"] for entry in summary if entry["part"] != "tests"):
+    names = [entry["part"] for entry in summary]
+    assert names == ["steps", "steps_compiled", "inference", "training", "tests", "scaling"]
+    rows = {"training": "steps", "inference": "forward"}
+    for name in set(names) - {"tests"}:
         results = json.loads((tmp_path / "results" / f"{name}.json").read_text())
         assert results[rows.get(name, "rows")], name
+
+
+def test_the_scripts_take_the_options_that_a_gpu_gets(monkeypatch, tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$*" >>"$0.log"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(tmp_path / "python")}
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "results")]
+    subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+    lines = [line.split() for line in (tmp_path / "python.log").read_text().splitlines()]
+    assert len(lines) == len(json.loads((tmp_path / "results" / "summary.json").read_text())) == 9
+
+    class ParsedError(Exception):
+        """The options were read, and the measurement would begin."""
+
+    for line in lines:
+        name, words = (line[1], line[2:]) if line[0] == "-m" else (line[0], line[1:])
+        if name == "pytest":
+            continue
+        script = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+        for begin in ("surroundings", "check_measurement"):
+            monkeypatch.setattr(script, begin, Mock(side_effect=ParsedError), raising=False)
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        with pytest.raises(ParsedError):
+            script.main()
 
 
 def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_named(tmp_path):

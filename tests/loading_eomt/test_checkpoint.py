@@ -39,11 +39,6 @@ def hub(tmp_path, monkeypatch):
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text(commit)
         shutil.copytree(folder, repository / "snapshots" / commit)
-        for missing in ("config.json", "model.safetensors.index.json", "pytorch_model.bin", "preprocessor_config.json",
-                        "model.safetensors", "processor_config.json", "adapter_config.json"):  # fmt: skip
-            if not (folder / missing).exists():  # known not to be there
-                (repository / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
-                (repository / ".no_exist" / commit / missing).touch()
         return name
 
     return put
@@ -224,6 +219,12 @@ def test_classes_without_names_get_those_that_were_published(tmp_path):
 def test_a_folder_that_is_not_there_is_named(name):
     with pytest.raises(OSError, match=f"There is no folder '{name}'"):
         find_checkpoint(name)
+
+
+@pytest.mark.parametrize("name", ["tue-mps/coco_panoptic_eomt_large_640", f"tue-mps/{DELTA}", "me/model"])
+def test_a_hub_that_cannot_be_reached_is_no_hub_without_the_model(hub, name):
+    with pytest.raises(OSError, match=r"the Hub cannot be reached|couldn't connect"):
+        pipeline(name)
 
 
 def test_what_is_no_checkpoint_is_an_error(tmp_path):

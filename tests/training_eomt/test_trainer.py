@@ -94,7 +94,7 @@ def test_a_finished_model_is_measured_as_it_is_at_original_size(make_trainer, pr
     assert trainer.model.mask_probabilities == probabilities
 
     model, processor = trainer.model.eval(), trainer.image_processor
-    metric = PanopticQuality(6, processor.stuff_classes)
+    metric = PanopticQuality(10, processor.stuff_classes)
     for sample, example in zip(trainer.eval_dataset.samples, trainer.eval_dataset, strict=True):
         with torch.no_grad():
             outputs = model(**processor(sample.image, return_tensors="pt"))

@@ -42,11 +42,13 @@ class MaskAveragePrecision(StreamingMetric):
     those of one `COCOeval` that sees the whole dataset.
 
     A prediction is one image as `post_process_instance_segmentation(..., return_coco_annotation=True)` returns it:
+
     - `segmentation`: a run-length encoded mask per instance, `{"size": [height, width], "counts": ...}`;
     - `segments_info`: for each instance `label_id` and `score`. Give as many as you have (a `threshold` of 0): of each
       class, the best 100 count.
 
     A reference is one image as well:
+
     - `image_id`: an int or string. An image that comes again, as the samplers of several processes may repeat some, is
       counted once: as it came first.
     - `segmentation`: a mask per instance, as above or with COCO's uncompressed list of `counts`;

@@ -15,6 +15,7 @@ class MeanIoU(StreamingMetric):
     """mIoU and accuracies over the pixels of all images together. Values are fractions, not percent.
 
     A prediction and a reference are one image each: a `(height, width)` integer map of label ids (array or tensor).
+
     - -1 in the reference is void: what was predicted there does not count.
     - -1 in the prediction is nothing found: a miss of the reference's class that no class is charged with.
 

@@ -16,11 +16,13 @@ class PanopticQuality(StreamingMetric):
     """PQ, SQ and RQ over all classes, things and stuff, and per class. Values are fractions, not percent.
 
     A prediction and a reference are one image each, as `post_process_panoptic_segmentation` returns them:
+
     - `segmentation`: `(height, width)` integer map of segment ids (array or tensor), -1 where nothing is (void);
     - `segments_info`: for each segment `id`, `label_id` (or `category_id`; a contiguous label id either way), and for
       references optionally `iscrowd`.
 
     As in panopticapi:
+
     - pixels that are void in the reference do not count in the IoU;
     - segments match when they share a class and their IoU exceeds 0.5;
     - crowd segments never match and are never missed;

@@ -89,7 +89,8 @@ class StreamingMetric(evaluate.Metric):
         """Returns the values over all images added or merged so far, and forgets them.
 
         Args:
-            predictions, references: images to add first, as in `add_batch`.
+            predictions: of images to add first, as in `add_batch`.
+            references: what is to be found in them.
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)

@@ -6,7 +6,10 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+
+from ..data.images import list_image_suffixes
 
 
 MAX_NAME_BYTES = 255  # of one name, on nearly every file system
@@ -20,10 +23,12 @@ def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> lis
     """
     Returns for each image the path of its files, without their endings: the image's own name wherever possible.
 
-    Otherwise what is not possible is replaced, and a hash of the name tells the image from others. That is so where
-    the name is too long with an ending, has control characters or bytes that are no text, or is not allowed on
-    Windows, and where it would be the file or the folder of another image, also on file systems that ignore case or
-    the form of accents.
+    It goes without the suffix of an image file, so that an ending is the only one: `street/1` for `street/1.jpg`.
+    Only images of a folder that differ in nothing else keep it: `street/1.jpg` and `street/1.png`.
+
+    What is not possible in a name is replaced, and a hash tells the image from others. That is so where the name is
+    too long with an ending, has control characters or bytes that are no text, or is not allowed on Windows, and where
+    it would be the file or the folder of another image, also on file systems that ignore case or the form of accents.
 
     Args:
         names: relative paths with forward slashes, each once.
@@ -32,7 +37,7 @@ def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> lis
     longest = max(len(os.fsencode(ending)) for ending in endings)
     folders: dict[str, str] = {"": ""}
     paths = []
-    for name in names:
+    for name in _drop_suffixes(names):
         folder, _, last = name.rpartition("/")
         if folder not in folders:
             folders[folder] = "/".join(_make_safe(part, MAX_NAME_BYTES) for part in folder.split("/")) + "/"
@@ -51,6 +56,18 @@ def make_safe_paths(names: Sequence[str], endings: Sequence[str] = ("",)) -> lis
             key = _fold(paths[index])
         taken.add(key)
     return paths
+
+
+def _drop_suffixes(names: Sequence[str]) -> list[str]:
+    """Returns the names without the suffixes of image files, apart from names that would be those of others then."""
+    suffixes = list_image_suffixes()
+    stems = [stem if suffix.lower() in suffixes else stem + suffix for stem, suffix in map(os.path.splitext, names)]
+    keys = [_fold(stem) for stem in stems]
+    times, whole = Counter(keys), {_fold(name) for name in names}
+    return [
+        stem if times[key] == 1 and key not in whole else name
+        for name, stem, key in zip(names, stems, keys, strict=True)
+    ]
 
 
 def _make_safe(name: str, max_bytes: int) -> str:

@@ -20,6 +20,7 @@ from ..data.colours import decode_rgb
 from ..data.samples import Sample
 from ..figures import Segmentation, as_segments, overlapping_segments, side_by_side
 from ..json_files import read_json
+from ..mistakes import find_mistakes
 from ..tasks import build_panoptic_reference
 from .records import RECORD_ENDING, RECORDS, Record
 from .shared_folder import SharedFolder
@@ -79,8 +80,8 @@ class _SummaryFile(msgspec.Struct):
 class PredictionFiles(ABC):
     """The files of a task's predictions; [`PREDICTION_FILES`] has the class for each task.
 
-    An image's files are called like the image, with its folders and its suffix, and an ending: `street/1.jpg`
-    becomes `street/1.jpg.png`, so that no image replaces another.
+    An image's files are called like the image, with its folders and another ending: `street/1.jpg` becomes
+    `street/1.png`, see [`make_safe_paths`].
 
     Args:
         folder: where to write.
@@ -96,6 +97,7 @@ class PredictionFiles(ABC):
     """
 
     maps: ClassVar[str | None] = None  # the folder of the maps
+    has_background: ClassVar[bool] = False  # whether pixels without a target are known to be of no class
     post_processing: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings that results are made with
 
     def __init__(
@@ -204,8 +206,11 @@ class PredictionFiles(ABC):
         found = self.flatten(result, image.size)
         if folder == OVERLAYS:
             return draw_segmentation(sample.image, found["segmentation"], found["segments_info"], self.id2label)
-        panels: dict[str, Any] = {"target": build_panoptic_reference(sample)} if self.has_targets else {}
-        return side_by_side(sample.image, {**panels, "prediction": found}, self.id2label)
+        if not self.has_targets:
+            return side_by_side(sample.image, {"prediction": found}, self.id2label)
+        target = build_panoptic_reference(sample)
+        mistakes = find_mistakes(target, found, self.has_background)
+        return side_by_side(sample.image, {"target": target, "prediction": found}, self.id2label, mistakes)
 
     def _format_classes(self) -> Iterable[str]:
         classes = {self.category_ids[label_id]: name for label_id, name in self.id2label.items()}
@@ -262,6 +267,7 @@ class PanopticFiles(PredictionFiles):
 class InstanceFiles(PredictionFiles):
     """COCO results; instances overlap, so they have no maps."""
 
+    has_background = True
     post_processing = MappingProxyType({"return_coco_annotation": True})
 
     def list_segments(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:

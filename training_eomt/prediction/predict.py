@@ -57,7 +57,7 @@ def predict(
     """
     Segments images for the processor's own task, with its own thresholds, and writes the results.
 
-    Under `directory` there will be, `NAME` being an image's path in the source, with its suffix:
+    Under `directory` there will be, `NAME` being an image's path in the source, without its suffix:
 
     - "overlays": `overlays/NAME.overlay.png`, the image with its segments, at its own size;
     - "figures": `figures/NAME.figure.png`, the image, its target where there is one, and the prediction side by
@@ -72,8 +72,8 @@ def predict(
       files are complete. `summary.json`: how many images there are, once the last one is done; the JSON files are
       written just before it.
 
-    A `NAME` that some file system does not take is replaced, see [`make_safe_paths`]; `file_name` in the JSON files
-    leads from images to maps.
+    Images of a folder that differ in their suffixes alone keep them, and a `NAME` that some file system does not take
+    is replaced, see [`make_safe_paths`]; `file_name` in the JSON files leads from images to maps.
 
     Process p of n takes the images p, p + n, ... that are not done yet, whatever the number of processes was
     before; processes that share `directory` need not run at the same time, and do not talk to each other. Whichever

@@ -72,8 +72,9 @@ def test_categories_are_matched_to_a_models_classes_by_name(folder):
     edit(folder, lambda content: [category.update(id=category["id"] + 100) for category in content["categories"]])
     edit(folder, shift_categories)
     matched = CocoPanopticDataset(folder, id2label=dict(enumerate(names)))
-    assert [t.label_id for t in matched[0].targets] == [6 - t.label_id for t in own[0].targets]
-    assert len(matched.label_space) == 7 and matched.label_space.stuff_classes == [1, 2]
+    assert [t.label_id for t in matched[0].targets] == [10 - t.label_id for t in own[0].targets]
+    stuff = sorted(10 - label_id for label_id in own.label_space.stuff_classes)
+    assert len(matched.label_space) == 11 and matched.label_space.stuff_classes == stuff
 
 
 def shift_categories(content):
@@ -83,8 +84,8 @@ def shift_categories(content):
 
 
 def test_a_category_that_the_model_lacks_is_an_error_that_names_it(folder):
-    with pytest.raises(ValueError, match=r"panoptic\.json: Category 'triangle' is not a class of the model \(4 of 6"):
-        CocoPanopticDataset(folder, id2label={0: "circle", 1: "square"})
+    with pytest.raises(ValueError, match=r"panoptic\.json: Category 'boat' is not a class of the model \(8 of 10"):
+        CocoPanopticDataset(folder, id2label={0: "balloon", 1: "water"})
 
 
 @pytest.mark.parametrize("name", ["images", "panoptic"])
@@ -137,7 +138,7 @@ def unknown_image(content):
             lambda content: content["images"][1].update(height="x"),
             r"image 1 .*expected `int \| float \| null`, got `str` - at `\$\.height`",
         ),
-        (duplicate_category, r"panoptic\.json: Category id 1 .*'circle'.*'square'"),
+        (duplicate_category, r"panoptic\.json: Category id 1 .*'balloon'.*'water'"),
         (unknown_category, r"segment 2654435 of 000001\.png has category_id 77.*'categories'"),
         (unknown_image, r"annotation 1 \(000001\.png\) .*image_id 55"),
     ],
@@ -283,6 +284,7 @@ def test_for_semantic_segmentation_segments_of_a_class_are_one(folder):
 
 def test_for_instance_segmentation_stuff_is_left_out(folder):
     dataset = CocoPanopticDataset(folder, task="instance")
-    assert dataset.label_space.names == ("circle", "square", "triangle", "star")
-    things = sum(target.label_id < 4 for target in CocoPanopticDataset(folder)[0].targets)
+    assert dataset.label_space.names == ("balloon", "boat", "house", "tree", "car")
+    panoptic = CocoPanopticDataset(folder)
+    things = sum(target.label_id not in panoptic.label_space.stuff_classes for target in panoptic[0].targets)
     assert len(dataset[0].targets) == len(dataset.summarize(0).label_ids) == things

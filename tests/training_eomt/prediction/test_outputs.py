@@ -48,7 +48,9 @@ def make_image(name, size, sample=None, **fields):
 
 
 def processor(task):
-    return EomtImageProcessorPil(task=task, size=64, stuff_classes=[4, 5], **EVERYTHING)
+    return EomtImageProcessorPil(
+        task=task, size=64, stuff_classes=range(len(THINGS), len(THINGS + STUFF)), **EVERYTHING
+    )
 
 
 def pipeline_segments(model, image_processor, path):
@@ -71,7 +73,7 @@ def test_panoptic_maps_and_json_are_coco_panoptic(model, shapes, tmp_path):
     assert content["images"] == [
         {name: image[name] for name in ("id", "file_name", "height", "width")} for image in truth["images"]
     ]
-    numbers = {category.name: category.id for category in CATEGORIES} | {"cat": 7}
+    numbers = {category.name: category.id for category in CATEGORIES} | {"cat": 11}
     assert content["categories"] == [
         {"id": number, "name": name, "isthing": int(name not in STUFF)} for name, number in numbers.items()
     ]
@@ -137,11 +139,9 @@ def test_instances_are_coco_results(model, shapes, tmp_path):
         evaluation.summarize()
     assert len(evaluation.stats) == 12 and 0 <= evaluation.stats[0] <= 1
     classes = json.loads((tmp_path / "out" / "classes.json").read_text())
-    assert classes == {str(category.id): category.name for category in CATEGORIES if category.isthing} | {
-        "5": "grass",
-        "6": "water",
-        "7": "cat",
-    }
+    numbers = [category.id for category in CATEGORIES if category.isthing]
+    numbers += range(numbers[-1] + 1, numbers[-1] + 1 + len(STUFF) + 1)  # of what the data do not have
+    assert classes == dict(zip(map(str, numbers), [*THINGS, *STUFF, "cat"], strict=True))
     for image in images:
         found = pipeline_segments(model, image_processor, shapes / "images" / image["file_name"])
         written = results.loadAnns(results.getAnnIds(imgIds=[image["id"]]))
@@ -164,7 +164,7 @@ def test_label_maps_of_images_in_several_windows_hold_numbers_of_classes(model, 
     classes = json.loads((out / "classes.json").read_text())
     assert classes == {str(label_id): name for label_id, name in ID2LABEL.items()}
     for index in range(3):
-        with Image.open(out / "label_maps" / f"{index}.png.png") as png:
+        with Image.open(out / "label_maps" / f"{index}.png") as png:
             assert png.mode == "L"
             label_map = np.asarray(png)
         found = pipeline_segments(model, image_processor, tmp_path / f"{index}.png")

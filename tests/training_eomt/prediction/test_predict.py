@@ -28,6 +28,7 @@ from training_eomt.shapes import STUFF, THINGS, generate_shapes_dataset
 ROOT = Path(__file__).resolve().parents[3]
 NUM_IMAGES = 7
 NAMES = ["a/0.png", "a/1.png", "b/0.jpg", "b/0.png", "b/c/2.png", "x.png", "y.png"]  # some share a stem
+PATHS = ["a/0", "a/1", "b/0.jpg", "b/0.png", "b/c/2", "x", "y"]  # of their files
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,9 @@ def test_every_image_gets_the_files_of_the_task(model, images, tmp_path, task):
         "instance": ["instances.json", "classes.json"],
         "semantic": ["classes.json"],
     }
-    expected = [f"overlays/{name}.overlay.png" for name in NAMES]
-    expected += [f"{folder}/{name}.png" for folder in maps for name in NAMES]
-    expected += [f"records/{name}.json" for name in NAMES]
+    expected = [f"overlays/{path}.overlay.png" for path in PATHS]
+    expected += [f"{folder}/{path}.png" for folder in maps for path in PATHS]
+    expected += [f"records/{path}.json" for path in PATHS]
     assert results(tmp_path).keys() == {*expected, *jsons[task], "run.json", "summary.json"}
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["num_images"] == written["num_segmented"] == NUM_IMAGES
@@ -208,6 +209,20 @@ def test_images_that_come_and_go_are_in_the_files_about_all_of_them_or_not(model
     assert run(model, folder, tmp_path / "out").num_new == 1
     images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
     assert [image["file_name"] for image in images] == sorted({*NAMES, "aa.png"} - {"x.png"})
+
+
+def test_an_image_that_comes_and_differs_in_its_suffix_alone_shares_no_file(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
+    run(model, folder, tmp_path / "out")
+    Image.new("RGB", (33, 44), "red").save(folder / "x.bmp")
+    assert run(model, folder, tmp_path / "out").num_new == 2  # x.png's files keep its suffix now
+    for suffix, size in ((".bmp", (33, 44)), (".png", (60, 75))):
+        with Image.open(tmp_path / "out" / "panoptic" / f"x{suffix}.png") as png:
+            assert png.size == size
+    (folder / "x.png").unlink()
+    assert run(model, folder, tmp_path / "out").num_new == 1
+    with Image.open(tmp_path / "out" / "panoptic" / "x.png") as png:
+        assert png.size == (33, 44)
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_tried_again(model, images, tmp_path):
@@ -330,7 +345,7 @@ def test_an_image_whose_files_cannot_be_written_is_noted_and_tried_again(model, 
         assert [name for name, _ in summary.failed] == ["b/c/2.png"]
         assert "1 could not be segmented" in str(summary) and "File name too long" in str(summary)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"][0]["name"] == "b/c/2.png"
-    assert [path.name for path in (tmp_path / "out").rglob("2.png*")] == ["2.png.json"]  # the record of the failure
+    assert [path.name for path in (tmp_path / "out").rglob("2.*")] == ["2.json"]  # the record of the failure
     summary = run(model, images, tmp_path / "out", **settings)
     assert summary.num_new == 1 and not summary.failed
     run(model, images, tmp_path / "whole", **settings)
@@ -338,7 +353,7 @@ def test_an_image_whose_files_cannot_be_written_is_noted_and_tried_again(model, 
 
 
 def test_names_that_cannot_be_names_of_results_end_nothing(model, tmp_path):
-    names = ["x" * 251 + ".png", "x.png", "x.png.png/y.png", "x.png.overlay.png/y.png", "A.png", "a.png", "a\nb.png"]
+    names = ["x" * 251 + ".png", "x.png", "x.png.png/y.png", "x.overlay.png/y.png", "A.png", "a.png", "a\nb.png"]
     for index, name in enumerate(names):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 40 + index), "gray").save(tmp_path / "in" / name)
@@ -413,7 +428,7 @@ def test_an_image_that_another_takes_the_place_of_is_segmented_again(model, imag
     run(model, folder, tmp_path / "out")
     Image.new("RGB", (33, 44), "red").save(folder / "x.png")
     assert run(model, folder, tmp_path / "out").num_new == 1
-    with Image.open(tmp_path / "out" / "panoptic" / "x.png.png") as png:
+    with Image.open(tmp_path / "out" / "panoptic" / "x.png") as png:
         assert png.size == (33, 44)
     images = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
     assert [(image["width"], image["height"]) for image in images if image["id"] == "x.png"] == [(33, 44)]
