@@ -47,7 +47,7 @@ def execute_notebook(path: str | Path, parameters: Mapping[str, Any], folder: st
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raises.
-        ValueError: the cell of parameters assigns no such name, or a value of another type.
+        ValueError: the cell of parameters assigns no such name.
     """
     notebook, run = (nbformat.read(path, as_version=4) for _ in range(2))
     for cell in run.cells:
@@ -73,17 +73,19 @@ def execute_notebook(path: str | Path, parameters: Mapping[str, Any], folder: st
 
 
 def assign(source: str, name: str, value: Any) -> str:
-    """
-    Puts a value in place of the one that a line assigns to a name. It becomes one of the same type.
-
-    Raises:
-        ValueError: there is no such line, or the value does not fit the type.
-    """
-    line = re.search(rf"^{re.escape(name)} = ([^#\n]+)", source, flags=re.MULTILINE)
+    """Puts a value in place of the one that a line assigns to a name. Raises a `ValueError` without such a line."""
+    line = re.search(rf"^{re.escape(name)} = [^#\n]+", source, flags=re.MULTILINE)
     if line is None:
         raise ValueError(f"The cell of parameters does not assign {name!r}:\n{source}")
-    value = type(ast.literal_eval(line[1].strip()))(value)
     return source[: line.start()] + f"{name} = {value!r}  " + source[line.end() :]
+
+
+def parse(text: str) -> Any:
+    """Reads a number, or whatever else Python writes; all other text is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def clean(output: nbformat.NotebookNode, folder: str | Path) -> nbformat.NotebookNode:
@@ -110,12 +112,14 @@ def main() -> None:
         "parameters", nargs="*", metavar="NAME=VALUE", help="files and folders are found from where you are"
     )
     options = parser.parse_args()
-    parameters = dict(text.split("=", 1) for text in options.parameters)
+    parameters: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, value in parameters.items():
-            if Path(value).exists():
-                parameters[name] = Path(value).name
-                Path(folder, Path(value).name).symlink_to(Path(value).resolve())
+        for text in options.parameters:
+            name, _, value = text.partition("=")
+            path = Path(value)
+            if path.exists():
+                Path(folder, path.name).symlink_to(path.resolve())
+            parameters[name] = path.name if path.exists() else parse(value)
         notebook = execute_notebook(options.notebook, parameters, folder)
     nbformat.write(notebook, options.notebook)
 

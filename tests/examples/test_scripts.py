@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from training_eomt.shapes import generate_shapes_dataset
+from training_eomt.shapes import CATEGORIES, generate_shapes_dataset
 
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
@@ -86,9 +86,10 @@ def test_fine_tune(run, model, tmp_path):
     printed = run("fine_tune.py", data, tmp_path / "output", "--model", model, "--epochs", 1)
     assert "'eval_pq': " in printed
     config = json.loads((tmp_path / "output" / "config.json").read_text())
-    assert set(config["id2label"].values()) == {"circle", "square", "triangle", "star", "grass", "water"}
+    assert set(config["id2label"].values()) == {category.name for category in CATEGORIES}
     settings = json.loads((tmp_path / "output" / "preprocessor_config.json").read_text())
-    assert settings["stuff_classes"] == [4, 5]
+    stuff = {config["id2label"][str(label)] for label in settings["stuff_classes"]}
+    assert stuff == {category.name for category in CATEGORIES if not category.isthing}
 
 
 def test_custom_dataset(run, tmp_path):
