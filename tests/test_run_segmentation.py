@@ -81,6 +81,7 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
         assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
+    assert printed.endswith(f"eomt app --model {output}\n")
     model = EomtForUniversalSegmentation.from_pretrained(output)
     assert model.config.id2label[0] == "balloon" and model.mask_probabilities == [0.0]
 
