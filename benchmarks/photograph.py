@@ -1,14 +1,15 @@
 """The README's picture: a generated scene, and its segments as a model finds them that has never seen it.
 
-The model is the demo's, trained a little longer on larger images, and the scene of other random numbers than theirs:
+The model is the demo's, trained a little longer on larger images; the scene is of other random numbers than theirs:
 
     make demo
-    python -m training_eomt.shapes outputs/scenes --image-size 320 --num-train 500 --num-validation 20 --seed 1
-    python run_segmentation.py --recipe shapes_demo --model_name_or_path outputs/shapes_demo --image_size 320 \\
-        --train_data outputs/scenes/train --output_dir outputs/scenes_320 --do_train \\
-        --max_steps 200 --per_device_train_batch_size 8 --learning_rate 1e-3 \\
+    python -m training_eomt.shapes outputs/scenes --image-size 320 --num-train 500 --num-validation 0 --seed 1
+    python run_segmentation.py --task panoptic --model_name_or_path outputs/shapes_demo --image_size 320 \\
+        --train_data outputs/scenes/train --output_dir outputs/scenes_320 --do_train --scale_range 0.9 1.1 \\
+        --max_steps 120 --per_device_train_batch_size 8 --learning_rate 1e-3 --layer_decay 1.0 --max_grad_norm 0.1 \\
+        --new_parameters_warmup_steps 0 --backbone_warmup_steps 10 \\
         --mask_annealing_starts 0 0 --mask_annealing_ends 0 0
-    python benchmarks/photograph.py --model outputs/scenes_320 --output docs/photograph.jpg
+    python benchmarks/photograph.py --model outputs/scenes_320 --output docs/photograph.png
 """
 
 import argparse
@@ -25,7 +26,7 @@ from eomt_transformers import draw_segmentation, pipeline
 from training_eomt.scenes import draw_scene
 
 
-SIZE = 640  # pixels of a side
+SIZE = 480  # pixels of a side
 MARGIN = 8
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     both = Image.new("RGB", (2 * SIZE + MARGIN, SIZE), "white")
     both.paste(image, (0, 0))
     both.paste(drawing, (SIZE + MARGIN, 0))
-    both.save(arguments.output, quality=85)
+    both.quantize(256, dither=Image.Dither.NONE).save(arguments.output, optimize=True)
 
 
 if __name__ == "__main__":
