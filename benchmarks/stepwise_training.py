@@ -321,7 +321,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     the area around it goes from the worst to the best."""
     panels = {(run["data"], run["width"], run["pretrained"]): None for run in results["runs"]}
     figure = Figure(figsize=(2.6 * len(panels), 5), layout="constrained")
-    axes = figure.subplots(2, len(panels), squeeze=False)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex="col", sharey="row")
     for column, (data, width, pretrained) in enumerate(panels):
         for step in STEPS:
             wanted = {"data": data, "width": width, "pretrained": pretrained, "step": step}
@@ -338,8 +338,9 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
                     steps, list(map(min, values)), list(map(max, values)), color=f"C{step}", alpha=0.15, linewidth=0
                 )
         title = f"{data}, {width} wide" + (", pre-trained" if pretrained else "")
-        axes[0, column].set(title=title, ylabel={"pq": "PQ", "miou": "mIoU"}[HEADLINE[data]], ylim=(0, None))
+        axes[0, column].set(title=title, ylabel={"pq": "PQ", "miou": "mIoU"}[HEADLINE[data]])
         axes[1, column].set(xlabel="training step", ylabel="loss, last prediction")
+    axes[0, 0].set_ylim(bottom=0)  # of the whole row
     axes[0, 0].legend(title="step", frameon=False, fontsize=7)
     figure.savefig(path, dpi=70)
 
