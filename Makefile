@@ -17,7 +17,7 @@ $(VENV)/installed: setup.py
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m training_eomt.shapes $(DEMO_DATA) --image-size 192 --num-train 1500 --num-validation 100 --num-test 8
+	$(BIN)/python -m training_eomt.shapes $(DEMO_DATA) --image-size 192 --num-train 1200 --num-validation 100 --num-test 8
 	$(BIN)/python run_segmentation.py --recipe recipes/shapes_demo.yaml --overwrite_output_dir \
 		--train_data $(DEMO_DATA)/train --validation_data $(DEMO_DATA)/validation --predict_data $(DEMO_DATA)/test \
 		--output_dir $(DEMO) --do_train --do_eval --do_predict

@@ -11,15 +11,16 @@ from pathlib import Path
 DEMO_MODEL = Path("outputs/shapes_demo")  # what `make demo` trains
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str = "eomt app") -> None:
     """
     Loads checkpoints and serves the page until it is interrupted.
 
     Args:
         argv: the arguments, those of the process by default.
+        prog: the command's name in its help.
     """
     parser = argparse.ArgumentParser(
-        prog="eomt app",
+        prog=prog,
         description="Serve a page on which to try checkpoints on photographs. What is uploaded stays on this machine, "
         "and is deleted after an hour.",
     )

@@ -73,7 +73,7 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """Puts the page together."""
-        examples = draw_examples(self.folder, self.segmenters[0].input_size)
+        examples = draw_examples(self.folder)
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, MAX_FILE_AGE)) as blocks:
             photograph = gr.State()
             gr.HTML(HEADER)

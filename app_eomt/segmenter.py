@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from eomt_transformers import pipeline
 from image_processing_eomt import TASKS, VOID, draw_segmentation
-from image_processing_eomt.geometry_eomt import encode_masks, parse_size
+from image_processing_eomt.geometry_eomt import encode_masks
 from image_processing_eomt.settings_eomt import POST_PROCESSING
 from image_processing_eomt.visualization_eomt import shade_segments
 
@@ -93,11 +93,6 @@ class Segmenter:
     def id2label(self) -> dict[int, str]:
         """The names of the classes."""
         return {label_id: str(name) for label_id, name in self.pipeline.model.config.id2label.items()}
-
-    @property
-    def input_size(self) -> int:
-        """The shorter side of what the model sees, in pixels."""
-        return min(parse_size(self.processor.size))
 
     @property
     def tasks(self) -> list[str]:

@@ -33,7 +33,7 @@ from training_eomt.shapes import generate_shapes_dataset
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "shapes_demo.yaml"
-NUM_TRAIN, NUM_HELD_OUT, HELD_OUT_SEED = 1500, 300, 100
+NUM_TRAIN, NUM_HELD_OUT, HELD_OUT_SEED = 1200, 300, 100
 IMAGE_SIZE = 192  # the recipe's
 # Arguments of the training, and the probabilities of masking with which the result is measured.
 TRAININGS: dict[str, tuple[list[str], list[float]]] = {

@@ -52,16 +52,15 @@ part() {
 if $tiny; then
     total=36000
     device=(--device cpu)
-    all=(--sizes tiny --image-sizes 64 --rounds 2) && one=("${all[@]}")
-    dtypes=(--dtypes float32) && batches=(--batch-sizes 1) && ends=(--steps 0 5)
-    compiled_steps=(--steps 5 --compile-modes default)
+    all=(--sizes tiny --image-sizes 64 --rounds 2)
+    dtypes=(--dtypes float32) && batches=(--batch-sizes 1) && first_steps=(--steps 0 5 --compile-modes none default)
     training=(--size tiny --image-size 64 --batch-size 1 --dtype float32 --probabilities 1 --rounds 1)
     scaling=(--size tiny --image-sizes 64 --queries --batch-sizes --targets --images 48x64 --rounds 1)
     slack=60 # times as long
 else
     device=(--device cuda)
     all=(--sizes large small base giant) && some=(--sizes large small) && one=(--sizes large)
-    dtypes=(--dtypes bfloat16 float16) && batches=(--batch-sizes 1 8 32) && ends=()
+    dtypes=(--dtypes bfloat16 float16) && batches=(--batch-sizes 1 8 32) && first_steps=()
     compiled_steps=(--steps 0 5 --compile-modes max-autotune) && more_steps=(--compile-modes reduce-overhead default)
     float8=(--quantization float8 --compile-mode default) && compiled=(--compile-mode max-autotune)
     training=(--size large --image-size 640 --batch-size 4 --dtype bfloat16 --probabilities 1 0 --rounds 5)
@@ -73,8 +72,9 @@ stepwise=("$python" -m benchmarks.stepwise "${device[@]}")
 inference=("$python" benchmarks/inference.py "${device[@]}" --masks 0 --tasks)
 
 # Parts that only repeat a script with other options are left out of the tiny run.
-part steps $((slack * 75)) "${stepwise[@]}" "${all[@]}" "${ends[@]}" "${dtypes[@]}" --output "$out/steps.json"
-part steps_compiled $((slack * 110)) "${stepwise[@]}" "${one[@]}" "${compiled_steps[@]}" "${dtypes[@]:0:2}" \
+part steps $((slack * 75)) "${stepwise[@]}" "${all[@]}" "${first_steps[@]}" "${dtypes[@]}" \
+    --output "$out/steps.json"
+$tiny || part steps_compiled $((slack * 110)) "${stepwise[@]}" "${one[@]}" "${compiled_steps[@]}" "${dtypes[@]:0:2}" \
     --output "$out/steps_compiled.json"
 part inference $((slack * 80)) "${inference[@]}" "${all[@]}" "${batches[@]}" "${dtypes[@]}" \
     --output "$out/inference.json"

@@ -1,7 +1,8 @@
 """The paper's comparison in accuracy: the steps from ViT-Adapter + Mask2Former to EoMT, trained alike, small enough
 for a CPU.
 
-    python -m benchmarks.stepwise_training --camvid camvid --output benchmarks/results/stepwise_training.json
+    OMP_NUM_THREADS=1 python -m benchmarks.stepwise_training --camvid camvid \\
+        --output benchmarks/results/stepwise_training.json
 
 - Shapes: steps 0 to 5 at three widths, two seeds each, panoptic segmentation of the generated shapes.
 - CamVid (where `--camvid` says where it is): the two ends, semantic segmentation.

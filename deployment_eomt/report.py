@@ -161,11 +161,11 @@ def compare(
 
 
 def draw_scenes(number: int, image_processor: Any) -> Sequence[Image.Image]:
-    """Draws scenes of `training_eomt.shapes`, the same ones every time, of the size that a model is made for."""
-    from training_eomt.shapes import draw_image
+    """Draws scenes of `training_eomt.scenes`, the same ones every time, of the size that a model is made for."""
+    from training_eomt.scenes import draw_scene
 
     height, width = parse_size(image_processor.size)
-    return [Image.fromarray(draw_image(np.random.default_rng([0, i]), height, width)[0]) for i in range(number)]
+    return [Image.fromarray(draw_scene(np.random.default_rng([0, i]), height, width)[0]) for i in range(number)]
 
 
 def compare_on_image(exported: predict.Segmenter, model: Any, image_processor: Any, image: Any) -> dict[str, float]:

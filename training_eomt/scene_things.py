@@ -73,7 +73,7 @@ def _pick_colour(rng: np.random.Generator, *spans: tuple[float, float]) -> np.nd
 
 
 def _choose(rng: np.random.Generator, colours: Sequence[Colour]) -> np.ndarray:
-    return np.array(colours[rng.integers(len(colours))], dtype=np.float32)
+    return np.array(colours[int(rng.integers(len(colours)))], dtype=np.float32)
 
 
 def draw_balloon(tile: Tile, rng: np.random.Generator) -> None:
@@ -101,12 +101,14 @@ def draw_balloon(tile: Tile, rng: np.random.Generator) -> None:
 def draw_boat(tile: Tile, rng: np.random.Generator) -> None:
     """A boat with a mast and two sails."""
     hull = _choose(rng, [(236, 232, 224), (170, 48, 44), (44, 60, 104), (232, 170, 60), (60, 120, 110)])
-    main = (246, 242, 232) if rng.random() < 0.55 else _pick_colour(rng, (0.0, 1.0), (0.45, 0.8), (0.85, 1.0))
-    jib = np.array(main) * 0.93 if rng.random() < 0.6 else _pick_colour(rng, (0.0, 0.12), (0.6, 0.9), (0.8, 1.0))
+    main = (
+        np.array((246, 242, 232)) if rng.random() < 0.55 else _pick_colour(rng, (0.0, 0.14), (0.5, 0.8), (0.85, 1.0))
+    )
+    jib = 0.93 * main if rng.random() < 0.6 else _pick_colour(rng, (0.0, 0.12), (0.6, 0.9), (0.8, 1.0))
     folds = 0.95 + 0.05 * np.sin(22 * tile.v + 6 * tile.u)
-    tile.paint(tile.box(0.0, 0.15, 0.03, 1.0), (92, 72, 58))
-    tile.paint(tile.polygon([(0.05, 0.26), (0.42, 0.28), (0.05, 0.97)]), shade(main, folds - 0.35 * tile.u))
-    tile.paint(tile.polygon([(-0.4, 0.25), (-0.02, 0.25), (-0.02, 0.86)]), shade(jib, folds + 0.2 * tile.u))
+    tile.paint(tile.polygon([(0.0, 0.2), (0.42, 0.22), (0.02, 0.97)]), shade(main, folds - 0.35 * tile.u))
+    tile.paint(tile.polygon([(-0.4, 0.2), (0.0, 0.2), (0.0, 0.88)]), shade(jib, folds + 0.2 * tile.u))
+    tile.paint(tile.box(-0.015, 0.15, 0.015, 1.0), (92, 72, 58))
     body = tile.polygon([(-0.34, 0.0), (0.3, 0.0), (0.46, 0.2), (-0.46, 0.2)])
     tile.paint(body, shade(hull, 0.78 + 1.3 * np.clip(tile.v, 0, 0.2)))
     tile.paint(np.maximum(body, np.abs(tile.v - 0.155) - 0.018), (250, 248, 240))
@@ -192,10 +194,10 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "balloon": Kind("sky", (0.2, 0.42), 0.38, draw_balloon),
-        "boat": Kind("water", (0.16, 0.36), 0.48, draw_boat),
-        "car": Kind("road", (0.1, 0.19), 1.0, draw_car),
-        "house": Kind("grass", (0.17, 0.4), 0.56, draw_house),
-        "tree": Kind("grass", (0.2, 0.5), 0.42, draw_tree),
+        "balloon": Kind("sky", (0.3, 0.46), 0.38, draw_balloon),
+        "boat": Kind("water", (0.26, 0.48), 0.48, draw_boat),
+        "car": Kind("road", (0.15, 0.24), 1.0, draw_car),
+        "house": Kind("grass", (0.28, 0.46), 0.56, draw_house),
+        "tree": Kind("grass", (0.32, 0.56), 0.42, draw_tree),
     }
 )

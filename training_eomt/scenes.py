@@ -12,7 +12,7 @@ from .scene_ground import SURFACES, Ground
 from .scene_things import KINDS, Tile
 
 
-NUM_CANDIDATES = (4, 10)  # things that are tried; those that would hide too much of others are left out
+NUM_CANDIDATES = (3, 6)  # things that are tried; those that would hide too much of others are left out
 MIN_VISIBLE_AREA = 0.003  # of the image
 MIN_VISIBLE_PART = 0.5  # of a thing or of stuff as it was drawn
 NOISE = 2.5  # of a camera, of 255
@@ -57,13 +57,17 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
 def _choose_places(rng: np.random.Generator, ground: Ground) -> list[tuple[str, int, int]]:
     """Chooses things and the rows and columns of their feet, in the order to draw them: the farthest first."""
     height, width = ground.classes.shape
-    feet = {name: np.flatnonzero(ground.classes == SURFACES.index(kind.ground)) for name, kind in KINDS.items()}
+    inner = np.zeros_like(ground.classes, dtype=bool)  # most of a thing that stands there is in the image
+    inner[:, width // 10 : width - width // 10] = True
+    feet = {
+        name: np.flatnonzero(inner & (ground.classes == SURFACES.index(kind.ground))) for name, kind in KINDS.items()
+    }
     found = [name for name in KINDS if len(feet[name])]
     places = []
     for name in rng.choice(found, rng.integers(NUM_CANDIDATES[0], NUM_CANDIDATES[1] + 1)).tolist():
         row, column = divmod(int(rng.choice(feet[name])), width)
         if name == "balloon":  # hangs from where there is sky, and not from the very top
-            row = int(rng.uniform(0.25, ground.horizon) * height)
+            row = int(rng.uniform(0.3, ground.horizon) * height)
         places.append((name, row, column))
     return sorted(places, key=lambda place: (place[0] != "balloon", place[1]))
 

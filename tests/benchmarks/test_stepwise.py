@@ -69,7 +69,7 @@ def test_everything_for_a_gpu_runs_to_its_end_on_a_cpu(tmp_path):
     summary = json.loads((tmp_path / "results" / "summary.json").read_text())
     assert {entry["end"] for entry in summary} == {"done"}
     names = [entry["part"] for entry in summary]
-    assert names == ["steps", "steps_compiled", "inference", "training", "tests", "scaling"]
+    assert names == ["steps", "inference", "training", "tests", "scaling"]
     rows = {"training": "steps", "inference": "forward"}
     for name in set(names) - {"tests"}:
         results = json.loads((tmp_path / "results" / f"{name}.json").read_text())

@@ -17,14 +17,18 @@ import loading_eomt
 from image_processing_eomt import EomtImageProcessor
 
 
-def test_every_public_name_has_one_entry_in_the_reference():
+def read_entries() -> list[str]:
+    """Returns what the pages of the reference have entries of."""
     pages = "\n".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
-    entries = Counter(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    return re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
+
+
+def test_every_public_name_has_one_entry_in_the_reference():
     packages = {name: eomt_transformers._PACKAGE_BY_NAME[name] for name in eomt_transformers.__all__[1:]}
     public = [f"{package.removesuffix('.pipelines')}.{name}" for name, package in packages.items()]
     for package in (deployment_eomt, loading_eomt):
         public += [f"{package.__name__}.{name}" for name in package.__all__]
-    assert entries == Counter(public)
+    assert Counter(read_entries()) == Counter(public)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,13 @@ def test_it_loads_nothing_from_elsewhere(site):
     for page in pages:
         loaded = re.findall(r"<(?:script|img|link|iframe)[^>]*?(?:src|href)=[\"']?([^\"' >]+)", page.read_text())
         assert loaded and not [address for address in loaded if re.match(r"(https?:)?//", address)], page
+
+
+def test_every_entry_is_there_and_says_something(site):
+    """Names without a docstring are left out."""
+    pages = "\n".join(page.read_text() for page in (site / "docs" / "reference").rglob("*.html"))
+    assert set(read_entries()) <= set(re.findall(r'<h2 id="([\w.]+)" class="doc doc-heading">', pages))
+    assert "[`" not in re.sub(r"<code>.*?</code>", "", pages), "a link that was not made one"
 
 
 def test_lists_in_docstrings_and_pages_are_lists(site):

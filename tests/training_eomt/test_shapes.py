@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from training_eomt.data.coco_panoptic import CocoPanopticDataset
-from training_eomt.scenes import MIN_VISIBLE_AREA
+from training_eomt.scene_things import KINDS
+from training_eomt.scenes import MIN_VISIBLE_AREA, draw_scene
 from training_eomt.shapes import CATEGORIES, generate_shapes_dataset
 
 
@@ -60,6 +62,30 @@ def test_every_kind_of_thing_is_painted_in_many_colours(tmp_path):
             colours[target.label_id].append(pixels[mask].mean(0))
     spread = {label_id: np.std(values, axis=0).mean() for label_id, values in colours.items()}
     assert min(spread[label_id] for label_id, category in enumerate(CATEGORIES) if category.isthing) > 15
+
+
+def test_every_class_occurs_and_no_scene_has_more_segments_than_the_demos_model_has_queries():
+    recipe = yaml.safe_load((Path(__file__).resolve().parents[2] / "recipes" / "shapes_demo.yaml").read_text())
+    scenes = [draw_scene(np.random.default_rng(seed), 48, 64)[2] for seed in range(100)]
+    assert {name for names in scenes for name in names} == {category.name for category in CATEGORIES}
+    assert max(map(len, scenes)) <= recipe["model_config"]["num_queries"]
+
+
+def test_things_are_where_they_belong():
+    """What is round the foot of a thing, or behind the middle of a balloon, is its ground more often than not."""
+    ground_of = {name: kind.ground for name, kind in KINDS.items()}
+    found = {name: [0, 0] for name in ground_of}
+    for seed in range(40):
+        _, segments, names = draw_scene(np.random.default_rng(seed), 96, 96)
+        for number, name in enumerate(names):
+            if name not in ground_of:
+                continue
+            rows, columns = np.nonzero(segments == number)
+            row = int(rows.mean()) if name == "balloon" else rows.max()
+            beside = segments[row, [max(0, columns.min() - 2), min(95, columns.max() + 2)]]
+            found[name][0] += sum(names[each] == ground_of[name] for each in beside)
+            found[name][1] += 2
+    assert all(hits > 0.5 * total > 5 for hits, total in found.values()), found
 
 
 def test_heights_and_widths_are_drawn_from_a_range(tmp_path):

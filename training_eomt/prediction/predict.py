@@ -60,8 +60,8 @@ def predict(
     Under `directory` there will be, `NAME` being an image's path in the source, without its suffix:
 
     - "overlays": `overlays/NAME.overlay.png`, the image with its segments, at its own size;
-    - "figures": `figures/NAME.figure.png`, the image, its target where there is one, and the prediction side by
-      side, with a legend; several times as large as the image, so only on request;
+    - "figures": `figures/NAME.figure.png`, the image, the prediction and, where there is a target, that and the
+      mistakes side by side, with a legend; several times as large as the image, so only on request;
     - "maps": `panoptic/NAME.png`, whose colours are COCO's (id = R + 256 G + 65536 B, 0 for what is no segment), or
       `label_maps/NAME.png`, one channel of 8 or 16 bits that holds numbers of classes. Instances, which overlap, have
       no maps;

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,4 @@ def print_summary(trainer: EomtTrainer, task: str, metrics: dict[str, float]) ->
         model = terminal_text(json.dumps(output_dir.as_posix(), ensure_ascii=False))
         print(f'    segmenter = pipeline("image-segmentation", model={model}, trust_remote_code=True)')
         print('    segments = segmenter("image.jpg")')
+        print(f"\nOr on a page: eomt app --model {terminal_text(shlex.quote(str(output_dir)))}")
