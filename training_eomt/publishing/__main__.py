@@ -119,7 +119,7 @@ def load(options: argparse.Namespace) -> tuple[EomtForUniversalSegmentation, Eom
         settings["task"] = options.task
     if options.stuff_classes:
         settings["stuff_classes"] = options.stuff_classes
-    return load_source(options.source, **settings)
+    return load_source(options.source, options.base_backbone, **settings)
 
 
 if __name__ == "__main__":

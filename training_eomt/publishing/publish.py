@@ -177,12 +177,15 @@ def _check_complete(folder: Path) -> None:
         raise ValueError(f"What was written is not complete: {Path(error.filename).name} is missing.") from error
 
 
-def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+def load_source(
+    source: str, base_backbone: str | None = None, **settings: Any
+) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
     """
     Loads the model and the image processor of a folder or a repository on the Hub.
 
     Args:
         source: what `save_pretrained`, the Trainer or Transformers' own EoMT classes wrote, or a published original.
+        base_backbone: folder of the backbone to which a published original is a difference, instead of the Hub's.
         settings: of the image processor, over those it was saved with. With a `task`, a source that has none gets a
             new one.
 
@@ -190,7 +193,7 @@ def load_source(source: str, **settings: Any) -> tuple[EomtForUniversalSegmentat
         ValueError: not an EoMT model, or no image processor.
     """
     checkpoint = find_checkpoint(source)
-    return checkpoint.load_model(), checkpoint.load_image_processor(**settings)
+    return checkpoint.load_model(base_backbone), checkpoint.load_image_processor(**settings)
 
 
 def read_facts(source: str, task: str | None = None) -> dict[str, Any]:
