@@ -11,8 +11,8 @@ The model is the demo's, trained a little longer on larger images; the scene is 
         --mask_annealing_starts 0 0 --mask_annealing_ends 0 0
     python benchmarks/photograph.py --model outputs/scenes_320 --seed 107 --output docs/photograph.png
 
-The scene is one of 306 that were scored against their true masks, and one on which the model does well; on most it misses
-or confuses something.
+The scene is one of 306 that were scored against their true masks, and one on which the model does well; on most it
+misses or confuses something.
 """
 
 import argparse
