@@ -48,7 +48,7 @@ def test_it_starts_with_the_checkpoint_of_its_variable_and_leaves_nothing_behind
     }
     server = subprocess.Popen([sys.executable, "app.py"], cwd=SPACE, env=environment)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             assert server.poll() is None, "the Space stopped"
             assert time.monotonic() < deadline, "the Space does not answer"
