@@ -120,13 +120,13 @@ def test_fsdp_stands_alone_or_has_a_value():
 
 def test_a_flag_that_is_given_twice_is_spoken_of():
     found = read_arguments(["--seed", "1", "--recipe", "low_memory", "--recipe", "shapes_demo", "--seed=2"])
-    assert found.training.seed == 2 and found.training.max_steps == 350
+    assert found.training.seed == 2 and found.training.max_steps == 400
     assert found.warnings == ["--seed is given 2 times: the last one counts."]
 
 
 def test_help_comes_in_groups_the_projects_own_first(capsys):
     with pytest.raises(SystemExit) as ended:
-        read_arguments(["--help"])
+        read_arguments(["--help_all"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     order = [
@@ -149,7 +149,7 @@ def test_a_value_of_the_wrong_kind_is_a_line_without_all_arguments(capsys):
         read_arguments(["--seed", "many"])
     assert ended.value.code == 2
     assert (
-        capsys.readouterr().err == "error: argument --seed: invalid int value: 'many'. --help lists all arguments.\n"
+        capsys.readouterr().err == "error: argument --seed: invalid int value: 'many'. --help_all lists all arguments.\n"
     )
 
 
