@@ -148,9 +148,8 @@ def test_a_value_of_the_wrong_kind_is_a_line_without_all_arguments(capsys):
     with pytest.raises(SystemExit) as ended:
         read_arguments(["--seed", "many"])
     assert ended.value.code == 2
-    assert (
-        capsys.readouterr().err == "error: argument --seed: invalid int value: 'many'. --help_all lists all arguments.\n"
-    )
+    said = "error: argument --seed: invalid int value: 'many'. --help_all lists all arguments.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_data_are_checked_with_a_recipe_whose_training_needs_another_machine():
