@@ -37,7 +37,7 @@ def read_photograph(path: str) -> Image.Image:
             )
         file.seek(0)
         photograph = as_rgb(turn_upright(read_stored(file, name)), name)
-    photograph.info.clear()  # or its orientation would be applied again
+    photograph.info.clear()  # what is drawn and given back has pixels, and nothing else of the file
     return photograph
 
 

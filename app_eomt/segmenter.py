@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from eomt_transformers import pipeline
+from eomt_transformers.segment import describe_segment
 from image_processing_eomt import TASKS, VOID, draw_segmentation
 from image_processing_eomt.geometry_eomt import encode_masks
 from image_processing_eomt.settings_eomt import POST_PROCESSING
@@ -183,14 +183,7 @@ class Segmenter:
             segment_map, found = _as_segments(result)
             run_lengths = [encode_masks((segment_map == segment["id"])[None])[0] for segment in found]
         return [
-            {
-                "label": self.id2label[segment["label_id"]],
-                "label_id": segment["label_id"],
-                "score": segment["score"],
-                "area": segment["area"],
-                "bbox": [int(edge) for edge in coco_mask.toBbox(encoded)],
-                "segmentation": encoded,
-            }
+            describe_segment(self.id2label[segment["label_id"]], segment["label_id"], segment["score"], encoded)
             for segment, encoded in zip(found, run_lengths, strict=True)
             if segment["area"] > 0
         ]

@@ -1,5 +1,6 @@
 """The `eomt` command: a few verbs, each a door to what does the work. Nothing is imported before it is asked for."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -49,6 +50,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
         print(f"eomt {__version__}")
     elif words[0] in VERBS:
+        # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         verb = VERBS[words[0]]
         module, name = verb.door
         door: Callable[..., None] = getattr(import_module(module), name)

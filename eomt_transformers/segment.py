@@ -2,15 +2,15 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from deployment_eomt.decoder import encode_mask
 from image_processing_eomt import TASKS, draw_segmentation
@@ -19,11 +19,9 @@ from image_processing_eomt.reading_eomt import load_upright
 from .pipelines import pipeline
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m eomt_transformers.segment") -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "eomt segment") -> None:
     """The command line, see `--help`."""
     options = build_parser(prog).parse_args(arguments)
-    # Transformers imports torchao if it is installed, which warns of things that nobody here can change.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -34,12 +32,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m eomt_tra
         segmenter = pipeline(options.model, device=options.device, **given)
         for path, folder in folders.items():
             image = load_upright(path)
-            segments = segmenter(image)
-            write_segments(folder, image, segments, segmenter.model.config)
+            segments = write_segments(folder, image, segmenter(image), segmenter.model.config.label2id)
             print(f"{path}: {len(segments)} segments in {folder}")
             for segment in segments:
                 score = "" if segment["score"] is None else f"{segment['score']:.3f}"
-                print(f"  {segment['label']:<24} {score:>5}  {_share(segment['mask']):6.1%} of the image")
+                share = segment["area"] / (image.width * image.height)
+                print(f"  {segment['label']:<24} {score:>5}  {share:6.1%} of the image")
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
 
@@ -73,7 +71,9 @@ def name_folders(images: Sequence[str], output: Path) -> dict[str, Path]:
     return {image: output / name for image, name in names.items()}
 
 
-def write_segments(folder: Path, image: Image.Image, segments: list[dict[str, Any]], config: Any) -> None:
+def write_segments(
+    folder: Path, image: Image.Image, segments: Sequence[Mapping[str, Any]], label2id: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """
     Writes what was found in an image: `overlay.png`, `segments.json` and a PNG, 255 inside, for each mask.
 
@@ -81,38 +81,34 @@ def write_segments(folder: Path, image: Image.Image, segments: list[dict[str, An
         folder: made if it is not there; earlier masks in it are removed.
         image: upright.
         segments: what the pipeline returned.
-        config: the model's configuration.
+        label2id: of the model.
+
+    Returns:
+        What `segments.json` holds.
     """
     masks = folder / "masks"
     masks.mkdir(parents=True, exist_ok=True)
     for former in masks.glob("*.png"):
         former.unlink()
+    described = []
     for number, segment in enumerate(segments):
-        name = "".join(letter if letter.isalnum() else "_" for letter in segment["label"])
+        label = segment["label"]
+        name = "".join(letter if letter.isalnum() else "_" for letter in label)
         segment["mask"].save(masks / f"{number:03}_{name}.png")
-    described = [describe_segment(segment, config) for segment in segments]
+        run_lengths = encode_mask(np.asarray(segment["mask"]) > 0)
+        described.append(describe_segment(label, label2id[label], segment["score"], run_lengths))
     (folder / "segments.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     draw_segmentation(image, segments).save(folder / "overlay.png")
+    return described
 
 
-def describe_segment(segment: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Returns a segment of the pipeline as exported models write it: with area, box and COCO's run lengths."""
-    mask = np.asarray(segment["mask"]) > 0
-    (rows, columns) = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    x, y = int(columns[0]), int(rows[0])
+def describe_segment(label: str, label_id: int, score: float | None, run_lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a segment as exported models write it: with its area and box in pixels, and COCO's run lengths."""
     return {
-        "label": segment["label"],
-        "label_id": config.label2id[segment["label"]],
-        "score": segment["score"],
-        "area": int(mask.sum()),
-        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
-        "segmentation": encode_mask(mask),
+        "label": label,
+        "label_id": label_id,
+        "score": score,
+        "area": int(coco_mask.area(run_lengths)),
+        "bbox": [int(edge) for edge in coco_mask.toBbox(run_lengths)],  # x, y, width, height
+        "segmentation": run_lengths,
     }
-
-
-def _share(mask: Image.Image) -> float:
-    return float((np.asarray(mask) > 0).mean())
-
-
-if __name__ == "__main__":
-    main()

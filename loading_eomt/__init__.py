@@ -2,6 +2,7 @@
 
 - `checkpoint`: what is in a folder or on the Hub, and loading it.
 - `published`: the checkpoints of EoMT's authors, which `published_checkpoints.json` describes.
+- `published_datasets`: the classes of their datasets.
 - `lazy`: packages whose names are imported on first use.
 """
 

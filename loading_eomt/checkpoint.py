@@ -5,7 +5,7 @@ classes' names for others on their datasets.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,8 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import MODEL_CLASSES, EomtForUniversalSegmentation
 from modeling_eomt.checkpoints_eomt import find_file, find_weights, read_weight_file
 
-from .published import PublishedCheckpoint, plain_name, published_checkpoints, published_datasets
+from .published import PublishedCheckpoint, published_checkpoints
+from .published_datasets import plain_name, published_datasets
 
 
 logger = logging.get_logger(__name__)
@@ -62,10 +63,7 @@ class Checkpoint:
             assert self.published is not None
             return dict(enumerate(self.published.labels))
         config = MODEL_CLASSES[self.model_type].config_class.from_pretrained(self.name, **self.hub_kwargs)
-        labels = dict(config.id2label or {})
-        if self.published and _are_unnamed(labels.values()) and len(labels) == len(self.published.labels):
-            return dict(enumerate(self.published.labels))
-        return labels
+        return self._name_classes(config.id2label or {})
 
     def load_model(self, base_backbone: str | PathLike | None = None, **kwargs: Any) -> EomtForUniversalSegmentation:
         """
@@ -83,9 +81,10 @@ class Checkpoint:
         weights = self._read_original()
         if weights is None:
             model = MODEL_CLASSES[self.model_type].from_pretrained(self.name, **self.hub_kwargs, **kwargs)
-            labels = self.id2label
-            if labels != model.config.id2label and "id2label" not in kwargs:
-                model.config.id2label = labels
+            labels = model.config.id2label or {}
+            named = self._name_classes(labels)
+            if named != labels and "id2label" not in kwargs:
+                model.config.id2label = named
             return model.eval()
         assert self.published is not None
         base = base_backbone or self.published.base_backbone
@@ -134,6 +133,11 @@ class Checkpoint:
         size = size or MODEL_CLASSES[self.model_type].config_class().image_size
         return EomtImageProcessor(**{"size": size, **known, **settings})
 
+    def _name_classes(self, labels: Mapping[int, str]) -> dict[int, str]:
+        published = self.published.labels if self.published else ()
+        is_unnamed = all(_UNNAMED.fullmatch(name) for name in labels.values())
+        return dict(enumerate(published)) if is_unnamed and len(labels) == len(published) else dict(labels)
+
     def _read_processor(self) -> dict[str, Any] | None:
         if not any(find_file(self.name, file, **self.hub_kwargs) for file in PROCESSOR_FILES):
             return None
@@ -143,7 +147,7 @@ class Checkpoint:
         """Returns the task and the stuff classes that no file says, and how they are known; nothing if not."""
         labels = {label_id: plain_name(name) for label_id, name in self.id2label.items()}
         names = set(labels.values())
-        for dataset in published_datasets():
+        for dataset in published_datasets().values():
             things, stuff = dataset.split_classes()
             of_this = self.published.dataset == dataset.name if self.published else names <= things | stuff
             if not of_this:
@@ -189,24 +193,28 @@ def find_checkpoint(name_or_path: str | PathLike, **hub_kwargs: Any) -> Checkpoi
     name = str(name_or_path)
     if Path(name).is_file():
         raise ValueError(f"{name} is a file: name the folder of a model, or convert it with `eomt convert`.")
-    if original := find_original(name, **hub_kwargs):
-        return original
-    settings = EomtConfig.get_config_dict(name, **hub_kwargs)[0]
+    published = _find_published(name)
+    settings = _read_settings(name, published, hub_kwargs)
     kind = settings.get("model_type")
-    if not isinstance(kind, str) or kind not in MODEL_CLASSES:
+    if settings and (not isinstance(kind, str) or kind not in MODEL_CLASSES):
         raise ValueError(f"{name} holds no EoMT model, but model_type={kind!r}.")
-    return Checkpoint(name, settings, _find_published(name), hub_kwargs)
+    return Checkpoint(name, settings, published, hub_kwargs)
 
 
 def find_original(name: str, **hub_kwargs: Any) -> Checkpoint | None:
     """Finds a published checkpoint in its original form, without the configuration of a model; None if it is none."""
     published = _find_published(name)
-    if published is None:
-        return None
-    config = find_file(name, "config.json", **hub_kwargs)
-    if config is not None and "model_type" in EomtConfig.get_config_dict(name, **hub_kwargs)[0]:
+    if published is None or _read_settings(name, published, hub_kwargs):
         return None
     return Checkpoint(name, {}, published, hub_kwargs)
+
+
+def _read_settings(name: str, published: PublishedCheckpoint | None, hub_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads `config.json`; a published checkpoint may have none, or one that is not a model's: nothing then."""
+    if published and not find_file(name, "config.json", **hub_kwargs):
+        return {}
+    settings: dict[str, Any] = EomtConfig.get_config_dict(name, **hub_kwargs)[0]
+    return {} if published and "model_type" not in settings else settings
 
 
 def _find_published(name: str) -> PublishedCheckpoint | None:
@@ -220,10 +228,6 @@ def _find_published(name: str) -> PublishedCheckpoint | None:
     elif owner != "tue-mps":
         return None
     return published_checkpoints().get(repository)
-
-
-def _are_unnamed(names: Collection[str]) -> bool:
-    return all(_UNNAMED.fullmatch(name) for name in names)
 
 
 def _describe_access(error: OSError, name: str, base: str) -> OSError:

@@ -3,13 +3,10 @@
 The figures are the authors', https://github.com/tue-mps/eomt (model zoo), and were not measured here.
 """
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +17,8 @@ from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtForUniversalSegmentation, convert_official_checkpoint
 from modeling_eomt.checkpoints_eomt import OFFICIAL_BACKBONE, read_weight_file
 from modeling_eomt.official_checkpoints import infer_config
+
+from .published_datasets import published_datasets, read_table
 
 
 logger = logging.get_logger(__name__)
@@ -162,60 +161,17 @@ class PublishedCheckpoint:
         return model, EomtImageProcessor(**self.processor_settings)
 
 
-@dataclass(frozen=True)
-class PublishedDataset:
-    """
-    A dataset that checkpoints were published for.
-
-    Args:
-        name: "coco", "ade20k" or "cityscapes".
-        title: its name in texts.
-        labels: names of its classes.
-        stuff_classes: which of them are stuff.
-    """
-
-    name: str
-    title: str
-    labels: tuple[str, ...]
-    stuff_classes: tuple[int, ...]
-
-    def split_classes(self) -> tuple[set[str], set[str]]:
-        """Returns the plain names of its things and of its stuff."""
-        stuff = {plain_name(self.labels[index]) for index in self.stuff_classes}
-        return {plain_name(name) for name in self.labels} - stuff, stuff
-
-
-def plain_name(label: str) -> str:
-    """Returns the name of a class in the one spelling of "Traffic_Light" and "traffic light"."""
-    return " ".join(re.split(r"[\s_-]+", label.casefold()))
-
-
-@cache
-def _read_table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(Path(__file__).with_name("published_checkpoints.json").read_text("utf-8"))
-    return table
-
-
-def published_datasets() -> list[PublishedDataset]:
-    """Reads the datasets from `published_checkpoints.json` beside this file."""
-    return [
-        PublishedDataset(name, dataset["title"], tuple(dataset["labels"]), tuple(dataset["stuff_classes"]))
-        for name, dataset in _read_table()["datasets"].items()
-    ]
-
-
 @cache
 def published_checkpoints() -> dict[str, PublishedCheckpoint]:
     """Reads all published checkpoints, by name, from `published_checkpoints.json` beside this file."""
-    datasets = {dataset.name: dataset for dataset in published_datasets()}
     checkpoints = {}
-    for entry in _read_table()["checkpoints"]:
-        dataset = datasets[entry["dataset"]]
+    for entry in read_table()["checkpoints"]:
+        dataset = published_datasets()[entry["dataset"]]
         labels, stuff = dataset.labels, dataset.stuff_classes
         if entry["task"] == "instance":
             labels = tuple(name for index, name in enumerate(labels) if index not in stuff)
         checkpoints[entry["name"]] = PublishedCheckpoint(
-            **{**entry, "licence": _read_table()["licences"][entry["licence"]]},
+            **{**entry, "licence": read_table()["licences"][entry["licence"]]},
             dataset_title=dataset.title,
             labels=labels,
             stuff_classes=stuff if entry["task"] == "panoptic" else (),

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
+from tiny_models import TINY
 
 from configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config
 
@@ -104,20 +105,6 @@ def fresh_compiler_cache(tmp_path_factory, monkeypatch) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-# A model small enough to run anywhere: 3 blocks, 2 of them with queries, 64x64 pixels.
-TINY: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_blocks": 2,
-    "num_queries": 7,
-    "image_size": 64,
-    "num_register_tokens": 2,
-    "train_num_points": 256,
-    "id2label": {0: "cat", 1: "dog", 2: "sky"},
-}
 
 
 @pytest.fixture

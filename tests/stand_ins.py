@@ -13,17 +13,6 @@ from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSe
 
 
 # Heads of 64 channels, as are read off original weights.
-# Files that loading looks for, whether they are there or not.
-_ASKED_FOR = (
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "adapter_config.json",
-)
 TINY_SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "num_blocks": 1}
 
 
@@ -120,8 +109,4 @@ def put_in_cache(cache: Path, repository: str, folder: Path) -> Path:
     place = cache / f"models--{repository.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
-    for name in _ASKED_FOR:
-        if not (folder / name).exists():  # known not to be there
-            (place / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
-            (place / ".no_exist" / commit / name).touch()
     return Path(copytree(folder, place / "snapshots" / commit))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tiny_models import TINY
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
@@ -18,16 +19,7 @@ OWN_THRESHOLDS = {"threshold": 0.5, "mask_threshold": 0.45, "overlap_mask_area_t
 def save_checkpoint(folder: Path, seed: int, task: str = "panoptic", **thresholds: float) -> Path:
     """Saves a random model that finds many segments."""
     torch.manual_seed(seed)
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=9,
-        image_size=64,
-        num_register_tokens=2,
-        id2label=CLASSES,
-    )
+    config = EomtConfig(**{**TINY, "num_queries": 9, "id2label": CLASSES})
     model = EomtForUniversalSegmentation(config).eval()
     torch.nn.init.normal_(model.class_predictor.weight, std=0.9)
     model.save_pretrained(folder)

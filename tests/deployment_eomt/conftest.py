@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import TINY
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
@@ -67,16 +68,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     from deployment_eomt import export_model
 
     torch.manual_seed(0)
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=7,
-        image_size=64,
-        num_register_tokens=2,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
+    config = EomtConfig(**TINY)
     path = tmp_path_factory.mktemp("exported")
     make_model(config, noise=0.3).save_pretrained(path / "model")
     EomtImageProcessor(task="panoptic", size=64).save_pretrained(path / "model")

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 from PIL import Image
 from stand_ins import put_in_cache, write_dinov2, write_dinov3, write_original, write_original_dinov3, write_published
+from tiny_models import TINY
 
 from configuration_eomt import EomtConfig
 from image_processing_eomt import EomtImageProcessor
@@ -36,17 +37,7 @@ def write_images(folder: Path) -> None:
 
 def write_model(folder: Path) -> None:
     """A folder as a training of this project writes it."""
-    config = EomtConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_blocks=2,
-        num_queries=7,
-        image_size=64,
-        train_num_points=64,
-        id2label={0: "cat", 1: "dog", 2: "sky"},
-    )
-    model = EomtForUniversalSegmentation(config)
+    model = EomtForUniversalSegmentation(EomtConfig(**{**TINY, "train_num_points": 64}))
     model.set_mask_probabilities([0.0, 0.0])
     model.save_pretrained(folder)
     settings = {"threshold": 0.0, "overlap_mask_area_threshold": 0.0, "stuff_classes": [2]}

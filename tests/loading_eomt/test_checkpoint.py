@@ -1,7 +1,6 @@
 """Any checkpoint is loaded right by default: published ones on a small Hub, Transformers' own, this project's."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from stand_ins import put_in_cache
 
 from eomt_transformers import (
     EomtConfig,
@@ -34,11 +34,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     def put(name: str, folder: Path) -> str:
-        commit = "0" * 40
-        repository = cache / f"models--{name.replace('/', '--')}"
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text(commit)
-        shutil.copytree(folder, repository / "snapshots" / commit)
+        put_in_cache(cache, name, folder)
         return name
 
     return put
