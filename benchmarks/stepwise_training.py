@@ -53,7 +53,7 @@ from training_eomt.data.coco_panoptic import CocoPanopticDataset
 from training_eomt.data.label_maps import LabelMapDataset
 from training_eomt.data.samples import LabelSpace, Sample
 from training_eomt.inputs import EvaluationInputs, TrainingInputs
-from training_eomt.shapes import GENERATOR_VERSION, generate_shapes_dataset
+from training_eomt.shapes import GENERATOR_VERSION, NAMES, generate_shapes_dataset
 
 
 WIDTHS, SEEDS, ENDS = (64, 96, 160), (0, 1), (0, 5)
@@ -236,7 +236,7 @@ def is_accuracy(name: str) -> bool:
 def measure_inference(data: str, width: int, steps: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Parameters, multiply-adds and images per second of the steps at a width, which take turns."""
     size = TRAINING[data]["image_size"]
-    id2label = {label: str(label) for label in range(len(CLASSES) if data == "camvid" else 6)}
+    id2label = {label: str(label) for label in range(len(CLASSES if data == "camvid" else NAMES))}
     models = {step: build_model(data, width, step, id2label) for step in steps}
     pixels = torch.randn(1, 3, size, size)
     seconds: dict[int, list[float]] = {step: [] for step in steps}

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from image_processing_eomt import class_color, draw_segmentation
 from image_processing_eomt.visualization_eomt import shorten_name
 
-from .mistakes import KINDS, RIGHT
+from .mistakes import KINDS, RIGHT, find_mistakes
 
 
 MIN_PANEL_SIZE = 320  # pixels of a panel's longer side; smaller images are enlarged by a whole factor
@@ -89,6 +89,20 @@ def side_by_side(
             left += entry_width
         top += line
     return figure
+
+
+def compare(
+    image: Image.Image, target: Segmentation, prediction: Segmentation, id2label: Any, has_background: bool = False
+) -> Image.Image:
+    """
+    Draws an image, its target, a prediction and where they differ in a row.
+
+    Args:
+        image, id2label: as for [`side_by_side`].
+        target, prediction, has_background: as for [`find_mistakes`].
+    """
+    mistakes = find_mistakes(target, prediction, has_background)
+    return side_by_side(image, {"target": target, "prediction": prediction}, id2label, mistakes)
 
 
 def _mark_mistakes(image: Image.Image, mistakes: np.ndarray) -> Image.Image:

@@ -18,12 +18,11 @@ from modeling_eomt.random_eomt import StepRandomness
 
 from .card import keep_hub_card, write_card
 from .evaluation import RunningEvaluation, run_model
-from .figures import as_segments, side_by_side
+from .figures import as_segments, compare
 from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
 from .mask_annealing import MaskAnnealingCallback
-from .mistakes import find_mistakes
 from .optimization import create_scheduler, freeze, layerwise_learning_rates, parameter_groups
 from .progress import LogLine, ProgressBar, tensorboard_writer
 from .resumable_trainer import ResumableTrainer
@@ -252,9 +251,8 @@ class EomtTrainer(ResumableTrainer):
         for index, result in chosen:
             sample = self._evaluated.samples[index]
             target, found = build_panoptic_reference(sample), as_segments(result)
-            mistakes = find_mistakes(target, found, has_background=self.image_processor.task == "instance")
-            panels = {"target": target, "prediction": found}
-            figure = side_by_side(sample.image, panels, self.bare_model.config.id2label, mistakes)
+            has_background = self.image_processor.task == "instance"
+            figure = compare(sample.image, target, found, self.bare_model.config.id2label, has_background)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
             if writer is not None:

@@ -18,9 +18,8 @@ from image_processing_eomt import draw_segmentation
 
 from ..data.colours import decode_rgb
 from ..data.samples import Sample
-from ..figures import Segmentation, as_segments, overlapping_segments, side_by_side
+from ..figures import Segmentation, as_segments, compare, overlapping_segments, side_by_side
 from ..json_files import read_json
-from ..mistakes import find_mistakes
 from ..tasks import build_panoptic_reference
 from .records import RECORD_ENDING, RECORDS, Record
 from .shared_folder import SharedFolder
@@ -209,8 +208,7 @@ class PredictionFiles(ABC):
         if not self.has_targets:
             return side_by_side(sample.image, {"prediction": found}, self.id2label)
         target = build_panoptic_reference(sample)
-        mistakes = find_mistakes(target, found, self.has_background)
-        return side_by_side(sample.image, {"target": target, "prediction": found}, self.id2label, mistakes)
+        return compare(sample.image, target, found, self.id2label, self.has_background)
 
     def _format_classes(self) -> Iterable[str]:
         classes = {self.category_ids[label_id]: name for label_id, name in self.id2label.items()}
