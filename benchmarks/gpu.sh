@@ -7,7 +7,7 @@
 # The parts run one after the other, the most important ones first. Each has a time limit, and writes a JSON file after
 # every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part ended, and
 # FOLDER/NAME.log what it printed. What parts before it did not need is left to the last one. The exit status is 1 if a
-# part failed, not if it was stopped. PYTHON is the interpreter, by default python3.
+# part failed, not if it was stopped. PYTHON is the interpreter, by default python3; PARTS="steps training" runs these.
 set -u
 
 tiny=false
@@ -27,10 +27,12 @@ write_summary() {
     printf '[%s\n]\n' "${entries[*]}" >"$out/summary.json.part" && mv "$out/summary.json.part" "$out/summary.json"
 }
 
-# part NAME SECONDS COMMAND...: runs a part for that long at most, and for no longer than what is left.
+# part NAME SECONDS COMMAND...: runs a part for that long at most, and for no longer than what is left; with PARTS set,
+# none that is not among them.
 part() {
     local name=$1 limit=$2 left=$((total - SECONDS)) start=$SECONDS status end
     shift 2
+    [[ " ${PARTS-$name} " == *" $name "* ]] || return
     if ((left < limit)); then limit=$left; fi
     if ((limit < 1)); then
         end="left out"
@@ -84,10 +86,11 @@ $tiny || part inference_float8 $((slack * 45)) "${inference[@]}" "${one[@]}" "${
     --output "$out/inference_float8.json"
 $tiny || part inference_compiled $((slack * 60)) "${inference[@]}" "${some[@]}" "${dtypes[@]:0:2}" \
     "${compiled[@]}" --output "$out/inference_compiled.json"
-part tests $((slack * 30)) "$python" -m pytest -q -m cuda -p no:cacheprovider --continue-on-collection-errors \
+part tests $((slack * 60)) "$python" -m pytest -q -m cuda -p no:cacheprovider --continue-on-collection-errors \
     $(grep -rl "pytest.mark.cuda" tests)
 part scaling $((slack * 40)) "$python" benchmarks/scaling.py "${device[@]}" "${scaling[@]}" \
     --output "$out/scaling.json"
+$tiny || part deployment $((slack * 100)) "$python" -m benchmarks.deployment_gpu --output "$out/deployment.json"
 $tiny || part steps_more $((slack * 500)) "${stepwise[@]}" "${some[@]}" "${more_steps[@]}" "${dtypes[@]:0:2}" \
     --output "$out/steps_more.json"
 exit $failed

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m deployment_e
             dynamic=options.dynamic,
             opset=options.opset,
             compile=options.compile,
+            device=options.device,
             precision=options.precision,
             instruction_set=options.instruction_set,
             calibration_data=options.calibration_data,
@@ -73,6 +74,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default: 20)")
     parser.add_argument("--compile", action="store_true", help="torch: compile for this machine, by AOTInductor")
+    parser.add_argument("--device", default="cpu", help="torch: what it runs on, cpu (default) or cuda")
     parser.add_argument(
         "--precision",
         default="float32",

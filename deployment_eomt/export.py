@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
 KINDS = ("raw", "segmenter")
+DEVICES = ("cpu", "cuda")  # of a graph of PyTorch's
 # What runs a graph, by its name here and in the folder.
 CARRIED = {"predict.py": "predict.py", "decoder.py": "eomt_decoder.py"}
 
@@ -50,6 +51,7 @@ def export_model(
     dynamic: Collection[str] | None = None,
     opset: int = 20,
     compile: bool = False,
+    device: str = "cpu",
     precision: str = "float32",
     instruction_set: str | None = None,
     calibration_data: str | PathLike | None = None,
@@ -80,6 +82,7 @@ def export_model(
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
+        device: for "torch": what the graph runs on, "cpu" or "cuda".
         precision: an entry of `PRECISIONS` for the format, or "int8" for the best that it has with 8 bits.
         instruction_set: for 8 bits: a key of `INSTRUCTION_SETS`, of the processor the graph is for; by default this
             machine's.
@@ -104,6 +107,7 @@ def export_model(
     dynamic = check_kind(kind, target, dynamic)
     if compile and target.name != "torch":
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
+    check_device(device, target)
     folder = Path(output_dir)
     check_target(folder)
     if calibration_data is not None and kind != "raw":
@@ -119,7 +123,7 @@ def export_model(
     with draft_folder(folder) as draft:
         logger.info("Writing %s", target.file)
         with quietly():
-            metadata = target.write(graph, draft, Options(opset, compile, chosen))
+            metadata = target.write(graph, draft, Options(opset, compile, device, chosen))
         write_json(draft / "config.json", model.config.to_diff_dict())
         write_json(draft / PROCESSOR, json.loads(image_processor.to_json_string()))
         for source, copied in CARRIED.items():
@@ -131,6 +135,7 @@ def export_model(
             "precision": chosen.name,
             "opset": opset,
             "compile": compile,
+            "device": device,
             "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
             "resizes": kind == "segmenter" and target.resizes,
             "image_size": list(as_pair(model.config.image_size)),
@@ -202,6 +207,16 @@ def check_kind(kind: str, target: Format, dynamic: Collection[str] | None) -> Co
     if isinstance(dynamic, str) or not set(dynamic) <= set(AXES):
         raise ValueError(f"dynamic={dynamic!r}: expected a list of {', '.join(AXES)}.")
     return dynamic
+
+
+def check_device(device: str, target: Format) -> None:
+    """Raises a `ValueError` for a device that there is not, or that is not a graph's to choose."""
+    if device not in DEVICES:
+        raise ValueError(f"There is no device {device!r}, only {' and '.join(DEVICES)}.")
+    if device != "cpu" and target.name != "torch":
+        raise ValueError(f"device={device!r} is for the format 'torch': in {target.name!r} the runtime chooses.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("A graph for 'cuda' is exported where there is an NVIDIA GPU, and there is none.")
 
 
 def build_graph(

@@ -86,11 +86,13 @@ class Options:
     Args:
         opset: version of the ONNX operators.
         compile: whether a `torch` graph is compiled for this machine, by AOTInductor.
+        device: what a `torch` graph runs on.
         precision: of weights, and of products with them.
     """
 
     opset: int = 20
     compile: bool = False
+    device: str = "cpu"
     precision: Precision = Precision()
 
 

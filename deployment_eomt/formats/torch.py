@@ -6,6 +6,7 @@ to check sizes, as `predict.py` does.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +28,11 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
         OSError: there is no C++ compiler to compile with.
     """
     exporter, file = DynamoExporter(), folder / FORMATS["torch"].file
-    module: Any = graph.module
+    # A copy, for whoever has the model goes on with it where it is.
+    module: Any = graph.module if options.device == "cpu" else copy.deepcopy(graph.module).to(options.device)
+    inputs: dict[str, Any] = {name: example.to(options.device) for name, example in graph.example_inputs.items()}
     config = DynamoConfig(dynamic_shapes=graph.torch_shapes())
-    component = exporter.export(module, dict(graph.example_inputs), config).components["model"]
+    component = exporter.export(module, inputs, config).components["model"]
     if options.compile:
         try:
             torch._inductor.aoti_compile_and_package(component.program, package_path=str(file))

@@ -131,6 +131,8 @@ def test_a_precision_is_chosen_by_the_command(save_checkpoint, tmp_path):
         ({"dynamic": "batch"}, ValueError, "expected a list of batch, height, width"),
         ({"kind": "segmenter", "dynamic": ["batch"]}, ValueError, "dynamic is for raw graphs"),
         ({"compile": True}, ValueError, "compile=True is for the format 'torch', not 'onnx'"),
+        ({"device": "cuda"}, ValueError, "device='cuda' is for the format 'torch'"),
+        ({"device": "tpu", "format": "torch"}, ValueError, "There is no device 'tpu', only cpu and cuda"),
         ({"precision": "int3"}, ValueError, "has no precision 'int3'"),
         ({"precision": "int8_static"}, ValueError, "--calibration_data"),
         ({"calibration_data": "nowhere"}, FileNotFoundError, "nowhere is no folder with images"),
@@ -144,6 +146,23 @@ def test_wrong_arguments_are_errors_and_nothing_is_written(save_checkpoint, tmp_
     with pytest.raises(error, match=message):
         export_model(save_checkpoint(), tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_graph_for_a_gpu_is_exported_where_there_is_one(save_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="there is none"):
+        export_model(save_checkpoint(), tmp_path / "out", "torch", device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_graph_for_a_gpu_finds_what_the_model_finds_on_the_cpu(save_checkpoint, tmp_path, precision, compile):
+    folder = export_model(
+        save_checkpoint(), tmp_path / "out", "torch", device="cuda", compile=compile, precision=precision
+    )
+    own = read(folder, "export.json")["eomt"]
+    assert (own["device"], own["report"]["failures"]) == ("cuda", [])
 
 
 def test_images_of_their_own_sizes_need_a_graph_for_any_size(save_checkpoint, tmp_path):
