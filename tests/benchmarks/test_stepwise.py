@@ -83,7 +83,7 @@ def test_the_scripts_take_the_options_that_a_gpu_gets(monkeypatch, tmp_path):
     command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "results")]
     subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
     lines = [line.split() for line in (tmp_path / "python.log").read_text().splitlines()]
-    assert len(lines) == len(json.loads((tmp_path / "results" / "summary.json").read_text())) == 9
+    assert len(lines) == len(json.loads((tmp_path / "results" / "summary.json").read_text())) == 10
 
     class ParsedError(Exception):
         """The options were read, and the measurement would begin."""
@@ -98,6 +98,14 @@ def test_the_scripts_take_the_options_that_a_gpu_gets(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", [name, *words])
         with pytest.raises(ParsedError):
             script.main()
+
+
+def test_parts_are_run_by_name(tmp_path):
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
+    environment = {**os.environ, "PYTHON": "true", "PARTS": "scaling steps"}
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [entry["part"] for entry in summary] == ["steps", "scaling"]
 
 
 def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_named(tmp_path):
