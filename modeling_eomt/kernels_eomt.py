@@ -47,15 +47,17 @@ RECOMPUTE_ACTIVATIONS = True  # in training: memory is worth more than the time 
 
 def is_eager_on_cpu(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on a CPU: not traced, quantised, sharded, fake or on another device."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+    for tensor in tensors:
+        if not tensor.is_cpu or type(tensor) not in (Tensor, nn.Parameter):
+            return False
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def may_choose(*tensors: Tensor) -> bool:
     """Whether these may be computed in another way than PyTorch's own."""
-    is_decided = torch.is_autocast_enabled("cpu") or torch.are_deterministic_algorithms_enabled()
-    return is_eager_on_cpu(*tensors) and not is_decided
+    if not is_eager_on_cpu(*tensors):
+        return False
+    return not (torch.is_autocast_enabled("cpu") or torch.are_deterministic_algorithms_enabled())
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
@@ -218,8 +220,11 @@ class EomtLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
+        weight, bias = self.weight, self.bias
+        if not is_recomputing():  # without a context, which takes time where layers are small or computed elsewhere
+            return choose_linear(input, weight)(input, weight, bias)
         with releasing(input):
-            return choose_linear(input, self.weight)(input, self.weight, self.bias)
+            return choose_linear(input, weight)(input, weight, bias)
 
 
 class EomtDoubling(nn.ConvTranspose2d):
