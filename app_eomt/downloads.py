@@ -1,7 +1,6 @@
 """Segments as files: masks as PNG, COCO's JSON, run lengths."""
 
 import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from eomt_transformers.segment import as_file_name
 
 
 def write_files(
@@ -53,11 +54,6 @@ def name_mask(number: int, segment: Mapping[str, Any]) -> str:
     """Returns the file name of a segment's mask: its number, class and, where it has one, score."""
     score = "" if segment["score"] is None else f"_{segment['score']:.2f}"
     return f"{number:03d}_{as_file_name(segment['label'])}{score}.png"
-
-
-def as_file_name(text: str) -> str:
-    """Returns a text of any letters as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "-", text)[:100].strip("-.") or "unnamed"
 
 
 def as_coco(

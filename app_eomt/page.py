@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from eomt_transformers.segment import as_file_name
 from image_processing_eomt import TASKS
 
-from .downloads import as_file_name, write_files
+from .downloads import write_files
 from .photographs import draw_examples
 from .results import format_error, format_picture, format_result, format_results
 from .segmenter import Segmenter

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from PIL import Image
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
@@ -33,6 +34,7 @@ from benchmarks.measuring import MIB, in_own_process, surroundings
 from deployment_eomt import export_model
 from deployment_eomt.predict import load_graph
 from image_processing_eomt import EomtImageProcessor
+from training_eomt.scenes import draw_scene
 
 
 # What is exported, by the name in the table: the arguments of `export_model`.
@@ -50,6 +52,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
 }
 EAGER = "eager"
 WARM_UP = 2
+CALIBRATION_IMAGES = 2  # enough for weights that are random
 
 
 def export_graphs(size: str, image_size: int, names: list[str], folder: Path) -> None:
@@ -60,12 +63,23 @@ def export_graphs(size: str, image_size: int, names: list[str], folder: Path) ->
     for name in names:
         start = time.perf_counter()
         settings = {"dynamic": (), "report_images": 0, **GRAPHS[name]}
+        if name == "OpenVINO int8":
+            settings["calibration_data"] = draw_images(image_size, folder / "images")
         try:
             export_model(folder / "model", folder / name, **settings)
         except (ImportError, ValueError) as error:
             print(f"{name}: {error}", flush=True)
             continue
         print(f"{name}: exported in {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def draw_images(image_size: int, folder: Path) -> Path:
+    """Draws the images that ranges of activations are taken from, into a folder."""
+    folder.mkdir()
+    for index in range(CALIBRATION_IMAGES):
+        scene, *_ = draw_scene(np.random.default_rng(index), image_size, image_size)
+        Image.fromarray(scene).save(folder / f"{index}.png")
+    return folder
 
 
 def measure(size: str, image_size: int, folder: Path, threads: int, rounds: int) -> dict[str, Any]:

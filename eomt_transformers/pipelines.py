@@ -40,9 +40,14 @@ def pipeline(
         OSError: there is no such checkpoint, or the Hub gives no access to it.
         ValueError: it is no EoMT model, or a setting that cannot be.
     """
-    if Path(model_name_or_path).is_dir() and read_own(Path(model_name_or_path)) is not None:
+    if Path(model_name_or_path).is_dir() and (own := read_own(Path(model_name_or_path))) is not None:
         from deployment_eomt.exported import pipeline as load_exported
 
+        if task not in (None, own["task"]):
+            raise ValueError(
+                f"{model_name_or_path} was exported for the task {own['task']!r}: export it again for {task!r}, or "
+                "name another one as the pipeline's `subtask`."
+            )
         return load_exported(model_name_or_path, **kwargs)
     hub, of_model = ({name: kwargs.pop(name) for name in names if name in kwargs} for names in (_HUB, _MODEL))
     checkpoint = find_checkpoint(model_name_or_path, **hub)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from image_processing_eomt import TASKS, draw_segmentation
 from image_processing_eomt.reading_eomt import load_upright
 
 from .pipelines import pipeline
+
+
+MAX_NAME_BYTES = 100
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "eomt segment") -> None:
@@ -93,13 +97,18 @@ def write_segments(
     described = []
     for number, segment in enumerate(segments):
         label = segment["label"]
-        name = "".join(letter if letter.isalnum() else "_" for letter in label)
-        segment["mask"].save(masks / f"{number:03}_{name}.png")
+        segment["mask"].save(masks / f"{number:03}_{as_file_name(label)}.png")
         run_lengths = encode_mask(np.asarray(segment["mask"]) > 0)
         described.append(describe_segment(label, label2id[label], segment["score"], run_lengths))
     (folder / "segments.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     draw_segmentation(image, segments).save(folder / "overlay.png")
     return described
+
+
+def as_file_name(text: str) -> str:
+    """Returns a text of any letters as a part of a file name: 100 bytes at most, where 255 is what disks take."""
+    name = re.sub(r"[^\w.-]+", "_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return name.strip("_-.") or "unnamed"
 
 
 def describe_segment(label: str, label_id: int, score: float | None, run_lengths: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig
-from .kernels_eomt import EomtDoubling, EomtLinear, einsum, in_bands, recomputed
+from .kernels_eomt import EomtDoubling, EomtLinear, einsum, in_bands, is_recomputing, recomputed
 
 
 class EomtMaskHead(nn.Module):
@@ -29,10 +29,10 @@ class EomtMaskHead(nn.Module):
 
 
 class EomtLayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of `(batch, channels, height, width)`."""
+    """Layer norm over the channels of `(batch, channels, height, width)`, in their dtype, also under autocast."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(features.dtype)
 
 
 class EomtScaleLayer(nn.Module):
@@ -50,12 +50,15 @@ class EomtScaleLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(batch, channels, height, width)` to `(batch, channels, 2 * height, 2 * width)`."""
-        return self.refine(self.conv1(features))
+        if is_recomputing():
+            return self.refine(self.conv1(features))
+        # In one expression nobody holds a result for longer than the next one takes.
+        return self.layernorm2d(self.conv2(F.gelu(self.conv1(features))))
 
     @recomputed
     def refine(self, features: Tensor) -> Tensor:
-        """What follows the transposed convolution, in its dtype, also under autocast."""
-        return self.layernorm2d(self.conv2(F.gelu(features))).to(features.dtype)
+        """What follows the transposed convolution."""
+        return self.layernorm2d(self.conv2(F.gelu(features)))
 
 
 class EomtScaleBlock(nn.Module):

@@ -8,6 +8,7 @@ import torch
 
 import deployment_eomt
 from deployment_eomt import ExportedSegmenter
+from eomt_transformers import pipeline as load_any
 from image_processing_eomt import EomtImageProcessor, EomtImageSegmentationPipeline
 from modeling_eomt import EomtForUniversalSegmentation
 
@@ -41,6 +42,12 @@ def test_arguments_are_the_pipelines_own(exported, photograph):
     assert len(pipeline(str(photograph), top_k=1)) == 1
     with pytest.raises(ValueError, match="threshold must be"):
         deployment_eomt.pipeline(exported.folder, threshold=3)
+
+
+def test_it_is_for_the_task_that_it_was_exported_for(exported):
+    assert load_any(exported.folder, task="panoptic").image_processor.task == "panoptic"
+    with pytest.raises(ValueError, match="was exported for the task 'panoptic': export it again for 'semantic'"):
+        load_any(exported.folder, task="semantic")
 
 
 def test_it_is_called_as_the_model(exported):

@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from eomt_transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProcessor, pipeline
 from eomt_transformers.command import main
+from eomt_transformers.segment import as_file_name
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,11 @@ def test_a_mistake_ends_in_a_line(checkpoint, photo, tmp_path, words, message):
     words = [word.format(photo=photo, model=checkpoint) for word in words]
     with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
         main(["segment", *words, "--output", str(tmp_path / "found")])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("traffic light/red", "traffic_light_red"), ("..", "unnamed"), ("犬" * 90, "犬" * 33), ("é" * 60, "é" * 50)],
+)
+def test_names_of_classes_are_parts_of_file_names(text, expected):
+    assert as_file_name(text) == expected
