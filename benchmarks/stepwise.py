@@ -1,8 +1,9 @@
 """The paper's comparison: from ViT-Adapter + Mask2Former to EoMT, step by step, beside the paper's figures.
 
     python -m benchmarks.stepwise --quick  # ViT-S, 320x320: two minutes on two CPU cores
-    python -m benchmarks.stepwise --sizes small large --dtypes float32 bfloat16 \\
-        --output benchmarks/results/stepwise.json
+    python -m benchmarks.stepwise --sizes small --output benchmarks/results/stepwise.json
+    python -m benchmarks.stepwise --sizes small large --dtypes float32 bfloat16 --steps 0 5 \\
+        --output benchmarks/results/stepwise_ends.json
     python -m benchmarks.stepwise --device cuda --sizes small base large giant --dtypes bfloat16 float16 \\
         --compile-modes none max-autotune --output benchmarks/results/stepwise_cuda.json
 
