@@ -30,7 +30,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
 from benchmarks.inference import models_of
-from benchmarks.measuring import MIB, in_own_process, surroundings
+from benchmarks.measuring import MIB, in_own_process, set_masking, surroundings
 from deployment_eomt import export_model
 from deployment_eomt.predict import load_graph
 from image_processing_eomt import EomtImageProcessor
@@ -58,12 +58,13 @@ CALIBRATION_IMAGES = 2  # enough for weights that are random
 def export_graphs(size: str, image_size: int, names: list[str], folder: Path) -> None:
     """Saves a random model and its exports, each in a folder of its name."""
     model = models_of(size, image_size, torch.float32, torch.device("cpu"))["ours"]
+    set_masking(model, 0.0)
     model.save_pretrained(folder / "model")
     EomtImageProcessor(task="panoptic", size=image_size).save_pretrained(folder / "model")
     for name in names:
         start = time.perf_counter()
         settings = {"dynamic": (), "report_images": 0, **GRAPHS[name]}
-        if name == "OpenVINO int8":
+        if settings.get("precision") == "int8" and settings["format"] == "openvino":
             settings["calibration_data"] = draw_images(image_size, folder / "images")
         try:
             export_model(folder / "model", folder / name, **settings)
@@ -93,6 +94,7 @@ def measure(size: str, image_size: int, folder: Path, threads: int, rounds: int)
     models[f"{EAGER}, bfloat16"] = models_of(size, image_size, torch.bfloat16, torch.device("cpu"))["ours"]
     models[EAGER], models["Transformers' own"] = models.pop("ours"), models.pop("transformers")
     for name, model in models.items():
+        set_masking(model, 0.0)
         inputs = pixels.to(model.dtype)
         calls[name] = torch.inference_mode()(lambda model=model, inputs=inputs: model(pixel_values=inputs))
         rows[name] = {}

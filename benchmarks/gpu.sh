@@ -5,8 +5,8 @@
 #     benchmarks/gpu.sh --tiny [FOLDER]    # on the CPU, as small as it gets: does every script run to its end?
 #
 # The parts run one after the other, the most important ones first. Each has a time limit, and writes a JSON file after
-# every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part ended, and
-# FOLDER/NAME.log what it printed. There is not time for all of them: PARTS="inference_compiled inference_float8
+# every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part of this run
+# ended, and FOLDER/NAME.log what it printed. There is not time for all of them: PARTS="inference_compiled inference_float8
 # deployment" runs those that are left out. The exit status is 1 if a part failed, not if it was stopped. PYTHON is the
 # interpreter, by default python3.
 set -u
@@ -85,7 +85,8 @@ part inference $((slack * 60)) "${inference[@]}" "${all[@]}" "${batches[@]}" "${
 part training $((slack * 75)) "$python" benchmarks/training.py "${device[@]}" "${training[@]}" \
     --output "$out/training.json"
 part tests $((slack * 60)) "$python" -m pytest -q -m cuda -p no:cacheprovider --continue-on-collection-errors \
-    $(grep -rl "pytest.mark.cuda" tests | grep -v deployment) tests/deployment_eomt/test_export_model.py # which compiles
+    $(grep -rl "pytest.mark.cuda" tests | grep -v /deployment_eomt/) \
+    $(grep -rl "pytest.mark.cuda" tests/deployment_eomt) # these compile, which takes longest
 part scaling $((slack * 40)) "$python" benchmarks/scaling.py "${device[@]}" "${scaling[@]}" \
     --output "$out/scaling.json"
 $tiny || part inference_compiled $((slack * 150)) "${inference[@]}" "${one[@]}" "${dtypes[@]}" \
@@ -93,4 +94,7 @@ $tiny || part inference_compiled $((slack * 150)) "${inference[@]}" "${one[@]}" 
 $tiny || part inference_float8 $((slack * 150)) "${inference[@]}" "${one[@]}" "${dtypes[@]}" "${float8[@]}" \
     --output "$out/inference_float8.json"
 $tiny || part deployment $((slack * 200)) "$python" -m benchmarks.deployment_gpu --output "$out/deployment.json"
+for name in ${PARTS-}; do
+    [[ ${entries[*]-} == *"\"$name\""* ]] || { echo "There is no part $name." && failed=1; }
+done
 exit $failed

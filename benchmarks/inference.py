@@ -6,10 +6,8 @@
     python benchmarks/inference.py --dtypes float32 bfloat16 --compile-mode default --quantization int8 --masks 0 \\
         --tasks --output benchmarks/results/inference_int8.json
     python benchmarks/inference.py --dtypes float32 bfloat16 --sizes base large --masks 0 --tasks --rounds 3    # (*)
-    python benchmarks/inference.py --device cuda --sizes small base large giant --batch-sizes 1 8 32 \\
-        --dtypes bfloat16 float16 --compile-mode max-autotune --output benchmarks/results/inference_cuda.json
-    python benchmarks/inference.py --device cuda --sizes large --image-sizes 1280 --dtypes bfloat16 \\
-        --compile-mode max-autotune --output benchmarks/results/inference_cuda_1280.json
+    python benchmarks/inference.py --device cuda --sizes large small base giant --batch-sizes 1 8 32 \\
+        --dtypes bfloat16 float16 --masks 0 --tasks --output benchmarks/results/gpu/inference.json
 
 (*) `inference_sizes.json` has the rows of this run, and of those with `--batch-sizes 8`, with `--sizes giant` and with
 `--sizes large --image-sizes 1280` (these two in bfloat16).

@@ -2,10 +2,12 @@
 
     python -m benchmarks.stepwise --quick  # ViT-S, 320x320: two minutes on two CPU cores
     python -m benchmarks.stepwise --sizes small --output benchmarks/results/stepwise.json
-    python -m benchmarks.stepwise --sizes small large --dtypes float32 bfloat16 --steps 0 5 \\
-        --output benchmarks/results/stepwise_ends.json
-    python -m benchmarks.stepwise --device cuda --sizes small base large giant --dtypes bfloat16 float16 \\
-        --compile-modes none max-autotune --output benchmarks/results/stepwise_cuda.json
+    python -m benchmarks.stepwise --sizes small --dtypes float32 bfloat16 --steps 0 5    # stepwise_ends.json, with the
+    python -m benchmarks.stepwise --sizes large --dtypes float32 bfloat16 --steps 0 5 --rounds 3 --warm-up 0    # next
+    python -m benchmarks.stepwise --device cuda --sizes large small base giant --dtypes bfloat16 \\
+        --output benchmarks/results/gpu/steps.json
+    python -m benchmarks.stepwise --device cuda --sizes large --steps 5 0 --dtypes float16 \\
+        --compile-modes reduce-overhead --output benchmarks/results/gpu/steps_compiled.json
 
 The steps of a row take turns, so that all of them see the same clocks and the same temperature; figures are those of
 single forward passes without gradients, of noise. All have the same ViT with the same weights, and weights and inputs

@@ -159,7 +159,7 @@ def main() -> None:
 
     case = {name: getattr(arguments, name) for name in ("size", "image_size", "batch_size", "dtype", "device")}
     case |= {"num_targets": NUM_TARGETS, "num_queries": NUM_QUERIES}
-    results: dict[str, Any] = {**surroundings(torch.device(arguments.device)), **case, "steps": []}
+    results: dict[str, Any] = {**case, **surroundings(torch.device(arguments.device)), "steps": []}
     for probability in arguments.probabilities:
         row = measure(case, probability, arguments.rounds)
         for name in MODELS:

@@ -82,7 +82,7 @@ def export_model(
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
         compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
-        device: for "torch": what the graph runs on, "cpu" or "cuda".
+        device: for raw graphs of "torch": what they run on, "cpu" or "cuda".
         precision: an entry of `PRECISIONS` for the format, or "int8" for the best that it has with 8 bits.
         instruction_set: for 8 bits: a key of `INSTRUCTION_SETS`, of the processor the graph is for; by default this
             machine's.
@@ -107,7 +107,7 @@ def export_model(
     dynamic = check_kind(kind, target, dynamic)
     if compile and target.name != "torch":
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
-    check_device(device, target)
+    check_device(device, target, kind)
     folder = Path(output_dir)
     check_target(folder)
     if calibration_data is not None and kind != "raw":
@@ -135,13 +135,13 @@ def export_model(
             "precision": chosen.name,
             "opset": opset,
             "compile": compile,
-            "device": device,
             "dynamic": sorted({name for axes in graph.dynamic_shapes.values() for name in axes.values()}),
             "resizes": kind == "segmenter" and target.resizes,
             "image_size": list(as_pair(model.config.image_size)),
             "patch_size": list(as_pair(model.config.patch_size)),
             "inputs": list(graph.example_inputs),
             "outputs": list(graph.output_names),
+            **({"device": device} if target.name == "torch" else {}),
             "versions": {name: version(name) for name in ("torch", "transformers")} | metadata.get("packages", {}),
             "files": sorted([*(path.name for path in draft.iterdir()), MANIFEST]),
         }
@@ -209,12 +209,14 @@ def check_kind(kind: str, target: Format, dynamic: Collection[str] | None) -> Co
     return dynamic
 
 
-def check_device(device: str, target: Format) -> None:
-    """Raises a `ValueError` for a device that there is not, or that is not a graph's to choose."""
+def check_device(device: str, target: Format, kind: str) -> None:
+    """Raises a `ValueError` for a device that there is not, or that a graph is not for."""
     if device not in DEVICES:
         raise ValueError(f"There is no device {device!r}, only {' and '.join(DEVICES)}.")
     if device != "cpu" and target.name != "torch":
         raise ValueError(f"device={device!r} is for the format 'torch': in {target.name!r} the runtime chooses.")
+    if device != "cpu" and kind != "raw":
+        raise ValueError(f"device={device!r} is for raw graphs: PyTorch resizes images of bytes on the CPU alone.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("A graph for 'cuda' is exported where there is an NVIDIA GPU, and there is none.")
 

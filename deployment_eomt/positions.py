@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modeling_eomt.positions_eomt import EomtPositionEmbeddings
 
 
-def resampling_weights(old_size: int, new_size: int) -> Tensor:
+def resampling_weights(old_size: int, new_size: int, device: torch.device | None = None) -> Tensor:
     """
     Returns what each of the old samples along an axis counts for each of the new ones, `(new_size, old_size)`.
 
@@ -23,11 +23,12 @@ def resampling_weights(old_size: int, new_size: int) -> Tensor:
     Args:
         old_size: number of samples there are.
         new_size: number of samples there will be; in a graph it may be open.
+        device: of the result.
     """
     # In the old samples' coordinates; tensors, since numbers that depend on an open size are not in every runtime.
-    spacing = (torch.full((), float(old_size)) / new_size).clamp(min=1.0)
-    centers = (torch.arange(new_size) + 0.5) / new_size * old_size
-    distance = ((torch.arange(old_size) + 0.5 - centers[:, None]) / spacing).abs()
+    spacing = (torch.full((), float(old_size), device=device) / new_size).clamp(min=1.0)
+    centers = (torch.arange(new_size, device=device) + 0.5) / new_size * old_size
+    distance = ((torch.arange(old_size, device=device) + 0.5 - centers[:, None]) / spacing).abs()
     near = (1.5 * distance - 2.5) * distance * distance + 1.0
     far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
     weights = torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, torch.zeros_like(far)))
@@ -45,6 +46,9 @@ class ResampledPositions(nn.Module):
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Embeddings of a `(rows, columns)` grid, `(rows * columns, hidden_size)`."""
         embeddings = self.weight.unflatten(0, self.trained_grid)
-        by_row = torch.tensordot(resampling_weights(self.trained_grid[0], grid[0]), embeddings, dims=1)
-        by_column = torch.matmul(resampling_weights(self.trained_grid[1], grid[1]), by_row)
+        of_rows, of_columns = (
+            resampling_weights(old, new, embeddings.device) for old, new in zip(self.trained_grid, grid)
+        )
+        by_row = torch.tensordot(of_rows, embeddings, dims=1)
+        by_column = torch.matmul(of_columns, by_row)
         return by_column.flatten(0, 1)

@@ -15,8 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -146,20 +145,27 @@ def load_torch(
 ) -> Callable[[Arrays], Arrays]:
     """Loads a program of `torch.export`, or what AOTInductor has compiled of it, onto the device that it is for."""
     device = description.get("device", "cpu")
-    # By itself cuDNN rounds the inputs of float32 convolutions to 10 bits.
-    is_cuda = device == "cuda"
-    exact_convolutions = partial(torch.backends.cudnn.flags, True, allow_tf32=False) if is_cuda else nullcontext
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{file.name} is for an NVIDIA GPU, and PyTorch finds none.")
     if description.get("compile"):
         module = torch._inductor.aoti_load_package(str(file))
     else:
         module = torch.export.load(str(file)).module()
 
     def run(inputs: Arrays) -> Arrays:
-        with torch.inference_mode(), exact_convolutions():
+        with torch.inference_mode(), exact_convolutions(torch, device):
             outputs = module(**{name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
         return {name: outputs[name].float().cpu().numpy() for name in description["outputs"]}
 
     return run
+
+
+def exact_convolutions(torch: Any, device: str) -> AbstractContextManager:
+    """Keeps cuDNN from rounding the inputs of float32 convolutions to 10 bits, which it does by itself."""
+    if device != "cuda":
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False)
 
 
 def load_executorch(

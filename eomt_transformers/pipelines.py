@@ -46,7 +46,7 @@ def pipeline(
         if task not in (None, own["task"]):
             raise ValueError(
                 f"{model_name_or_path} was exported for the task {own['task']!r}: export it again for {task!r}, or "
-                "name another one as the pipeline's `subtask`."
+                f"pass subtask={task!r}."
             )
         return load_exported(model_name_or_path, **kwargs)
     hub, of_model = ({name: kwargs.pop(name) for name in names if name in kwargs} for names in (_HUB, _MODEL))

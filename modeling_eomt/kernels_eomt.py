@@ -47,10 +47,12 @@ RECOMPUTE_ACTIVATIONS = True  # in training: memory is worth more than the time 
 
 def is_eager_on_cpu(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on a CPU: not traced, quantised, sharded, fake or on another device."""
+    if torch.compiler.is_compiling():
+        return False
     for tensor in tensors:
         if not tensor.is_cpu or type(tensor) not in (Tensor, nn.Parameter):
             return False
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return not torch.jit.is_tracing()
 
 
 def may_choose(*tensors: Tensor) -> bool:

@@ -106,6 +106,10 @@ def test_parts_are_run_by_name(tmp_path):
     subprocess.run(command, env=environment, capture_output=True, check=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [entry["part"] for entry in summary] == ["steps", "scaling"]
+    misspelt = subprocess.run(
+        command, env={**environment, "PARTS": "stepps"}, capture_output=True, text=True, check=False
+    )
+    assert (misspelt.returncode, misspelt.stdout) == (1, "There is no part stepps.\n")
 
 
 def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_named(tmp_path):

@@ -132,6 +132,7 @@ def test_a_precision_is_chosen_by_the_command(save_checkpoint, tmp_path):
         ({"kind": "segmenter", "dynamic": ["batch"]}, ValueError, "dynamic is for raw graphs"),
         ({"compile": True}, ValueError, "compile=True is for the format 'torch', not 'onnx'"),
         ({"device": "cuda"}, ValueError, "device='cuda' is for the format 'torch'"),
+        ({"device": "cuda", "format": "torch", "kind": "segmenter"}, ValueError, "device='cuda' is for raw graphs"),
         ({"device": "tpu", "format": "torch"}, ValueError, "There is no device 'tpu', only cpu and cuda"),
         ({"precision": "int3"}, ValueError, "has no precision 'int3'"),
         ({"precision": "int8_static"}, ValueError, "--calibration_data"),
@@ -163,6 +164,24 @@ def test_a_graph_for_a_gpu_finds_what_the_model_finds_on_the_cpu(save_checkpoint
     )
     own = read(folder, "export.json")["eomt"]
     assert (own["device"], own["report"]["failures"]) == ("cuda", [])
+
+
+@pytest.mark.cuda
+def test_a_graph_for_a_gpu_takes_any_size(save_checkpoint, tmp_path):
+    dynamic = ["batch", "height", "width"]
+    folder = export_model(save_checkpoint(), tmp_path / "out", "torch", device="cuda", dynamic=dynamic)
+    masks = load_graph(folder)(pixel_values=np.zeros((1, 3, 96, 48), dtype=np.float32))["masks_queries_logits"]
+    assert masks.shape[2:] == (24, 12) and np.isfinite(masks).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_graph_for_a_gpu_needs_one(save_checkpoint, tmp_path):
+    folder = export_model(save_checkpoint(), tmp_path / "out", "torch", report_images=0)
+    manifest = read(folder, "export.json")
+    manifest["eomt"]["device"] = "cuda"
+    (folder / "export.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"model.pt2 is for an NVIDIA GPU, and PyTorch finds none"):
+        load_graph(folder)
 
 
 def test_images_of_their_own_sizes_need_a_graph_for_any_size(save_checkpoint, tmp_path):

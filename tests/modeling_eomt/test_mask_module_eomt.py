@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.measuring import peak_memory
 from modeling_eomt import kernels_eomt
-from modeling_eomt.mask_module_eomt import EomtScaleBlock
+from modeling_eomt.mask_module_eomt import EomtScaleBlock, EomtScaleLayer
 
 
 @pytest.fixture(params=[0, 1, 2, 3])
@@ -93,3 +94,13 @@ def test_of_the_features_of_a_layer_one_tensor_is_kept(tiny_config, autocast, mo
     sizes = list(kept.values())
     assert [sizes.count(2 * 32 * rows * columns) for rows, columns in ((10, 6), (20, 12))] == [1, 1]
     masks.mean().backward()
+
+
+@pytest.mark.parametrize(("with_gradients", "most"), [(False, 2.1), (True, 3.1)])
+def test_upscaling_holds_no_map_for_longer_than_the_next_one_takes(tiny_config, with_gradients, most):
+    layer = EomtScaleLayer(tiny_config)
+    features = inputs(rows=64, columns=64)[0]
+    with torch.set_grad_enabled(with_gradients):
+        upscaled = layer(features)
+        peak = peak_memory(lambda: layer(features), torch.device("cpu"))
+    assert upscaled.nbytes < peak <= most * upscaled.nbytes
