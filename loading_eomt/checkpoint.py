@@ -196,7 +196,7 @@ def find_checkpoint(name_or_path: str | PathLike, **hub_kwargs: Any) -> Checkpoi
     published = _find_published(name)
     settings = _read_settings(name, published, hub_kwargs)
     kind = settings.get("model_type")
-    if (settings or published is None) and (not isinstance(kind, str) or kind not in MODEL_CLASSES):
+    if settings and (not isinstance(kind, str) or kind not in MODEL_CLASSES):
         raise ValueError(f"{name} holds no EoMT model, but model_type={kind!r}.")
     return Checkpoint(name, settings, published, hub_kwargs)
 

@@ -228,7 +228,7 @@ def test_what_is_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"holds no EoMT model, but model_type='bert'"):
         find_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds no EoMT model, but model_type=None"):
+    with pytest.raises(OSError, match=r"has no config.json with the configuration of a model"):
         find_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ValueError, match=r"pytorch_model.bin is a file: .*`eomt convert`"):
