@@ -272,8 +272,9 @@ class EomtPreTrainedModel(PreTrainedModel):
             quantization: of the linear layers in the blocks, weights and activations, by torchao: "int8" for CPUs,
                 "float8" for GPUs from Ada and Hopper on. It pays with `compile_mode` only, and on a CPU that is fast
                 in bfloat16 not at all.
-            compile_mode: a mode of `torch.compile`, for GPUs: "default"; "max-autotune" searches longer, and records
-                CUDA graphs, whose outputs the next run overwrites. The first run at each size of images takes minutes.
+            compile_mode: a mode of `torch.compile`, for GPUs: "default"; "reduce-overhead" records CUDA graphs, whose
+                outputs the next run overwrites; "max-autotune" does so, too, and searches for minutes. All compile in
+                the first run at each size of images.
 
         Returns:
             The model itself.
