@@ -14,8 +14,8 @@ are generated scenes of many sizes, and photographs if there are any. The kinds 
 - `float16`, `int8`: the fixed raw graph in a lower precision.
 
 Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with
-the same list of segments, that is the same classes in the same order; the share of pixels that differ, of all images
-whose lists are the same, and the most of them in one image.
+the same list of segments, that is the same classes in the same order, and of those with as many segments of each class;
+the share of pixels that differ, of all images whose lists are the same, and the most of them in one image.
 """
 
 import argparse
@@ -142,11 +142,13 @@ def compare_logits(segmenter: Segmenter, path: Path, task: str, images: list[np.
 
 def compare_segments(segmenter: Segmenter, images: list[np.ndarray], expected: list[Segments]) -> dict[str, Any]:
     """Returns how many images have the same list of segments, and the shares of pixels that differ in those."""
-    num_same, num_segments, shares = 0, 0, []
+    num_same, num_same_classes, num_segments, shares = 0, 0, 0, []
     for image, segments in zip(images, expected, strict=True):
         found = segmenter(image)
         num_segments += len(segments)
-        if [each["label_id"] for each in found] != [label for label, _ in segments]:
+        labels, expected_labels = [each["label_id"] for each in found], [label for label, _ in segments]
+        num_same_classes += sorted(labels) == sorted(expected_labels)
+        if labels != expected_labels:
             continue
         num_same += 1
         differs = np.zeros(image.shape[:2], dtype=bool)
@@ -157,6 +159,7 @@ def compare_segments(segmenter: Segmenter, images: list[np.ndarray], expected: l
         "images": len(images),
         "segments": num_segments,
         "same_lists": num_same,
+        "same_classes": num_same_classes,
         "differing_pixels": round(float(np.mean(shares)), 7),
         "most_differing_pixels": round(max(shares), 7),
     }
