@@ -14,8 +14,8 @@ are generated scenes of many sizes, and photographs if there are any. The kinds 
 - `float16`, `int8`: the fixed raw graph in a lower precision.
 
 Figures: the largest difference of mask and class logits in relation to the largest logit; the number of images with
-the same list of segments, that is the same classes in the same order, and of those with as many segments of each class;
-the share of pixels that differ, of all images whose lists are the same, and the most of them in one image.
+the same list of segments, that is the same classes in the same order, and with as many segments of each class in any
+order; the share of pixels that differ, of all images whose lists are the same, and the most of them in one image.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def main() -> None:
                 logits = f"{row['logits']:.1e}" if "logits" in row else ""
                 print(
                     f"{row['format']:<11}{row['family']:<13}{row['task']:<10}{row['kind']:<10}{logits:>8}"
-                    f"{row['same_lists']:>5} of {row['images']}, {row['segments']} segments"
+                    f"{row['same_lists']:>5}, {row['same_classes']} of {row['images']}, {row['segments']} segments"
                     f"{row['differing_pixels']:>12.2e}{row['most_differing_pixels']:>11.2e}",
                     flush=True,
                 )
