@@ -82,6 +82,8 @@ $tiny || part steps_compiled $((slack * 190)) "${stepwise[@]}" "${one[@]}" "${co
     --output "$out/steps_compiled.json"
 part inference $((slack * 60)) "${inference[@]}" "${all[@]}" "${batches[@]}" "${dtypes[@]}" \
     --output "$out/inference.json"
+$tiny || part inference_flash $((slack * 30)) "${inference[@]}" "${one[@]}" "${dtypes[@]}" "${batches[@]}" --flash \
+    --output "$out/inference_flash.json"
 part training $((slack * 75)) "$python" benchmarks/training.py "${device[@]}" "${training[@]}" \
     --output "$out/training.json"
 part tests $((slack * 60)) "$python" -m pytest -q -m cuda -p no:cacheprovider --continue-on-collection-errors \

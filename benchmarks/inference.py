@@ -30,6 +30,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need
 from benchmarks.measuring import (
     MIB,
     SIZES,
+    flash_attention,
     multiply_adds,
     peak_memory,
     set_masking,
@@ -240,31 +242,8 @@ def row_name(row: dict[str, Any]) -> str:
     return f"{row['size']}, {row['image_size']} x {row['batch_size']}, {row['dtype']}, {masks}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small"])
-    parser.add_argument("--image-sizes", nargs="+", type=int, default=[640], help="pixels")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
-    parser.add_argument("--masks", nargs="+", type=float, default=[0.0, 1.0], help="probabilities of masking")
-    parser.add_argument("--compile-mode", help="of torch.compile; without, nothing is compiled")
-    parser.add_argument("--quantization", help="see optimize_for_inference")
-    parser.add_argument("--tasks", nargs="*", default=["panoptic", "instance"], help="of the whole pipeline")
-    parser.add_argument("--rounds", type=int, default=11, help="runs of each; the median counts")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    arguments = parser.parse_args()
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
-    warnings.filterwarnings("ignore", message=".*pipelines sequentially on GPU.*")
-    device = arguments.device
-
-    results: dict[str, Any] = {
-        **surroundings(device),
-        "compile_mode": arguments.compile_mode,
-        "quantization": arguments.quantization,
-        "forward": [],
-        "pipeline": [],
-    }
+def measure_all(results: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Adds the rows of the results, and writes them as they come."""
     for dtype_name in arguments.dtypes:
         dtype = getattr(torch, dtype_name)
         for size in arguments.sizes:
@@ -283,6 +262,38 @@ def main() -> None:
                     print(f"{row_name(row)}: {in_words(row)}, segments {row['num_segments']}", flush=True)
                     write_json(results, arguments.output)
                 torch.compiler.reset()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small"])
+    parser.add_argument("--image-sizes", nargs="+", type=int, default=[640], help="pixels")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32"])
+    parser.add_argument("--masks", nargs="+", type=float, default=[0.0, 1.0], help="probabilities of masking")
+    parser.add_argument("--compile-mode", help="of torch.compile; without, nothing is compiled")
+    parser.add_argument("--quantization", help="see optimize_for_inference")
+    parser.add_argument("--flash", action="store_true", help="on a GPU, FlashAttention whatever PyTorch would take")
+    parser.add_argument("--tasks", nargs="*", default=["panoptic", "instance"], help="of the whole pipeline")
+    parser.add_argument("--rounds", type=int, default=11, help="runs of each; the median counts")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler need not say when it starts
+    warnings.filterwarnings("ignore", message=".*pipelines sequentially on GPU.*")
+    device = arguments.device
+
+    results: dict[str, Any] = {
+        **surroundings(device),
+        "compile_mode": arguments.compile_mode,
+        "quantization": arguments.quantization,
+        "flash": arguments.flash,
+        "forward": [],
+        "pipeline": [],
+    }
+    attention = flash_attention(device) if arguments.flash else nullcontext()
+    with attention:
+        measure_all(results, arguments)
     if arguments.output is not None:
         draw(results, arguments.output.with_suffix(".png"))
 

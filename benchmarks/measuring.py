@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,6 +58,13 @@ def set_masking(model: Any, probability: float) -> None:
         model.set_mask_probabilities([probability] * model.config.num_blocks)
     else:
         model.attn_mask_probs.fill_(probability)
+
+
+def flash_attention(device: torch.device) -> AbstractContextManager:
+    """Takes FlashAttention on a GPU wherever nothing is masked; by itself PyTorch may take cuDNN's attention."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def synchronise(device: torch.device) -> None:

@@ -38,13 +38,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
@@ -54,6 +52,7 @@ from benchmarks.baselines.paper import PAPER
 from benchmarks.measuring import (
     MIB,
     SIZES,
+    flash_attention,
     multiply_adds,
     peak_memory,
     surroundings,
@@ -215,8 +214,6 @@ def main() -> None:
         "warm_up": arguments.warm_up,
         "rows": [],
     }
-    # cuDNN's attention is left out, and what is masked cannot be FlashAttention's.
-    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     cases = [
         {"size": size, "image_size": image_size, "batch_size": batch_size, "dtype": dtype, "compile_mode": mode}
         for mode in arguments.compile_modes
@@ -231,7 +228,7 @@ def main() -> None:
         try:
             if known not in counts:
                 counts[known] = {step: count(step, *known) for step in arguments.steps}
-            with sdpa_kernel(backends) if arguments.device.type == "cuda" else nullcontext():
+            with flash_attention(arguments.device):
                 row = measure(case, counts[known], arguments)
             print(in_words(row), flush=True)
         except Exception as error:

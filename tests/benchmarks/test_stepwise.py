@@ -83,7 +83,7 @@ def test_the_scripts_take_the_options_that_a_gpu_gets(monkeypatch, tmp_path):
     command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "results")]
     subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
     lines = [line.split() for line in (tmp_path / "python.log").read_text().splitlines()]
-    assert len(lines) == len(json.loads((tmp_path / "results" / "summary.json").read_text())) == 9
+    assert len(lines) == len(json.loads((tmp_path / "results" / "summary.json").read_text())) == 10
 
     class ParsedError(Exception):
         """The options were read, and the measurement would begin."""
