@@ -231,7 +231,7 @@ def test_downloads_hold_the_segments_of_the_pipeline(served, open_page, photogra
     page.get_by_role("button", name="Prepare downloads").click()
     files = {}
     for kind in ("overlay.png", "masks_png.zip", "coco.json", "rle.json"):
-        link = page.locator(f"a[download='my-cat_{kind}']")
+        link = page.locator(f"a[download='my_cat_{kind}']")
         with page.expect_download() as download:
             link.click()
         files[kind] = tmp_path / kind
@@ -246,10 +246,10 @@ def test_downloads_hold_the_segments_of_the_pipeline(served, open_page, photogra
         for name, mask in zip(names, masks, strict=True):
             with archive.open(name) as file, Image.open(file) as image:
                 assert np.array_equal(np.asarray(image), mask)
-    letters = {"cat": "cat", "dog": "dog", CLASSES[2]: "i-sky-i-1-1"}
+    letters = {"cat": "cat", "dog": "dog", CLASSES[2]: "i_sky_i_1_1"}
     for number, (name, segment) in enumerate(zip(names, expected), start=1):
         score = "" if segment["score"] is None else f"_{segment['score']:.2f}"
-        assert name == f"my-cat/{number:03d}_{letters[segment['label']]}{score}.png"
+        assert name == f"my_cat/{number:03d}_{letters[segment['label']]}{score}.png"
 
     coco = COCO(str(files["coco.json"]))
     assert [image["file_name"] for image in coco.loadImgs([1])] == ["my cat.png"]
@@ -317,7 +317,7 @@ def test_checkpoints_stand_side_by_side(served_two, open_page, photograph):
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
     page.get_by_role("button", name="Prepare downloads").click()
     for name in ("first", "second"):
-        page.locator(f"a[download='my-cat_{name}_coco.json']").wait_for()
+        page.locator(f"a[download='my_cat_{name}_coco.json']").wait_for()
 
 
 def test_two_people_see_each_their_own(served, open_page, tmp_path):
