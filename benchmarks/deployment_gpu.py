@@ -9,6 +9,7 @@ onnxruntime needs its build for CUDA, `onnxruntime-gpu`.
 """
 
 import argparse
+import copy
 import sys
 import tempfile
 import time
@@ -24,14 +25,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
 from benchmarks.inference import models_of, summary
-from benchmarks.measuring import SIZES, set_masking, surroundings, taking_turns, times_faster, write_json
+from benchmarks.measuring import SIZES, surroundings, taking_turns, times_faster, write_json
 from deployment_eomt import export_model
 from deployment_eomt.predict import exact_convolutions
 from image_processing_eomt import EomtImageProcessor
 
 
 GPU = torch.device("cuda")
-COMPILED = "compiled, float16"  # what the ratios are to
+EXACT, COMPILED = "eager, float32", "compiled, float16"  # what logits are compared with, and times
 # What is exported, by the name in the table: the arguments of `export_model`.
 GRAPHS: dict[str, dict[str, Any]] = {
     "AOTInductor, float16": {"format": "torch", "compile": True, "device": "cuda", "precision": "float16"},
@@ -85,18 +86,16 @@ def load_onnx(file: Path) -> Call:
 
 def build_calls(size: str, image_size: int, names: list[str], folder: Path) -> tuple[dict[str, Call], dict[str, str]]:
     """Returns what is compared, by name, and the errors of what is not."""
-    calls: dict[str, Call] = {}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        model = models_of(size, image_size, dtype, GPU)["ours"]
-        set_masking(model, 0.0)
-        name = str(dtype).removeprefix("torch.")
-        calls[f"eager, {name}"] = as_call(model)
-        if dtype == torch.float32:
-            model.save_pretrained(folder / "model")
-    model = models_of(size, image_size, torch.float16, GPU)["ours"]
-    set_masking(model, 0.0)
-    model.compile(mode="reduce-overhead")  # with CUDA graphs
-    calls[COMPILED] = as_call(model)
+    model = models_of(size, image_size, torch.float32, GPU)["ours"]
+    compiled = copy.deepcopy(model).to(torch.float16)
+    compiled.compile(mode="reduce-overhead")  # with CUDA graphs
+    calls = {
+        EXACT: as_call(model),
+        "eager, bfloat16": as_call(copy.deepcopy(model).to(torch.bfloat16)),
+        "eager, float16": as_call(copy.deepcopy(model).to(torch.float16)),
+        COMPILED: as_call(compiled),
+    }
+    model.save_pretrained(folder / "model")
     EomtImageProcessor(task="panoptic", size=image_size).save_pretrained(folder / "model")
     errors: dict[str, str] = {}
     for name in names:
@@ -119,21 +118,22 @@ def measure(size: str, image_size: int, rounds: int, names: list[str]) -> dict[s
     with torch.inference_mode():
         pixels = torch.randn(1, 3, image_size, image_size, device=GPU)
         with exact_convolutions(torch, "cuda"):
-            expected = calls["eager, float32"](pixels).clone()
+            expected = calls[EXACT](pixels).clone()
         differences = {
             name: float((call(pixels).float() - expected).abs().max() / expected.abs().max())
             for name, call in calls.items()
         }
         turns: dict[str, Callable[[], Any]] = {name: partial(call, pixels) for name, call in calls.items()}
         seconds = taking_turns(turns, rounds, GPU, WARM_UP)
-    row: dict[str, Any] = {"size": size, "image_size": image_size, "errors": errors}
-    for name, values in seconds.items():
-        row[name] = {
+    figures = {
+        name: {
             **summary(values),
             "logits": float(f"{differences[name]:.1e}"),
             "times_faster_than_compiled": times_faster(seconds[COMPILED], values),
         }
-    return row
+        for name, values in seconds.items()
+    }
+    return {"size": size, "image_size": image_size, "calls": figures, "errors": errors}
 
 
 def main() -> None:
@@ -149,8 +149,7 @@ def main() -> None:
         row = measure(size, arguments.image_size, arguments.rounds, arguments.graphs)
         results["rows"].append(row)
         write_json(results, arguments.output)
-        for name in [name for name in row if isinstance(row[name], dict) and "ms" in row[name]]:
-            figures = row[name]
+        for name, figures in row["calls"].items():
             print(f"{size:<8}{name:<24}{figures['ms']:>9} ms  {figures['times_faster_than_compiled']:>5}", flush=True)
         torch.compiler.reset()
     sys.exit(any(row["errors"] for row in results["rows"]))

@@ -24,17 +24,16 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from PIL import Image
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
 from benchmarks.inference import models_of
-from benchmarks.measuring import MIB, in_own_process, set_masking, surroundings
+from benchmarks.measuring import MIB, in_own_process, surroundings
 from deployment_eomt import export_model
 from deployment_eomt.predict import load_graph
+from deployment_eomt.report import draw_scenes
 from image_processing_eomt import EomtImageProcessor
-from training_eomt.scenes import draw_scene
 
 
 # What is exported, by the name in the table: the arguments of `export_model`.
@@ -58,29 +57,23 @@ CALIBRATION_IMAGES = 2  # enough for weights that are random
 def export_graphs(size: str, image_size: int, names: list[str], folder: Path) -> None:
     """Saves a random model and its exports, each in a folder of its name."""
     model = models_of(size, image_size, torch.float32, torch.device("cpu"))["ours"]
-    set_masking(model, 0.0)
     model.save_pretrained(folder / "model")
-    EomtImageProcessor(task="panoptic", size=image_size).save_pretrained(folder / "model")
+    image_processor = EomtImageProcessor(task="panoptic", size=image_size)
+    image_processor.save_pretrained(folder / "model")
     for name in names:
         start = time.perf_counter()
         settings = {"dynamic": (), "report_images": 0, **GRAPHS[name]}
         if settings.get("precision") == "int8" and settings["format"] == "openvino":
-            settings["calibration_data"] = draw_images(image_size, folder / "images")
+            settings["calibration_data"] = folder / "images"
+            settings["calibration_data"].mkdir()
+            for index, scene in enumerate(draw_scenes(CALIBRATION_IMAGES, image_processor)):
+                scene.save(settings["calibration_data"] / f"{index}.png")
         try:
             export_model(folder / "model", folder / name, **settings)
         except (ImportError, ValueError) as error:
             print(f"{name}: {error}", flush=True)
             continue
         print(f"{name}: exported in {time.perf_counter() - start:.0f} s", flush=True)
-
-
-def draw_images(image_size: int, folder: Path) -> Path:
-    """Draws the images that ranges of activations are taken from, into a folder."""
-    folder.mkdir()
-    for index in range(CALIBRATION_IMAGES):
-        scene, *_ = draw_scene(np.random.default_rng(index), image_size, image_size)
-        Image.fromarray(scene).save(folder / f"{index}.png")
-    return folder
 
 
 def measure(size: str, image_size: int, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
@@ -94,7 +87,6 @@ def measure(size: str, image_size: int, folder: Path, threads: int, rounds: int)
     models[f"{EAGER}, bfloat16"] = models_of(size, image_size, torch.bfloat16, torch.device("cpu"))["ours"]
     models[EAGER], models["Transformers' own"] = models.pop("ours"), models.pop("transformers")
     for name, model in models.items():
-        set_masking(model, 0.0)
         inputs = pixels.to(model.dtype)
         calls[name] = torch.inference_mode()(lambda model=model, inputs=inputs: model(pixel_values=inputs))
         rows[name] = {}

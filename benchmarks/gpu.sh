@@ -6,9 +6,9 @@
 #
 # The parts run one after the other, the most important ones first. Each has a time limit, and writes a JSON file after
 # every row, so that what is stopped leaves what it has measured; FOLDER/summary.json says how each part of this run
-# ended, and FOLDER/NAME.log what it printed. There is not time for all of them: PARTS="inference_compiled inference_float8
-# deployment" runs those that are left out. The exit status is 1 if a part failed, not if it was stopped. PYTHON is the
-# interpreter, by default python3.
+# ended, and FOLDER/NAME.log what it printed. There is not time for all of them, and
+# PARTS="inference_compiled inference_float8 deployment" runs those that are left out. The exit status is 1 if a part
+# failed, not if it was stopped. PYTHON is the interpreter, by default python3.
 set -u
 
 tiny=false

@@ -77,7 +77,7 @@ MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # of the product whose rate is the li
 def models_of(
     size: str, image_size: int, dtype: torch.dtype, device: torch.device, num_queries: int = NUM_QUERIES
 ) -> dict[str, Any]:
-    """Both classes with the same weights, in evaluation."""
+    """Both classes with the same weights, in evaluation, without masks."""
     settings = {
         **SIZES[size],
         "image_size": image_size,
@@ -90,6 +90,8 @@ def models_of(
         theirs = TheirModel(TheirConfig(**settings))
         ours = EomtForUniversalSegmentation(EomtConfig(**settings))
     ours.load_state_dict(theirs.state_dict())
+    for model in (theirs, ours):
+        set_masking(model, 0.0)
     return {
         name: model.to(device, dtype).eval()  # type: ignore[arg-type]
         for name, model in (("transformers", theirs), ("ours", ours))

@@ -34,7 +34,6 @@ from benchmarks.measuring import (
     SIZES,
     check_measurement,
     peak_memory,
-    set_masking,
     surroundings,
     taking_turns,
     times_faster,
@@ -61,8 +60,6 @@ def forward_passes(case: dict[str, int], arguments: argparse.Namespace) -> Calls
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
     models = models_of(arguments.size, case["image_size"], dtype, device, case["num_queries"])
     pixels = torch.randn(case["batch_size"], 3, case["image_size"], case["image_size"], device=device, dtype=dtype)
-    for model in models.values():
-        set_masking(model, 0.0)
     return {name: torch.inference_mode()(partial(model, pixel_values=pixels)) for name, model in models.items()}
 
 

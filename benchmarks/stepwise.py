@@ -2,8 +2,8 @@
 
     python -m benchmarks.stepwise --quick  # ViT-S, 320x320: two minutes on two CPU cores
     python -m benchmarks.stepwise --sizes small --output benchmarks/results/stepwise.json
-    python -m benchmarks.stepwise --sizes small --dtypes float32 bfloat16 --steps 0 5    # stepwise_ends.json, with the
-    python -m benchmarks.stepwise --sizes large --dtypes float32 bfloat16 --steps 0 5 --rounds 3 --warm-up 0    # next
+    python -m benchmarks.stepwise --sizes small --dtypes float32 bfloat16 --steps 0 5  # stepwise_ends.json has
+    python -m benchmarks.stepwise --sizes large --dtypes float32 bfloat16 --steps 0 5 --rounds 3 --warm-up 0  # both
     python -m benchmarks.stepwise --device cuda --sizes large small base giant --dtypes bfloat16 \\
         --output benchmarks/results/gpu/steps.json
     python -m benchmarks.stepwise --device cuda --sizes large --steps 5 0 --dtypes float16 \\

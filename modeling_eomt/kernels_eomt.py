@@ -39,6 +39,7 @@ CLEARLY_FASTER = 0.8  # of the time of PyTorch's own way
 WORTH_MEASURING = 2**24  # multiplications; below, PyTorch's own way is taken
 BYTES_AT_ONCE = 2**21  # of an attention matrix, so that it stays in the cache
 BAND_BYTES = 2**21  # of features before their height and width are doubled for the last time
+NOTHING = nullcontext()  # once: one for each layer takes time that small layers do not have
 RECOMPUTE_ACTIVATIONS = True  # in training: memory is worth more than the time of a few elementwise operations
 
 
@@ -172,7 +173,7 @@ def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def releasing(*tensors: Tensor) -> AbstractContextManager:
     """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
     if not is_recomputing():
-        return nullcontext()
+        return NOTHING
     results = {}
     for tensor in tensors:
         if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
@@ -188,7 +189,7 @@ def releasing(*tensors: Tensor) -> AbstractContextManager:
         node, *layout = kept
         return node.saved_tensors[0].as_strided(*layout)
 
-    return saved_tensors_hooks(pack, unpack) if results else nullcontext()
+    return saved_tensors_hooks(pack, unpack) if results else NOTHING
 
 
 # Linear layers
@@ -222,11 +223,8 @@ class EomtLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
-        weight, bias = self.weight, self.bias
-        if not is_recomputing():  # without a context, which takes time where layers are small or computed elsewhere
-            return choose_linear(input, weight)(input, weight, bias)
         with releasing(input):
-            return choose_linear(input, weight)(input, weight, bias)
+            return choose_linear(input, self.weight)(input, self.weight, self.bias)
 
 
 class EomtDoubling(nn.ConvTranspose2d):

@@ -91,7 +91,7 @@ def side_by_side(
     return figure
 
 
-def compare(
+def draw_comparison(
     image: Image.Image, target: Segmentation, prediction: Segmentation, id2label: Any, has_background: bool = False
 ) -> Image.Image:
     """

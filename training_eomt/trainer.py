@@ -18,7 +18,7 @@ from modeling_eomt.random_eomt import StepRandomness
 
 from .card import keep_hub_card, write_card
 from .evaluation import RunningEvaluation, run_model
-from .figures import as_segments, compare
+from .figures import as_segments, draw_comparison
 from .finiteness import find_not_finite
 from .folders import disk_errors
 from .inputs import collate
@@ -252,7 +252,7 @@ class EomtTrainer(ResumableTrainer):
             sample = self._evaluated.samples[index]
             target, found = build_panoptic_reference(sample), as_segments(result)
             has_background = self.image_processor.task == "instance"
-            figure = compare(sample.image, target, found, self.bare_model.config.id2label, has_background)
+            figure = draw_comparison(sample.image, target, found, self.bare_model.config.id2label, has_background)
             with disk_errors(directory):
                 figure.save(directory / f"{index:06}.png")
             if writer is not None:

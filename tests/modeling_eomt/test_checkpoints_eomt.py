@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_models import TINY
 
 from configuration_eomt import EOMT_SIZES, EomtConfig, EomtDinov3Config, EomtEva02Config
 from modeling_eomt import MODEL_CLASSES, EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
@@ -13,15 +14,6 @@ from modeling_eomt.checkpoints_eomt import fuse_swiglu
 
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_blocks": 2,
-    "num_queries": 7,
-    "image_size": 64,
-    "num_labels": 3,
-}
 # Kind of model -> family, and the settings that make it. Theirs has no other layer than ours for any of them.
 # (Gated DINOv3 layers with GELU here: with SiLU, Transformers' own mask module takes SiLU too, the original has GELU.)
 KINDS = {
@@ -45,7 +37,7 @@ THEIRS = {
 def random_model(classes, kind):
     family, settings = KINDS[kind]
     config_class, model_class = classes[family]
-    model = model_class(config_class(**{**SIZES, **settings})).eval()
+    model = model_class(config_class(**{**TINY, **settings})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -203,7 +195,7 @@ def test_gated_silu_backbones_differ_from_transformers_own_only_in_the_mask_modu
     """Theirs takes the backbone's SiLU for the mask module too; the original has GELU (golden `dinov3_gated`)."""
     family, settings = KINDS["dinov3_gated"]
     config_class, model_class = OURS[family]
-    ours = model_class(config_class(**{**SIZES, **settings, "hidden_act": "silu"})).eval()
+    ours = model_class(config_class(**{**TINY, **settings, "hidden_act": "silu"})).eval()
     ours.set_mask_probabilities([0.0, 0.0])
     ours.save_pretrained(tmp_path)
     theirs = THEIRS[family][1].from_pretrained(tmp_path).eval()

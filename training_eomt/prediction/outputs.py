@@ -18,7 +18,7 @@ from image_processing_eomt import draw_segmentation
 
 from ..data.colours import decode_rgb
 from ..data.samples import Sample
-from ..figures import Segmentation, as_segments, compare, overlapping_segments, side_by_side
+from ..figures import Segmentation, as_segments, draw_comparison, overlapping_segments, side_by_side
 from ..json_files import read_json
 from ..tasks import build_panoptic_reference
 from .records import RECORD_ENDING, RECORDS, Record
@@ -208,7 +208,7 @@ class PredictionFiles(ABC):
         if not self.has_targets:
             return side_by_side(sample.image, {"prediction": found}, self.id2label)
         target = build_panoptic_reference(sample)
-        return compare(sample.image, target, found, self.id2label, self.has_background)
+        return draw_comparison(sample.image, target, found, self.id2label, self.has_background)
 
     def _format_classes(self) -> Iterable[str]:
         classes = {self.category_ids[label_id]: name for label_id, name in self.id2label.items()}
