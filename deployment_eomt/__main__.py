@@ -73,8 +73,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="raw: what changes from run to run: batch (default), height, width; none of them if empty",
     )
     parser.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default: 20)")
-    parser.add_argument("--compile", action="store_true", help="torch: compile for this machine, by AOTInductor")
-    parser.add_argument("--device", default="cpu", help="torch: what it runs on, cpu (default) or cuda")
+    parser.add_argument("--compile", action="store_true", help="raw, torch: compile for this machine, by AOTInductor")
+    parser.add_argument("--device", default="cpu", help="raw, torch: what it runs on, cpu (default) or cuda")
     parser.add_argument(
         "--precision",
         default="float32",

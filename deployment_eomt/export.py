@@ -81,7 +81,7 @@ def export_model(
         dynamic: of a raw graph, what may change from run to run, of "batch", "height" and "width"; by default the
             batch. Heights and widths that may are multiples of the patch size.
         opset: version of the operators of "onnx" and "tensorrt". From 23 on, attention is an operator of its own.
-        compile: for "torch": whether AOTInductor compiles the graph, for machines like this one.
+        compile: for raw graphs of "torch": whether AOTInductor compiles the graph, for machines like this one.
         device: for raw graphs of "torch": what they run on, "cpu" or "cuda".
         precision: an entry of `PRECISIONS` for the format, or "int8" for the best that it has with 8 bits.
         instruction_set: for 8 bits: a key of `INSTRUCTION_SETS`, of the processor the graph is for; by default this
@@ -107,6 +107,8 @@ def export_model(
     dynamic = check_kind(kind, target, dynamic)
     if compile and target.name != "torch":
         raise ValueError(f"compile=True is for the format 'torch', not {target.name!r}.")
+    if compile and kind != "raw":
+        raise ValueError("compile=True is for raw graphs: AOTInductor fails on sizes that depend on the image.")
     check_device(device, target, kind)
     folder = Path(output_dir)
     check_target(folder)
@@ -216,7 +218,7 @@ def check_device(device: str, target: Format, kind: str) -> None:
     if device != "cpu" and target.name != "torch":
         raise ValueError(f"device={device!r} is for the format 'torch': in {target.name!r} the runtime chooses.")
     if device != "cpu" and kind != "raw":
-        raise ValueError(f"device={device!r} is for raw graphs: PyTorch resizes images of bytes on the CPU alone.")
+        raise ValueError(f"device={device!r} is for raw graphs: segmenters are exported for the CPU.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("A graph for 'cuda' is exported where there is an NVIDIA GPU, and there is none.")
 

@@ -154,7 +154,7 @@ def load_torch(
 
     def run(inputs: Arrays) -> Arrays:
         with torch.inference_mode(), exact_convolutions(torch, device):
-            outputs = module(**{name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+            outputs = module(**{name: torch.tensor(array, device=device) for name, array in inputs.items()})
         return {name: outputs[name].float().cpu().numpy() for name in description["outputs"]}
 
     return run

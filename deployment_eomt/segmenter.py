@@ -12,12 +12,11 @@ from image_processing_eomt import TASKS
 from image_processing_eomt.geometry_eomt import parse_size
 from image_processing_eomt.settings_eomt import check_settings
 
+from .decoder import BICUBIC, BILINEAR
 from .formats import Graph
+from .resizing import resize
 from .segmenter_semantic import segment_semantic, window_starts
 from .segmenter_tasks import Frame, segment_instances, segment_panoptic
-
-
-BILINEAR = 2  # PIL's number
 
 
 class Segmenter(nn.Module):
@@ -27,11 +26,10 @@ class Segmenter(nn.Module):
     The results are those of the image processor's post-processing. There are three kinds, because runtimes differ:
 
     - `resizes=True`, for onnxruntime and for PyTorch's own runtimes: the image is of any size, and so is the result.
-      Images are resized as the processor does, with bytes between the two passes; grey levels may differ by one, as
-      they do between torchvision and PIL.
-    - `resizes=False`, for runtimes whose resizing is without antialiasing (OpenVINO ignores it without a word,
-      TensorRT has none): the caller resizes the image to the size that the model sees, and pads it with black at the
-      bottom and on the right. The number of segments still depends on the image.
+      Images are resized to the byte as the processor does with torchvision, see `resizing`.
+    - `resizes=False`, for runtimes whose loops take no maps of open sizes (OpenVINO): the caller resizes the image to
+      the size that the model sees, and pads it with black at the bottom and on the right. The number of segments still
+      depends on the image.
     - `resizes=False` and `max_segments`, for runtimes in which no shape may depend on data (ExecuTorch, Core ML,
       TensorRT's fixed profiles): as before, but a fixed number of queries is upsampled, in a graph without loops.
       Those with the highest scores count, so that results are the same as long as no more are above the threshold.
@@ -79,6 +77,7 @@ class Segmenter(nn.Module):
         self.task = TASKS[check_settings({"task": task or image_processor.task})["task"]]
         self.resizes, self.max_segments = resizes, max_segments
         self.input_size = parse_size(image_processor.size)
+        self.resample = image_processor.resample
         self.is_split = bool(image_processor.do_split_image) and not self.task.has_segments
         self.settings = check_settings(
             {name: getattr(image_processor, name) for name, rule in self.task.settings.items() if rule.is_stored}
@@ -102,10 +101,10 @@ class Segmenter(nn.Module):
                 "The image processor has do_resize=False, and the graph would resize: export it for images of the "
                 "model's size (resizes=False), or the raw graph."
             )
-        if self.resizes and image_processor.resample != BILINEAR:
+        if self.resizes and self.resample not in (BILINEAR, BICUBIC):
             raise ValueError(
-                f"The image processor has resample={image_processor.resample}, and graphs resize bilinearly "
-                f"(resample={BILINEAR}): export it for images of the model's size (resizes=False), or the raw graph."
+                f"The image processor has resample={self.resample}, and graphs resize bilinearly ({BILINEAR}) or "
+                f"bicubically ({BICUBIC}): export it for images of the model's size (resizes=False), or the raw graph."
             )
         if self.max_segments is not None and (self.resizes or self.is_split or self.max_segments < 1):
             raise ValueError(
@@ -129,10 +128,10 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor, content_size: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the outputs by name, see the class."""
-        pixels = image.permute(2, 0, 1)
-        frame = self._frame(pixels, content_size)
+        frame = self._frame(image, content_size)
         if self.resizes and frame.content_size is not None:
-            pixels = F.interpolate(pixels[None], size=frame.content_size, mode="bilinear", antialias=True)[0]
+            image = resize(image, frame.content_size, self.resample)
+        pixels = image.permute(2, 0, 1)
         if self.is_split:
             windows = self._split(pixels)
         else:
@@ -147,14 +146,14 @@ class Segmenter(nn.Module):
         is_unrolled = not self.resizes and not self.is_split
         return segment_semantic(masks, classes, frame, is_resized=self.resizes, is_unrolled=is_unrolled)
 
-    def _frame(self, pixels: Tensor, content_size: Tensor | None) -> Frame:
-        """Returns how `(3, height, width)` becomes the model's input."""
-        height, width = pixels.shape[1:]
-        everywhere = torch.full((), True, device=pixels.device)
+    def _frame(self, image: Tensor, content_size: Tensor | None) -> Frame:
+        """Returns how `(height, width, 3)` becomes the model's input."""
+        height, width = image.shape[:2]
+        everywhere = torch.full((), True, device=image.device)
         if not self.resizes and not self.is_split:
             if content_size is None:
                 raise ValueError("content_size is missing: the height and width in pixels of what is not padding.")
-            rows, columns = (torch.arange(edge, device=pixels.device) for edge in self.input_size)
+            rows, columns = (torch.arange(edge, device=image.device) for edge in self.input_size)
             inside = (rows < content_size[0])[:, None] & (columns < content_size[1])
             return Frame(self.input_size, self.input_size, None, is_split=False, inside=inside)
         if not self.resizes:

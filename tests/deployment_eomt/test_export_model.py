@@ -131,6 +131,7 @@ def test_a_precision_is_chosen_by_the_command(save_checkpoint, tmp_path):
         ({"dynamic": "batch"}, ValueError, "expected a list of batch, height, width"),
         ({"kind": "segmenter", "dynamic": ["batch"]}, ValueError, "dynamic is for raw graphs"),
         ({"compile": True}, ValueError, "compile=True is for the format 'torch', not 'onnx'"),
+        ({"compile": True, "format": "torch", "kind": "segmenter"}, ValueError, "compile=True is for raw graphs"),
         ({"device": "cuda"}, ValueError, "device='cuda' is for the format 'torch'"),
         ({"device": "cuda", "format": "torch", "kind": "segmenter"}, ValueError, "device='cuda' is for raw graphs"),
         ({"device": "tpu", "format": "torch"}, ValueError, "There is no device 'tpu', only cpu and cuda"),

@@ -234,6 +234,7 @@ def test_pixels_are_rescaled_and_normalised_as_the_processor_says():
         {"do_normalize": False},
         {"do_rescale": False},
         {"image_mean": 0.5, "rescale_factor": 1 / 128},
+        {"resample": 3},
     ):
         for task in ("panoptic", "semantic"):
             processor, recorder = make_processor(task, **settings), Recorder()
@@ -246,7 +247,7 @@ def test_pixels_are_rescaled_and_normalised_as_the_processor_says():
     [
         ({"do_pad": False}, {}, "do_pad=True"),
         ({"do_resize": False}, {}, "do_resize=False"),
-        ({"resample": 3}, {}, "resample=3"),
+        ({"resample": 0}, {}, "resample=0"),
         ({"stuff_classes": [3]}, {}, "classes 0 to 2"),
         ({}, {"max_segments": 5}, "resizes=False"),
         ({}, {"max_segments": 0, "resizes": False}, "at least 1"),
@@ -311,8 +312,8 @@ def test_onnxruntime_takes_images_of_any_size(tmp_path, task, family, settings):
     graph = Graph(tmp_path, family, task, settings)
     for size in (LANDSCAPE, PORTRAIT, SMALL, WIDE, SQUARE):
         image = draw_image(*size)
-        # Resized, some grey levels differ by one, and the masks of random weights are nearly all edge.
-        max_pixels, max_score = (0.0, 1e-5) if size == SQUARE else (5e-3, 1e-2)
+        # Masks are resampled twice, which onnxruntime rounds otherwise: pixels on their edges, which scores follow.
+        max_pixels, max_score = (0.0, 1e-5) if size == SQUARE else (1e-4, 1e-3)
         compare(graph.run_onnxruntime(image=image), expect(graph.model, graph.processor, image), max_pixels, max_score)
 
 
