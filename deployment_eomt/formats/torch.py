@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 from torch._inductor.exc import InvalidCxxCompiler
 from transformers.exporters.configs import DynamoConfig
 from transformers.exporters.exporter_dynamo import DynamoExporter
@@ -33,6 +34,9 @@ def write(graph: Graph, folder: Path, options: Options) -> Mapping[str, Any]:
     inputs: dict[str, Any] = {name: example.to(options.device) for name, example in graph.example_inputs.items()}
     config = DynamoConfig(dynamic_shapes=graph.torch_shapes())
     component = exporter.export(module, inputs, config).components["model"]
+    for part in component.program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # lines of Python with paths on this machine
     if options.compile:
         try:
             torch._inductor.aoti_compile_and_package(component.program, package_path=str(file))

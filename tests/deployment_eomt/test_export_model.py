@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import version
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_a_folder_holds_the_graph_its_settings_and_what_runs_it(save_checkpoint,
     assert (config.model_type, config.id2label[2]) == ("eomt", "sky")
     processor = EomtImageProcessor.from_pretrained(folder)
     assert (processor.threshold, processor.stuff_classes, processor.size.shortest_edge) == (0.7, [2], 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_a_graph_says_nothing_of_the_machine_that_wrote_it(save_checkpoint, tmp_path, format):
+    pytest.importorskip("onnxscript")
+    folder = export_model(save_checkpoint(), tmp_path / "out", format, kind="segmenter", report_images=0)
+    file = folder / FORMATS[format].file
+    contents = [file.read_bytes()]
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            contents = [archive.read(name) for name in archive.namelist()]
+    for content in contents:
+        assert b".py" not in content
 
 
 @pytest.mark.slow
