@@ -185,7 +185,6 @@ class Page:
     def prepare(self, path: str | None, task: str, *values: float) -> Any:
         """Writes the files that can be downloaded."""
         thresholds = self.read_thresholds(task, *values)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
         path = check_open(path)
         photograph = Path(path)
         files: list[Path] = []
@@ -196,6 +195,7 @@ class Page:
             photograph_size = segmenter.predict(path, task).size
             drawing = segmenter.draw(path, task, thresholds).image
             segments = segmenter.segment(path, task, thresholds)
+            folder = Path(tempfile.mkdtemp(dir=self.folder))  # each its own: names may be the same
             files += write_files(folder, stem, photograph.name, photograph_size, segments, segmenter.id2label, drawing)
         return gr.update(value=[str(file) for file in files], visible=True)
 

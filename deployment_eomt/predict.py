@@ -279,7 +279,7 @@ def read_image(image: Any) -> np.ndarray:
                 raise ValueError(f"it has {math.prod(opened.size):,} pixels, more than {MAX_IMAGE_PIXELS:,}")
             return _as_rgb(_turn_upright(opened), str(path))
     except Exception as error:  # Pillow's decoders raise errors of any kind
-        raise ValueError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} cannot be read as an image: {str(error) or type(error).__name__}") from error
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from transformers.image_utils import ChannelDimension, load_image
 
@@ -162,7 +162,10 @@ def _read_raw_mode(image: Image.Image) -> str:
 
 
 def _undecodable(where: str, error: Exception) -> ValueError:
-    return ValueError(f"{where} cannot be decoded: {error or type(error).__name__}. Replace the file.")
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # whose words are of the file object
+        reason = "it is in no format of images that Pillow reads"
+    return ValueError(f"{where} cannot be decoded: {reason}. Replace the file.")
 
 
 def check_has_pixels(height: int, width: int, where: str = "The image") -> None:
@@ -353,7 +356,7 @@ def load_upright(source: Any, timeout: float | None = None) -> Image.Image:
         try:
             return load_image(text, timeout=timeout)
         except Exception as error:  # many kinds from the network, and Pillow's
-            raise OSError(f"{text} cannot be read: {error or type(error).__name__}") from error
+            raise OSError(f"{text} cannot be read: {str(error) or type(error).__name__}") from error
     if not os.path.lexists(text):
         return _load_base64(text)
     if not os.path.isfile(text):  # a FIFO would be waited for

@@ -320,6 +320,22 @@ def test_checkpoints_stand_side_by_side(served_two, open_page, photograph):
         page.locator(f"a[download='my_cat_{name}_coco.json']").wait_for()
 
 
+def test_downloads_are_kept_apart_where_two_names_make_one_file_name(
+    folder, checkpoint, other_checkpoint, photograph, tmp_path
+):
+    from app_eomt.page import SLIDERS, Page
+    from app_eomt.segmenter import Segmenter
+
+    segmenters = [Segmenter(str(path)) for path in (checkpoint, other_checkpoint)]
+    for segmenter, name in zip(segmenters, ("a/b", "a_b"), strict=True):
+        segmenter.name = name
+    page = Page(segmenters, tmp_path)
+    files = page.prepare(str(photograph), page.task, *[0.5] * len(SLIDERS))["value"]
+    first, second = (file for file in files if file.endswith("rle.json"))
+    assert Path(first).name == Path(second).name == "my_cat_a_b_rle.json"
+    assert Path(first).read_text() != Path(second).read_text()
+
+
 def test_two_people_see_each_their_own(served, open_page, tmp_path):
     pages, paths = [], []
     for index in (0, 1):

@@ -186,6 +186,15 @@ def test_what_cannot_be_decoded_is_an_error_that_names_it(content):
             read(io.BytesIO(content))
 
 
+def test_an_error_without_words_is_called_by_its_name(monkeypatch):
+    def fail(file):
+        raise EOFError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match=r"here\.png cannot be decoded: EOFError\. Replace the file\."):
+        read(io.BytesIO(b""))
+
+
 FORMATS = ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "JPEG2000", "MPO"]
 
 
@@ -263,7 +272,7 @@ def test_damaged_images_are_errors_that_name_the_file(png):
         with pytest.raises(ValueError, match=r"image\.png.* cannot be decoded"):
             load_upright(source)
     png.write_bytes(b"no image at all, but long enough")
-    with pytest.raises(ValueError, match=r"image\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"image\.png cannot be decoded: it is in no format"):
         load_upright(png)
 
 
