@@ -3,7 +3,8 @@
 - [`EomtLinear`] and [`EomtDoubling`] stand in for `nn.Linear` and `nn.ConvTranspose2d`, [`einsum`] for `torch.einsum`.
 - [`ALL_ATTENTION_FUNCTIONS`] is Transformers' table of attention functions, with another one for "sdpa".
 - [`in_bands`] computes a few rows of an image at a time.
-- [`recomputed`] saves memory in training: it keeps what goes into a function instead of what comes out.
+- [`recomputed`] and [`checkpointed`] save memory in training: they keep what goes into a function instead of what
+  comes out.
 
 On a CPU there are often two ways to the same result, and which one is faster depends on the processor. So both are
 measured by [`choose`], as `torch.backends.cudnn.benchmark` does on a GPU: once per process and class of shapes, in
@@ -132,13 +133,13 @@ def measure_seconds(
 # Memory in training
 
 
-class _Result(torch.autograd.Function):
+class _Saved(torch.autograd.Function):
     """Passes a tensor on, and is where the backward pass finds it."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(output)
-        return output.view_as(output)
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(tensor)
+        return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
@@ -150,12 +151,28 @@ def is_recomputing() -> bool:
     return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def recomputed(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """
-    Computes a method of a module again in the backward pass of training instead of keeping what it computed: its
-    arguments are kept, its result and what is between are not. The result is to be used once, in one of the matrix
-    products of this file.
+    Computes a method of a module again in the backward pass of training instead of keeping its result. It is for one
+    operation, which keeps its argument for its own derivative anyway. The result is to be used once, in one of the
+    matrix products of this file.
     """
+
+    @functools.wraps(method)
+    def call(module: nn.Module, tensor: Tensor) -> Tensor:
+        if not (is_recomputing() and tensor.requires_grad):
+            return method(module, tensor)
+        saved = _Saved.apply(tensor)
+        node: Any = saved.grad_fn
+        result: Any = method(module, saved)
+        result.recompute = lambda: method(module, node.saved_tensors[0])
+        return result
+
+    return call
+
+
+def checkpointed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As [`recomputed`], for several operations: nothing between them is kept either, which takes the host longer."""
 
     @functools.wraps(method)
     def call(module: nn.Module, *tensors: Tensor) -> Tensor:
@@ -163,33 +180,38 @@ def recomputed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return method(module, *tensors)
 
         def compute(*tensors: Tensor) -> Tensor:
-            return _Result.apply(method(module, *tensors))
+            return _Saved.apply(method(module, *tensors))
 
-        return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+        result: Any = checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+        node = result.grad_fn
+        if node is not None:
+            result.recompute = lambda: node.saved_tensors[0]
+        return result
 
     return call
 
 
 def releasing(*tensors: Tensor) -> AbstractContextManager:
-    """Returns a context in which an operation keeps nothing of the results of [`recomputed`] among its arguments."""
+    """Returns a context in which an operation keeps nothing of what is computed again among its arguments."""
     if not is_recomputing():
         return NOTHING
-    results = {}
-    for tensor in tensors:
-        if isinstance(tensor.grad_fn, _Result._backward_cls):  # type: ignore[attr-defined]
-            results[tensor.untyped_storage().data_ptr()] = tensor.grad_fn
+    results = {
+        tensor.untyped_storage().data_ptr(): tensor.recompute for tensor in tensors if hasattr(tensor, "recompute")
+    }
+    if not results:
+        return NOTHING
 
     def pack(tensor: Tensor) -> Any:
-        node = results.get(tensor.untyped_storage().data_ptr())
-        return tensor if node is None else (node, tensor.size(), tensor.stride(), tensor.storage_offset())
+        recompute = results.get(tensor.untyped_storage().data_ptr())
+        return tensor if recompute is None else (recompute, tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def unpack(kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        node, *layout = kept
-        return node.saved_tensors[0].as_strided(*layout)
+        recompute, *layout = kept
+        return recompute().as_strided(*layout)
 
-    return saved_tensors_hooks(pack, unpack) if results else NOTHING
+    return saved_tensors_hooks(pack, unpack)
 
 
 # Linear layers

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig
-from .kernels_eomt import EomtDoubling, EomtLinear, einsum, in_bands, is_recomputing, recomputed
+from .kernels_eomt import EomtDoubling, EomtLinear, checkpointed, einsum, in_bands, is_recomputing
 
 
 class EomtMaskHead(nn.Module):
@@ -55,7 +55,7 @@ class EomtScaleLayer(nn.Module):
         # In one expression nobody holds a result for longer than the next one takes.
         return self.layernorm2d(self.conv2(F.gelu(self.conv1(features))))
 
-    @recomputed
+    @checkpointed
     def refine(self, features: Tensor) -> Tensor:
         """What follows the transposed convolution."""
         return self.layernorm2d(self.conv2(F.gelu(features)))

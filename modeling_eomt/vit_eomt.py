@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig, as_pair
-from .kernels_eomt import EomtLinear, recomputed
+from .kernels_eomt import EomtLinear, checkpointed, recomputed
 from .positions_eomt import EomtPositionEmbeddings
 
 
@@ -130,7 +130,7 @@ class EomtGatedMLP(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.down_proj(self.act(self.gate_proj(tokens), self.up_proj(tokens)))
 
-    @recomputed
+    @checkpointed
     def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
         return self.norm(self.activation(gate) * hidden)
 

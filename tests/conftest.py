@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 from tiny_models import TINY
+from torch.autograd.graph import saved_tensors_hooks
 
 from configuration_eomt import EomtConfig, EomtDinov3Config, EomtEva02Config
+from modeling_eomt import kernels_eomt
 
 
 _FOLDER = Path(__file__).resolve().parent
@@ -105,6 +107,25 @@ def fresh_compiler_cache(tmp_path_factory, monkeypatch) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def kept_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
+    """A function that returns the number of values of each tensor that autograd keeps of what the test ran so far."""
+    kept = {}
+
+    def record_with(pack: Any, unpack: Any) -> saved_tensors_hooks:
+        def record(tensor: torch.Tensor) -> Any:
+            packed = pack(tensor)
+            if isinstance(packed, torch.Tensor):
+                kept[packed.untyped_storage().data_ptr()] = packed.numel()
+            return packed
+
+        return saved_tensors_hooks(record, unpack)
+
+    monkeypatch.setattr(kernels_eomt, "saved_tensors_hooks", record_with)
+    with record_with(lambda tensor: tensor, lambda tensor: tensor):
+        yield lambda: list(kept.values())
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
+from configuration_eomt import EomtDinov3Config, EomtEva02Config
 from modeling_eomt import EomtForUniversalSegmentation, kernels_eomt
 from modeling_eomt.kernels_eomt import (
     EomtDoubling,
@@ -20,6 +22,7 @@ from modeling_eomt.kernels_eomt import (
     multiplies_by_head,
     multiplies_exactly,
 )
+from modeling_eomt.vit_eomt import EomtGatedMLP, EomtMLP
 
 
 IN_BFLOAT16 = pytest.param(
@@ -259,3 +262,46 @@ def test_attention_that_a_user_registers_reaches_the_model_and_sdpa_stays_transf
         model.set_attn_implementation("counted")
         torch.testing.assert_close(model(torch.ones(1, 3, 64, 64)).masks_queries_logits, expected)
     assert calls == [19, 26, 19]  # rows of queries with a mask go to "sdpa"
+
+
+def build_mlps():
+    """An MLP and a gated one that is normalised, 17 tokens for each, and how many hidden layers each keeps."""
+    sizes = {"hidden_size": 8, "intermediate_size": 48, "num_attention_heads": 2}
+    for module, config, num_kept in (
+        (EomtMLP, EomtDinov3Config(**sizes), 1),
+        (EomtGatedMLP, EomtEva02Config(**sizes, use_mlp_norm=True), 2),
+    ):
+        yield module(config), torch.randn(17, 8, requires_grad=True), num_kept
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["plain", "gated"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_of_the_hidden_layer_of_an_mlp_what_goes_into_the_activation_is_kept(kept_sizes, index, autocast):
+    mlp, tokens, num_kept = list(build_mlps())[index]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        outputs = mlp(tokens)
+    assert kept_sizes().count(17 * 48) == num_kept
+    outputs.sum().backward()
+
+
+def test_gradients_of_mlps_are_there_again_and_are_those_within_checkpoints(monkeypatch):
+    for mlp, tokens, _ in build_mlps():
+        variables = [tokens, *mlp.parameters()]
+        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", False)
+        expected = torch.autograd.grad(mlp(tokens).sin().sum(), variables)
+        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", True)
+        loss = mlp(tokens).sin().sum()
+        twice = [torch.autograd.grad(loss, variables, retain_graph=True) for _ in range(2)]
+        within = torch.autograd.grad(checkpoint(mlp, tokens, use_reentrant=False).sin().sum(), variables)
+        for gradients in (*twice, within):
+            for gradient, other in zip(gradients, expected, strict=True):
+                assert torch.equal(gradient, other)
+
+
+def test_an_mlp_whose_first_layer_is_frozen_keeps_what_the_second_needs(kept_sizes):
+    mlp, tokens, _ = next(build_mlps())
+    mlp.up_proj.requires_grad_(False)
+    outputs = mlp(tokens.detach())
+    assert kept_sizes().count(17 * 48) == 1
+    outputs.sum().backward()
+    assert mlp.up_proj.weight.grad is None and mlp.down_proj.weight.grad is not None

@@ -71,27 +71,12 @@ def test_the_backward_pass_repeats_all_but_the_matrix_products(tiny_config):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_of_the_features_of_a_layer_one_tensor_is_kept(tiny_config, autocast, monkeypatch):
+def test_of_the_features_of_a_layer_one_tensor_is_kept(tiny_config, autocast, kept_sizes):
     scale_block = EomtScaleBlock(tiny_config)
-    kept = {}
-
-    def recording_hooks(pack, unpack):
-        def record(tensor):
-            packed = pack(tensor)
-            if isinstance(packed, torch.Tensor):
-                kept[packed.untyped_storage().data_ptr()] = packed.numel()
-            return packed
-
-        return torch.autograd.graph.saved_tensors_hooks(record, unpack)
-
-    monkeypatch.setattr(kernels_eomt, "saved_tensors_hooks", recording_hooks)
     features, mask_embeddings = (tensor.requires_grad_() for tensor in inputs())
-    with (
-        recording_hooks(lambda tensor: tensor, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
-    ):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         masks = scale_block(features, mask_embeddings)
-    sizes = list(kept.values())
+    sizes = kept_sizes()
     assert [sizes.count(2 * 32 * rows * columns) for rows, columns in ((10, 6), (20, 12))] == [1, 1]
     masks.mean().backward()
 
