@@ -3,8 +3,7 @@
 - [`EomtLinear`] and [`EomtDoubling`] stand in for `nn.Linear` and `nn.ConvTranspose2d`, [`einsum`] for `torch.einsum`.
 - [`ALL_ATTENTION_FUNCTIONS`] is Transformers' table of attention functions, with another one for "sdpa".
 - [`in_bands`] computes a few rows of an image at a time.
-- [`recomputed`] and [`checkpointed`] save memory in training: they keep what goes into a function instead of what
-  comes out.
+- [`recomputed`] saves memory in training: it keeps what goes into a function instead of what comes out.
 
 On a CPU there are often two ways to the same result, and which one is faster depends on the processor. So both are
 measured by [`choose`], as `torch.backends.cudnn.benchmark` does on a GPU: once per process and class of shapes, in
@@ -15,7 +14,6 @@ devices, with quantised or sharded weights, and after `torch.use_deterministic_a
 Trainer's `full_determinism` does, where large models have to agree bit for bit from one process to another.
 """
 
-import functools
 import math
 import threading
 import time
@@ -151,53 +149,61 @@ def is_recomputing() -> bool:
     return RECOMPUTE_ACTIVATIONS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def recomputed(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+class _Recomputation:
     """
-    Computes a method of a module again in the backward pass of training instead of keeping its result. It is for one
-    operation, which keeps its argument for its own derivative anyway. The result is to be used once, in one of the
-    matrix products of this file.
+    How a tensor is computed again, an attribute of it.
+
+    version: what PyTorch counts for changes in place, of the tensor as it was computed.
     """
 
-    @functools.wraps(method)
-    def call(module: nn.Module, tensor: Tensor) -> Tensor:
-        if not (is_recomputing() and tensor.requires_grad):
-            return method(module, tensor)
-        saved = _Saved.apply(tensor)
-        node: Any = saved.grad_fn
-        result: Any = method(module, saved)
-        result.recompute = lambda: method(module, node.saved_tensors[0])
-        return result
+    def __init__(self, function: Callable[[], Tensor], version: int):
+        self.function, self.version = function, version
 
-    return call
+    def __reduce__(self) -> Any:
+        return type(None), ()  # nothing of it is stored with a tensor
 
 
-def checkpointed(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As [`recomputed`], for several operations: nothing between them is kept either, which takes the host longer."""
+def recomputed(function: Callable[..., Tensor], *tensors: Tensor, is_one_operation: bool = False) -> Tensor:
+    """
+    Returns `function(*tensors)`, which in training is computed again in the backward pass instead of kept, it and what
+    is between. It saves memory if it is used once, in one of the matrix products of this file.
 
-    @functools.wraps(method)
-    def call(module: nn.Module, *tensors: Tensor) -> Tensor:
-        if not is_recomputing():
-            return method(module, *tensors)
+    Args:
+        function: of tensors, without random numbers.
+        tensors: its arguments, which are kept.
+        is_one_operation: whether it has one argument, and PyTorch keeps nothing else to differentiate it: then a
+            checkpoint would take the host's time for nothing.
+    """
+    if not is_recomputing() or (is_one_operation and not tensors[0].requires_grad):
+        return function(*tensors)
+    result: Any
+    node: Any
+    if is_one_operation:
+        saved = _Saved.apply(*tensors)
+        node = saved.grad_fn
+        result = function(saved)
+        result._recomputation = _Recomputation(lambda: function(node.saved_tensors[0]), result._version)
+    else:
 
         def compute(*tensors: Tensor) -> Tensor:
-            return _Saved.apply(method(module, *tensors))
+            return _Saved.apply(function(*tensors))
 
-        result: Any = checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+        result = checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
         node = result.grad_fn
         if node is not None:
-            result.recompute = lambda: node.saved_tensors[0]
-        return result
-
-    return call
+            result._recomputation = _Recomputation(lambda: node.saved_tensors[0], result._version)
+    return result
 
 
 def releasing(*tensors: Tensor) -> AbstractContextManager:
-    """Returns a context in which an operation keeps nothing of what is computed again among its arguments."""
+    """Returns a context in which an operation keeps nothing of what is [`recomputed`] among its arguments."""
     if not is_recomputing():
         return NOTHING
-    results = {
-        tensor.untyped_storage().data_ptr(): tensor.recompute for tensor in tensors if hasattr(tensor, "recompute")
-    }
+    results = {}
+    for tensor in tensors:
+        recomputation = getattr(tensor, "_recomputation", None)
+        if recomputation is not None and recomputation.version == tensor._version:
+            results[tensor.untyped_storage().data_ptr()] = recomputation.function
     if not results:
         return NOTHING
 
@@ -262,7 +268,7 @@ class EomtDoubling(nn.ConvTranspose2d):
         """`(batch, channels, height, width)` to `(batch, channels, 2 * height, 2 * width)`."""
         if features.device.type == "cpu" and not torch.is_grad_enabled():
             return super().forward(features)
-        pixels, matrix = features.permute(0, 2, 3, 1), self.as_matrix(self.weight)
+        pixels, matrix = features.permute(0, 2, 3, 1), recomputed(self.as_matrix, self.weight, is_one_operation=True)
         bias = self.bias.repeat(4)  # type: ignore[union-attr]
         with releasing(features, matrix):
             windows = choose_linear(pixels, matrix)(pixels, matrix, bias)
@@ -270,8 +276,8 @@ class EomtDoubling(nn.ConvTranspose2d):
         rows = windows.unflatten(-1, (2, -1)).transpose(2, 3).flatten(1, 2)  # (batch, 2 * height, width, 2 * channels)
         return rows.unflatten(-1, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
-    @recomputed
-    def as_matrix(self, weight: Tensor) -> Tensor:
+    @staticmethod
+    def as_matrix(weight: Tensor) -> Tensor:
         """Returns `(4 * out_channels, in_channels)`: rows are the four places in a window, then the channels."""
         return weight.permute(2, 3, 1, 0).flatten(0, 2)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_eomt import EomtConfig
-from .kernels_eomt import EomtDoubling, EomtLinear, checkpointed, einsum, in_bands, is_recomputing
+from .kernels_eomt import EomtDoubling, EomtLinear, einsum, in_bands, is_recomputing, recomputed
 
 
 class EomtMaskHead(nn.Module):
@@ -51,11 +51,10 @@ class EomtScaleLayer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """`(batch, channels, height, width)` to `(batch, channels, 2 * height, 2 * width)`."""
         if is_recomputing():
-            return self.refine(self.conv1(features))
+            return recomputed(self.refine, self.conv1(features))
         # In one expression nobody holds a result for longer than the next one takes.
         return self.layernorm2d(self.conv2(F.gelu(self.conv1(features))))
 
-    @checkpointed
     def refine(self, features: Tensor) -> Tensor:
         """What follows the transposed convolution."""
         return self.layernorm2d(self.conv2(F.gelu(features)))

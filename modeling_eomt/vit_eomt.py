@@ -18,8 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention_eomt import EomtAttention
 from .checkpoints_eomt import get_family
 from .configuration_eomt import EomtConfig, as_pair
-from .kernels_eomt import EomtLinear, checkpointed, recomputed
+from .kernels_eomt import EomtLinear, recomputed
 from .positions_eomt import EomtPositionEmbeddings
+
+
+# Activations of one operation, of which PyTorch keeps the argument and nothing else for the backward pass.
+KEEP_ARGUMENT = ("gelu", "gelu_pytorch_tanh", "silu", "swish")
 
 
 class EomtPatchProjection(nn.Conv2d):
@@ -101,14 +105,11 @@ class EomtMLP(nn.Module):
         self.add_module(self.input_name, EomtLinear(config.hidden_size, config.mlp_hidden_size, bias=bias))
         self.add_module(self.output_name, EomtLinear(config.mlp_hidden_size, config.hidden_size, bias=bias))
         self.activation = ACT2FN[config.mlp_activation]
+        self.keeps_argument = config.mlp_activation in KEEP_ARGUMENT
 
     def forward(self, tokens: Tensor) -> Tensor:
         fc1, fc2 = getattr(self, self.input_name), getattr(self, self.output_name)
-        return fc2(self.act(fc1(tokens)))
-
-    @recomputed
-    def act(self, hidden: Tensor) -> Tensor:
-        return self.activation(hidden)
+        return fc2(recomputed(self.activation, fc1(tokens), is_one_operation=self.keeps_argument))
 
 
 class EomtGatedMLP(nn.Module):
@@ -128,9 +129,8 @@ class EomtGatedMLP(nn.Module):
         self.norm = nn.LayerNorm(config.mlp_hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(tokens), self.up_proj(tokens)))
+        return self.down_proj(recomputed(self.act, self.gate_proj(tokens), self.up_proj(tokens)))
 
-    @checkpointed
     def act(self, gate: Tensor, hidden: Tensor) -> Tensor:
         return self.norm(self.activation(gate) * hidden)
 

@@ -264,42 +264,68 @@ def test_attention_that_a_user_registers_reaches_the_model_and_sdpa_stays_transf
     assert calls == [19, 26, 19]  # rows of queries with a mask go to "sdpa"
 
 
-def build_mlps():
-    """An MLP and a gated one that is normalised, 17 tokens for each, and how many hidden layers each keeps."""
-    sizes = {"hidden_size": 8, "intermediate_size": 48, "num_attention_heads": 2}
-    for module, config, num_kept in (
-        (EomtMLP, EomtDinov3Config(**sizes), 1),
-        (EomtGatedMLP, EomtEva02Config(**sizes, use_mlp_norm=True), 2),
-    ):
-        yield module(config), torch.randn(17, 8, requires_grad=True), num_kept
+MLPS = {
+    "gelu": (EomtMLP, EomtDinov3Config, {}),
+    "relu": (EomtMLP, EomtDinov3Config, {"hidden_act": "relu"}),
+    "quick_gelu": (EomtMLP, EomtDinov3Config, {"hidden_act": "quick_gelu"}),
+    "gated": (EomtGatedMLP, EomtEva02Config, {"use_mlp_norm": True}),
+}
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["plain", "gated"])
+@pytest.fixture(params=list(MLPS))
+def mlp(request):
+    module, config, settings = MLPS[request.param]
+    return module(config(hidden_size=8, intermediate_size=48, num_attention_heads=2, **settings))
+
+
+@pytest.fixture
+def tokens():
+    return torch.randn(17, 8, requires_grad=True)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
-def test_of_the_hidden_layer_of_an_mlp_what_goes_into_the_activation_is_kept(kept_sizes, index, autocast):
-    mlp, tokens, num_kept = list(build_mlps())[index]
+def test_of_the_hidden_layer_of_an_mlp_what_goes_into_the_activation_is_kept(kept_sizes, mlp, tokens, autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         outputs = mlp(tokens)
-    assert kept_sizes().count(17 * 48) == num_kept
+    assert kept_sizes().count(17 * 48) == (2 if isinstance(mlp, EomtGatedMLP) else 1)
     outputs.sum().backward()
 
 
-def test_gradients_of_mlps_are_there_again_and_are_those_within_checkpoints(monkeypatch):
-    for mlp, tokens, _ in build_mlps():
-        variables = [tokens, *mlp.parameters()]
-        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", False)
-        expected = torch.autograd.grad(mlp(tokens).sin().sum(), variables)
-        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", True)
-        loss = mlp(tokens).sin().sum()
-        twice = [torch.autograd.grad(loss, variables, retain_graph=True) for _ in range(2)]
-        within = torch.autograd.grad(checkpoint(mlp, tokens, use_reentrant=False).sin().sum(), variables)
-        for gradients in (*twice, within):
-            for gradient, other in zip(gradients, expected, strict=True):
-                assert torch.equal(gradient, other)
+def test_gradients_of_an_mlp_are_there_again_and_are_those_within_a_checkpoint(mlp, tokens, monkeypatch):
+    variables = [tokens, *mlp.parameters()]
+    monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", False)
+    expected = torch.autograd.grad(mlp(tokens).sin().sum(), variables)
+    monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", True)
+    loss = mlp(tokens).sin().sum()
+    twice = [torch.autograd.grad(loss, variables, retain_graph=True) for _ in range(2)]
+    within = torch.autograd.grad(checkpoint(mlp, tokens, use_reentrant=False).sin().sum(), variables)
+    for gradients in (*twice, within):
+        for gradient, other in zip(gradients, expected, strict=True):
+            assert torch.equal(gradient, other)
 
 
-def test_an_mlp_whose_first_layer_is_frozen_keeps_what_the_second_needs(kept_sizes):
-    mlp, tokens, _ = next(build_mlps())
+@pytest.mark.parametrize("mlp", ["gelu"], indirect=True)
+def test_a_hidden_layer_that_is_changed_in_place_is_kept(mlp, tokens, monkeypatch):
+    mlp.down_proj.register_forward_pre_hook(lambda module, arguments: (arguments[0].mul_(2),))
+    gradients = []
+    for recomputes in (False, True):
+        monkeypatch.setattr(kernels_eomt, "RECOMPUTE_ACTIVATIONS", recomputes)
+        gradients.append(torch.autograd.grad(mlp(tokens).sin().sum(), [tokens, *mlp.parameters()]))
+    for kept, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+@pytest.mark.parametrize("mlp", ["gelu"], indirect=True)
+def test_an_activation_that_a_hook_has_caught_can_be_stored(mlp, tokens, tmp_path):
+    caught = []
+    mlp.activation.register_forward_hook(lambda module, arguments, output: caught.append(output))
+    mlp(tokens)
+    torch.save(caught, tmp_path / "caught.pt")
+    assert torch.equal(torch.load(tmp_path / "caught.pt", weights_only=False)[0], caught[0])
+
+
+@pytest.mark.parametrize("mlp", ["gelu"], indirect=True)
+def test_an_mlp_whose_first_layer_is_frozen_keeps_what_the_second_needs(kept_sizes, mlp, tokens):
     mlp.up_proj.requires_grad_(False)
     outputs = mlp(tokens.detach())
     assert kept_sizes().count(17 * 48) == 1
