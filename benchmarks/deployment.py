@@ -8,7 +8,8 @@ tasks: trained panoptic models answer all of them. They are compared with this p
 are generated scenes of many sizes, and photographs if there are any. The kinds are
 
 - `fixed` and `dynamic`: the raw graph with a batch of 1 and the model's size, and with all sizes left open;
-- `segmenter`: the graph from an image to segments, of the images as they are, where the format resizes;
+- `segmenter`: the graph from an image to segments, of the images as they are; OpenVINO's does not resize, `predict.py`
+  does for it;
 - `at size`: the same, of images that are made to fit in the model's size before, for the pipeline too; semantic
   models, whose images cover that size, resize them all the same;
 - `float16`, `int8`: the fixed raw graph in a lower precision.
@@ -50,7 +51,7 @@ SCENE_SIZES = (64, 200)  # shortest and longest side of generated scenes, in pix
 KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "fixed": ({"dynamic": ()}, ("onnx", "openvino", "torch", "executorch")),
     "dynamic": ({"dynamic": ("batch", "height", "width")}, ("onnx", "openvino", "torch")),
-    "segmenter": ({"kind": "segmenter"}, ("onnx",)),
+    "segmenter": ({"kind": "segmenter"}, ("onnx", "openvino")),
     "at size": ({"kind": "segmenter"}, ("onnx", "openvino")),
     "float16": ({"dynamic": (), "precision": "float16"}, ("onnx",)),
     "int8": ({"dynamic": (), "precision": "int8"}, ("onnx",)),

@@ -19,12 +19,13 @@ import torch
 
 from configuration_eomt.configuration_eomt import as_pair
 from image_processing_eomt.geometry_eomt import parse_size
+from image_processing_eomt.settings_eomt import check_settings
 from loading_eomt import find_checkpoint
 from modeling_eomt import EomtForUniversalSegmentation
 
 from .folder import MANIFEST, OWN, check_target, draft_folder, publish_draft, write_json
 from .formats import Format, Graph, Options, find_format
-from .precision import choose_precision, list_images, lower_graph, read_calibration
+from .precision import CALIBRATED, choose_precision, find_precision, list_images, lower_graph, read_calibration
 from .predict import RUNTIMES
 from .raw import AXES, build_raw_graph
 from .report import InaccurateExportError, compare
@@ -110,10 +111,11 @@ def export_model(
     if compile and kind != "raw":
         raise ValueError("compile=True is for raw graphs: AOTInductor fails on sizes that depend on the image.")
     check_device(device, target, kind)
+    check_calibration(find_precision(precision, target.name), kind, calibration_data)
+    check_settings({"task": task})
+    report_on: Any = list_images(report_images) if isinstance(report_images, str | PathLike) else report_images
     folder = Path(output_dir)
     check_target(folder)
-    if calibration_data is not None and kind != "raw":
-        raise ValueError("calibration_data is for raw graphs: a segmenter cannot be quantised with images.")
 
     logger.info("Loading %s", model_name_or_path)
     model, image_processor = load_model(model_name_or_path, task, image_size)
@@ -154,10 +156,9 @@ def export_model(
             OWN: own,
         }
         write_json(draft / MANIFEST, manifest)
-        if report_images != 0 and target.name in RUNTIMES:
+        if report_on != 0 and target.name in RUNTIMES:
             logger.info("Comparing with the model")
-            images: Any = report_images if isinstance(report_images, int | None) else list_images(report_images)
-            report = compare(draft, model, image_processor, images, dataset)
+            report = compare(draft, model, image_processor, report_on, dataset)
             if report.find_failures() and not allow_inaccurate:
                 raise InaccurateExportError(
                     f"{report}\nNothing is written, unless inaccurate exports are allowed (--allow_inaccurate)."
@@ -221,6 +222,14 @@ def check_device(device: str, target: Format, kind: str) -> None:
         raise ValueError(f"device={device!r} is for raw graphs: segmenters are exported for the CPU.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("A graph for 'cuda' is exported where there is an NVIDIA GPU, and there is none.")
+
+
+def check_calibration(precision: str, kind: str, calibration_data: str | PathLike | None) -> None:
+    """Raises a `ValueError` for calibration images of no use, or a precision that needs them in a graph without."""
+    if precision == CALIBRATED and kind != "raw":
+        raise ValueError(f"{precision} is for raw graphs: a segmenter cannot be calibrated with images.")
+    if precision != CALIBRATED and calibration_data is not None:
+        raise ValueError(f"calibration_data is for {CALIBRATED}, and {precision} takes no images.")
 
 
 def build_graph(

@@ -21,8 +21,11 @@ def check_target(folder: Path) -> None:
     Checks that a folder is new, empty or an earlier export.
 
     Raises:
-        FileExistsError: it holds something else, or is a file.
+        FileExistsError: it holds something else, or is a file, or is to be in one.
     """
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise FileExistsError(f"{folder} cannot be made: {above} is a file.")
     if not folder.exists() or (folder.is_dir() and not _list_files(folder)):
         return
     if not folder.is_dir() or read_own(folder) is None:

@@ -40,6 +40,7 @@ PRECISIONS = {
     "coreml": ("float32", "float16"),
     "tensorrt": ("float32", "float16", "int8_static"),
 }
+CALIBRATED = "int8_static"  # which needs images
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Whether a processor adds products of 8-bit numbers in 16 bits, which saturate. One that has better instructions than
@@ -53,6 +54,20 @@ MAX_CALIBRATION = 128  # images; more change little
 MIN_HALVED = 1024  # numbers in an array that is worth being stored in 16 bits
 
 
+def find_precision(name: str, format: str) -> str:
+    """
+    Returns an entry of `PRECISIONS` for a format; for "int8" the best that it has with 8 bits.
+
+    Raises:
+        ValueError: there is no such precision in the format.
+    """
+    names = PRECISIONS.get(format, ("float32",))
+    found = next((each for each in names if each.startswith("int8")), name) if name == "int8" else name
+    if found not in names:
+        raise ValueError(f"The format {format!r} has no precision {name!r}, only {', '.join(names)}.")
+    return found
+
+
 def choose_precision(
     name: str,
     format: str,
@@ -63,24 +78,19 @@ def choose_precision(
     Checks what a user asks for, and chooses what is left open.
 
     Args:
-        name: an entry of `PRECISIONS`, or "int8" for the best that a format has with 8 bits.
-        format: the graph's format.
+        name, format: see [`find_precision`].
         instruction_set: a key of `INSTRUCTION_SETS`; this machine's by default.
         calibration: see [`Precision`].
 
     Raises:
-        ValueError: there is no such precision in the format, no such instruction set, or no image to calibrate with.
+        ValueError: there is no such precision or instruction set, or no image to calibrate with.
     """
-    names = PRECISIONS.get(format, ("float32",))
-    if name == "int8":
-        name = next((each for each in names if each.startswith("int8")), name)
-    if name not in names:
-        raise ValueError(f"The format {format!r} has no precision {name!r}, only {', '.join(names)}.")
+    name = find_precision(name, format)
     if instruction_set is None:
         instruction_set = detect_instruction_set()
     elif instruction_set not in INSTRUCTION_SETS:
         raise ValueError(f"There is no instruction set {instruction_set!r}, only {', '.join(INSTRUCTION_SETS)}.")
-    if name == "int8_static" and not calibration:
+    if name == CALIBRATED and not calibration:
         raise ValueError(
             f"{name} takes the ranges of activations from images like those it will see: name a folder of some dozens "
             "with --calibration_data."
@@ -227,7 +237,7 @@ def quantize_onnx(program: Any, graph: Graph, precision: Precision) -> Any:
         program = _quantize_weights(program, linear_layers, num_bits=int(precision.name[3]))
     else:
         config: Any = OnnxRuntimeDynamicConfig(**settings)
-        if precision.name == "int8_static":
+        if precision.name == CALIBRATED:
             # Zero points of 0, which TensorRT needs; outputs of linear layers are not rounded.
             options = {"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
             config = OnnxRuntimeStaticConfig(**settings, activation_type=QuantType.QInt8, extra_options=options)
@@ -296,7 +306,7 @@ def quantize_openvino(program: Any, graph: Graph, precision: Precision) -> Any:
                 others.append(name)
     scope = nncf.IgnoredScope(names=others, types=sorted(other_types))
     config: Any = NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
-    if precision.name == "int8_static":
+    if precision.name == CALIBRATED:
         fix = nncf.OverflowFix.ENABLE if INSTRUCTION_SETS[precision.instruction_set] else nncf.OverflowFix.DISABLE
         config = NNCFQuantizationConfig(
             ignored_scope=scope,

@@ -236,8 +236,8 @@ class Segmenter:
         """Returns the segments of a graph that does all but resizing, or that too, by itself."""
         settings, size = self.settings, decoder.check_image(pixels)
         inputs, names = {"image": pixels}, self.graph.description["inputs"]
+        view = decoder.compute_view(size, settings)  # which refuses images that are too long to be cut into windows
         if not self.graph.description.get("resizes", "content_size" not in names):
-            view = decoder.compute_view(size, settings)
             inputs["image"] = decoder.resize(pixels, view.content_size, settings.resample, settings.pillow)
             if "content_size" in names:
                 inputs["content_size"] = np.array(view.content_size, dtype=np.int64)
@@ -329,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
     for segment in segments:
         score = "" if segment["score"] is None else f"{segment['score']:.3f}"
         print(f"{segment['label']:<24} {score:>5}  area {segment['area']}  bbox {segment['bbox']}")
-    print(f"{len(segments)} segments.")
+    print(f"{len(segments)} segment{'' if len(segments) == 1 else 's'}.")
 
 
 if __name__ == "__main__":

@@ -152,10 +152,20 @@ def test_a_precision_is_chosen_by_the_command(save_checkpoint, tmp_path):
         ({"device": "tpu", "format": "torch"}, ValueError, "There is no device 'tpu', only cpu and cuda"),
         ({"precision": "int3"}, ValueError, "has no precision 'int3'"),
         ({"precision": "int8_static"}, ValueError, "--calibration_data"),
-        ({"calibration_data": "nowhere"}, FileNotFoundError, "nowhere is no folder with images"),
-        ({"kind": "segmenter", "calibration_data": "x"}, ValueError, "calibration_data is for raw graphs"),
+        (
+            {"calibration_data": "nowhere", "precision": "int8_static"},
+            FileNotFoundError,
+            "nowhere is no folder with images",
+        ),
+        (
+            {"calibration_data": "x", "precision": "float16"},
+            ValueError,
+            "is for int8_static, and float16 takes no images",
+        ),
+        ({"kind": "segmenter", "precision": "int8_static"}, ValueError, "int8_static is for raw graphs"),
+        ({"report_images": "nowhere"}, FileNotFoundError, "nowhere is no folder with images"),
         ({"image_size": 70}, ValueError, "70"),
-        ({"task": "depth"}, ValueError, "depth"),
+        ({"task": "depth"}, ValueError, "^task must be .*'depth'"),
     ],
 )
 def test_wrong_arguments_are_errors_and_nothing_is_written(save_checkpoint, tmp_path, arguments, error, message):

@@ -171,6 +171,19 @@ def test_graphs_that_segment_by_themselves(exported, photograph, tmp_path, task,
             assert coco_mask.area(segment["segmentation"]) == segment["area"] > 0
 
 
+@pytest.mark.parametrize("resizes", [True, False])
+def test_images_that_are_too_long_for_windows_do_not_reach_the_graph(exported, tmp_path, resizes):
+    _, folder = exported.for_task(tmp_path, "semantic")
+    segmenter = Segmenter(folder)
+
+    def run(inputs):
+        raise AssertionError("the graph ran")
+
+    segmenter.graph = Graph(run, {"kind": "segmenter", "inputs": ["image"], "resizes": resizes})
+    with pytest.raises(ValueError, match="Cut it first"):
+        segmenter(np.zeros((1, 10_000, 3), dtype=np.uint8))
+
+
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
 def test_images_are_read_upright(tmp_path, format, orientation):

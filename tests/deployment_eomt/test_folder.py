@@ -55,6 +55,8 @@ def test_something_else_is_not_replaced(tmp_path, manifest):
         check_target(tmp_path)
     with pytest.raises(FileExistsError, match="is a file"):
         check_target(tmp_path / "config.json")
+    with pytest.raises(FileExistsError, match=r"out cannot be made: .*config\.json is a file"):
+        check_target(tmp_path / "config.json" / "new" / "out")
 
 
 def test_what_is_new_or_empty_is_written_to(tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 from configuration_eomt import EomtConfig, EomtDinov3Config
 from deployment_eomt.formats import FORMATS, Options
 from deployment_eomt.segmenter import Segmenter, build_segmenter_graph
+from deployment_eomt.segmenter_semantic import find_windows, window_starts
 from image_processing_eomt import EomtImageProcessor
 from modeling_eomt import EomtDinov3ForUniversalSegmentation, EomtForUniversalSegmentation
 
@@ -202,6 +203,28 @@ def test_segments_of_a_stuff_class_are_merged():
     expected = expect(model, merged, image)
     assert len(expected["labels"]) < len(expect(model, apart, image)["labels"])
     compare(Segmenter(model, merged, resizes=False)(**on_canvas(image)), expected)
+
+
+def test_each_pixel_is_in_the_windows_that_cover_it():
+    for window, length in (
+        (64, 64),
+        (64, 65),
+        (64, 127),
+        (64, 128),
+        (64, 129),
+        (64, 1000),
+        (7, 100),
+        (1, 5),
+        (3, 10_000),
+    ):
+        starts = window_starts(length, window, torch.device("cpu"))
+        pixels = torch.arange(length)[:, None]
+        covers = (starts <= pixels) & (pixels < starts + window)
+        found = torch.zeros_like(covers)
+        for index, place in find_windows(length, window, True, torch.device("cpu")):
+            assert torch.equal(starts[index] + place, pixels[:, 0])
+            found[pixels[:, 0], index] = True
+        assert torch.equal(found, covers)
 
 
 @pytest.mark.parametrize("top_k", [None, 100, 5, 1])
