@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from modeling_eomt.positions_eomt import EomtPositionEmbeddings
 
+from .resizing import weigh_cubically
+
 
 def resampling_weights(old_size: int, new_size: int, device: torch.device | None = None) -> Tensor:
     """
@@ -29,9 +31,7 @@ def resampling_weights(old_size: int, new_size: int, device: torch.device | None
     spacing = (torch.full((), float(old_size), device=device) / new_size).clamp(min=1.0)
     centers = (torch.arange(new_size, device=device) + 0.5) / new_size * old_size
     distance = ((torch.arange(old_size, device=device) + 0.5 - centers[:, None]) / spacing).abs()
-    near = (1.5 * distance - 2.5) * distance * distance + 1.0
-    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-    weights = torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, torch.zeros_like(far)))
+    weights = weigh_cubically(distance)
     return weights / weights.sum(dim=1, keepdim=True)
 
 

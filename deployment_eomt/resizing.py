@@ -68,12 +68,7 @@ def block_weights(
     span = (stops - starts[:, :1]).max()
     sources = starts[:, :1] + torch.arange(span, device=device)
     distance = ((sources[:, None] - centers[..., None] + 0.5) * (1 / stretch)).abs()
-    if resample == BILINEAR:
-        weights = (1 - distance).clamp(min=0)
-    else:  # Keys' cubic convolution with a = -0.5
-        near = (1.5 * distance - 2.5) * distance * distance + 1
-        far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
-        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    weights = (1 - distance).clamp(min=0) if resample == BILINEAR else weigh_cubically(distance)
     is_outside = (sources[:, None] < starts[..., None]) | (sources[:, None] >= stops[..., None])
     weights = weights.masked_fill(is_outside, 0)
     weights = weights / weights.cumsum(dim=-1)[..., -1, None]  # summed in order, as torchvision does
@@ -84,3 +79,10 @@ def block_weights(
     weights = weights * scale
     weights = (weights + torch.where(weights < 0, -0.5, 0.5)).trunc()
     return sources.clamp(max=old_rows - 1), weights, scale
+
+
+def weigh_cubically(distance: Tensor) -> Tensor:
+    """Returns Keys' cubic kernel with a = -0.5 at distances from its center."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))

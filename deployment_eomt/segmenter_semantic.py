@@ -143,9 +143,8 @@ def find_windows(length: int, window: int, is_split: bool, device: torch.device)
         return [(torch.zeros_like(pixels), pixels)]
     starts = window_starts(length, window, device)
     # Window i begins at i * rest // gaps: the last one that begins before a pixel or with it, without a table of both.
-    gaps = torch.full((), (length + window - 1) // window - 1, dtype=torch.int64, device=device)
-    rest = torch.full((), length - window, dtype=torch.int64, device=device).clamp(min=1)
-    last = torch.minimum(((pixels + 1) * gaps - 1).clamp(min=0) // rest, gaps)
+    gaps, rest = starts.shape[0] - 1, starts.amax(dim=0)
+    last = (((pixels + 1) * gaps - 1).clamp(min=0) // rest.clamp(min=1)).clamp(max=gaps)
     before = (last - 1).clamp(min=0)
     before = torch.where(starts[before] + window > pixels, before, last)
     return [(index, pixels - starts[index]) for index in (last, before)]
